@@ -1,0 +1,138 @@
+"""What flows from stage to stage: frozen records, one JSON object a line, with ids that do not depend on run or order.
+
+    Problem --curate--> Rollout, Refinement --> Pair --teach, train--> (tensors) --evaluate--> Generation
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with its gold final answer (the paper's (q_i, a_i), Eq. 1)."""
+
+    id: str
+    question: str
+    gold: str
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled reply and its verdict: an attempt at the bare question, or a refinement under the hinted prompt.
+
+    `token_ids` are the sampler's own, end of turn included where the model ended its turn; they are None for replies
+    that were made elsewhere and brought along as text. `answer` is the last balanced box, or None.
+    """
+
+    id: str
+    problem_id: str
+    text: str
+    token_ids: list[int] | None
+    finish_reason: str  # "stop", or "length": cut off at the limit
+    seed: int | None
+    verdict: str  # grading.Verdict
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A verified refinement beside the two views of its problem: all that `teach` and `train` need, and its origin.
+
+    The views themselves are rendered by `prompts` from these fields, so that they exist in one place only.
+    """
+
+    id: str
+    problem_id: str
+    question: str
+    gold: str
+    right: str  # text of the right rollout shown to the teacher
+    wrong: str  # text of the wrong rollout shown to the teacher
+    reply: str
+    reply_ids: list[int]  # the sampler's own ids, end of turn included
+    right_id: str  # ids of the rollouts and of the refinement that it came from
+    wrong_id: str
+    refinement_id: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One graded reply of one model to one benchmark problem. `sample` is 0-based; greedy decoding has one."""
+
+    model: str
+    benchmark: str
+    problem_id: str
+    sample: int
+    temperature: float
+    seed: int
+    text: str
+    n_tokens: int
+    finish_reason: str
+    verdict: str
+    answer: str | None
+    gold: str
+
+
+Record = TypeVar("Record", Problem, Rollout, Pair, Generation)
+
+
+def stable_id(*parts: str) -> str:
+    """Twelve hexadecimal digits that depend on the parts alone: the same question has the same id in every run."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:12]
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> int:
+    """Write records one a line; aside first, then renamed, so that a reader never sees half a file. Returns the count."""
+    aside = path.with_name(path.name + ".tmp")
+    count = 0
+    with aside.open("w", encoding="utf-8") as file:
+        for record in records:
+            row = dataclasses.asdict(record) if dataclasses.is_dataclass(record) else record
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    aside.replace(path)
+    return count
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) for each line of a JSONL file.
+
+    Raises:
+        UserError: the file is missing, is not UTF-8, or a line is not a JSON object; the line is named.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{path}, line {number}: not JSON ({error.msg}); expected one object a line.") from None
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
+                yield number, row
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
+
+
+def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
+    """The file's records, checked against the fields of `kind`."""
+    fields = {field.name for field in dataclasses.fields(kind)}
+    records = []
+    for number, row in read_rows(path):
+        if set(row) != fields:
+            wrong = ", ".join(sorted(set(row) ^ fields))
+            raise UserError(f"{path}, line {number}: not a {kind.__name__}; missing or unknown fields: {wrong}.")
+        records.append(kind(**row))
+    return records
