@@ -1,0 +1,13 @@
+"""The laptop experiment: a generator of word problems, and a tiny language model trained from scratch on them.
+
+The model is constructed: its pre-training text teaches it to misread certain wordings and to write a better solution
+when shown a right and a wrong one. It lets every stage run for real in minutes; it is no evidence about a 3B model.
+`python -m ssb_unsloth.pocket.build --out DIR` rebuilds it from nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MODEL_DIR: Path = Path(__file__).parent / "model"
+"""The shipped model: an ordinary Hugging Face folder."""

@@ -1,0 +1,188 @@
+"""Loading by plain transformers and PEFT, and a sampler on it: for small models, for tests, and where vLLM is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..config import ModelConfig, SamplingConfig
+from ..errors import UserError
+from ..progress import bar
+from ..prompts import Messages
+from . import Adapter, Completion, Request, model_path
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer.
+
+    Raises:
+        UserError: it cannot be loaded, has no chat template, or no end of turn.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_path(model), revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"The tokenizer of {model.name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+    if tokenizer.chat_template is None:
+        raise UserError(f"Model {model.name!r} has no chat template; SSB needs an instruction-tuned model.")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"The tokenizer of {model.name!r} names no eos token, so a reply could never end.")
+    return tokenizer
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
+    """The prompt's token ids under the model's own chat template, up to where the reply begins."""
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return [int(token) for token in ids]
+
+
+def load_model(model: ModelConfig) -> torch.nn.Module:
+    """The causal language model, in the recipe's dtype, on the GPU where there is one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            model_path(model),
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            dtype=model.dtype if model.dtype == "auto" else getattr(torch, model.dtype),
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"Model {model.name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+    return loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[no-any-return]
+
+
+class TransformersSampler:
+    """Samples from a model in memory, which may be one that is being trained.
+
+    Seeds are kept by the Gumbel trick: the largest of (logits / temperature + Gumbel noise) is a draw from the softmax,
+    and the noise comes from a generator of the request's own.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
+        self._loaded: dict[Adapter, str] = {}
+
+    def render(self, messages: Messages) -> list[int]:
+        return render(self._tokenizer, messages)
+
+    def sample(
+        self,
+        requests: Sequence[Request],
+        decoding: SamplingConfig,
+        adapter: Adapter | None = None,
+        title: str = "sample",
+        quiet: bool = False,
+    ) -> list[Completion]:
+        import torch
+
+        shown = bar(title, "reply", len(requests), disable=quiet)
+        # no_grad, and not inference_mode: a model that is being trained keeps what it caches here.
+        with torch.no_grad(), self._with_adapter(adapter), shown:
+            completions: dict[int, Completion] = {}
+            # Prompts of similar length share a batch, so that little of it is padding.
+            order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
+            for start in range(0, len(order), self._batch_size):
+                chosen = order[start : start + self._batch_size]
+                replies = self._sample_batch([requests[i] for i in chosen], decoding)
+                completions.update(zip(chosen, replies, strict=True))
+                shown.update(len(chosen))
+        return [completions[i] for i in range(len(requests))]
+
+    def _sample_batch(self, requests: Sequence[Request], decoding: SamplingConfig) -> list[Completion]:
+        import torch
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        eos, pad = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
+        pad = eos if pad is None else pad
+        width = max(len(request.prompt_ids) for request in requests)
+        device = next(self._model.parameters()).device
+        rows_BS = [[pad] * (width - len(r.prompt_ids)) + r.prompt_ids for r in requests]
+        mask_BS = [[0] * (width - len(r.prompt_ids)) + [1] * len(r.prompt_ids) for r in requests]
+        output = self._model.generate(  # type: ignore[operator]
+            input_ids=torch.tensor(rows_BS, device=device),
+            attention_mask=torch.tensor(mask_BS, device=device),
+            # Greedy over logits to which the processors have added noise; nothing of the model's own generation_config.
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=decoding.max_tokens,
+                eos_token_id=eos,
+                pad_token_id=pad,
+            ),
+            logits_processor=LogitsProcessorList(_processors(decoding, [r.seed for r in requests])),
+        )
+        completions = []
+        for ids in output[:, width:].tolist():
+            ended = eos in ids
+            ids = ids[: ids.index(eos) + 1] if ended else ids
+            text = self._tokenizer.decode(ids, skip_special_tokens=True)
+            completions.append(Completion(ids, text, "stop" if ended else "length"))
+        return completions
+
+    def _with_adapter(self, adapter: Adapter | None) -> Any:
+        """The model with that adapter, or with none, for as long as the context lasts."""
+        import contextlib
+
+        from peft import PeftModel
+
+        @contextlib.contextmanager
+        def switched() -> Any:
+            if adapter is None:
+                if self._loaded and isinstance(self._model, PeftModel):  # adapters that this sampler put on
+                    with self._model.disable_adapter():
+                        yield
+                else:
+                    yield
+                return
+            if adapter not in self._loaded:
+                name = f"{adapter.name}-{len(self._loaded) + 1}"
+                if isinstance(self._model, PeftModel):
+                    self._model.load_adapter(str(adapter.path), adapter_name=name)
+                else:
+                    self._model = PeftModel.from_pretrained(self._model, str(adapter.path), adapter_name=name).eval()  # type: ignore[arg-type]
+                self._loaded[adapter] = name
+            self._model.set_adapter(self._loaded[adapter])  # type: ignore[operator]
+            yield
+
+        return switched()
+
+
+def _processors(decoding: SamplingConfig, seeds: Sequence[int]) -> list[Any]:
+    """What vLLM does to logits, in its order: repetition penalty, temperature, top-k, top-p, draw."""
+    import torch
+    from transformers import (
+        LogitsProcessor,
+        RepetitionPenaltyLogitsProcessor,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    class Gumbel(LogitsProcessor):
+        def __init__(self) -> None:
+            self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            uniform = torch.stack([torch.rand(scores.shape[-1], generator=g) for g in self.generators])
+            noise = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+            return scores + noise.to(scores.device, scores.dtype)
+
+    processors: list[Any] = []
+    if decoding.repetition_penalty != 1:
+        processors.append(RepetitionPenaltyLogitsProcessor(decoding.repetition_penalty))
+    if decoding.temperature > 0:
+        processors.append(TemperatureLogitsWarper(decoding.temperature))
+        if decoding.top_k > 0:
+            processors.append(TopKLogitsWarper(decoding.top_k))
+        if decoding.top_p < 1:
+            processors.append(TopPLogitsWarper(decoding.top_p))
+        processors.append(Gumbel())
+    return processors

@@ -1,0 +1,107 @@
+"""Sampling by vLLM, in this process. The only file that imports it.
+
+Every stage is a process of its own, so an engine in the process starts faster and gives its memory back when the stage
+ends. Prefix caching is on: the K rollouts of a question share the work on their prompt.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ..config import ModelConfig, SamplerConfig, SamplingConfig
+from ..errors import UserError
+from ..progress import bar_for, say
+from ..prompts import Messages
+from . import Adapter, Completion, Request, model_path
+from .transformers import load_tokenizer, render
+
+DEFAULTS = {  # read when vllm is imported; what the user has set wins
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; CPU build only
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class VLLMSampler:
+    def __init__(self, model: ModelConfig, config: SamplerConfig, seed: int) -> None:
+        for name, value in DEFAULTS.items():
+            os.environ.setdefault(name, value)
+        say("Starting vLLM ...")
+        import vllm
+        import vllm.lora.request
+        import vllm.platforms
+
+        self._vllm = vllm
+        self._tokenizer = load_tokenizer(model)
+        self._adapters: dict[Adapter, Any] = {}
+        cpu_only: dict[str, Any] = {
+            # There is no graph to capture, and compiling takes longer than it saves.
+            "enforce_eager": True,
+            # A prompt cut into chunks makes vLLM rewind the request's generator, which only CUDA's can do (0.32).
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(config.max_model_len, 8192),
+            "max_num_seqs": 256,
+        }
+        on_cpu = vllm.platforms.current_platform.is_cpu()
+        try:
+            self._engine = vllm.LLM(
+                model_path(model),
+                revision=model.revision,
+                dtype=model.dtype,
+                trust_remote_code=model.trust_remote_code,
+                seed=seed,
+                max_model_len=config.max_model_len,
+                gpu_memory_utilization=config.gpu_memory_utilization,
+                enable_prefix_caching=True,
+                enable_lora=True,
+                max_lora_rank=config.max_lora_rank,
+                generation_config="vllm",  # nothing inherited from the model's generation_config
+                disable_log_stats=True,
+                **(cpu_only if on_cpu else {}),
+            )
+        except (ValueError, RuntimeError, OSError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f"vLLM cannot start on {model.name!r}: {lines[-1]}") from error
+
+    def render(self, messages: Messages) -> list[int]:
+        return render(self._tokenizer, messages)
+
+    def sample(
+        self, requests: Sequence[Request], decoding: SamplingConfig, adapter: Adapter | None = None, title: str = "sample"
+    ) -> list[Completion]:
+        parameters = [
+            self._vllm.SamplingParams(
+                temperature=decoding.temperature,
+                top_p=decoding.top_p,
+                top_k=decoding.top_k,
+                repetition_penalty=decoding.repetition_penalty,
+                max_tokens=decoding.max_tokens,
+                seed=request.seed,
+                stop_token_ids=[self._tokenizer.eos_token_id],
+            )
+            for request in requests
+        ]
+        outputs = self._engine.generate(
+            [{"prompt_token_ids": request.prompt_ids} for request in requests],
+            parameters,
+            lora_request=self._lora(adapter),
+            use_tqdm=bar_for(title, "reply"),
+        )
+        return [
+            Completion(list(reply.token_ids), reply.text, "length" if reply.finish_reason == "length" else "stop")
+            for reply in (output.outputs[0] for output in outputs)
+        ]
+
+    def _lora(self, adapter: Adapter | None) -> Any:
+        """An id of its own for each adapter: reusing one would serve the cached prefixes of another."""
+        if adapter is None:
+            return None
+        if adapter not in self._adapters:
+            number = len(self._adapters) + 1
+            self._adapters[adapter] = self._vllm.lora.request.LoRARequest(
+                f"{adapter.name}-{number}", number, str(adapter.path)
+            )
+        return self._adapters[adapter]

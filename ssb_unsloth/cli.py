@@ -1,0 +1,149 @@
+"""The command `ssb`. Imports nothing heavy: `ssb --help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import UserError
+
+STAGE_HELP = {
+    "curate": "sample rollouts, contrast them, keep verified refinements as pairs",
+    "teach": "run the hinted teacher over the pairs and store its targets",
+    "train": "train the LoRA student on the bare questions",
+    "evaluate": "sample base and student on the benchmarks and grade every reply",
+    "report": "write tables, figures and worked examples",
+}
+STOPPED = 130  # exit code after Ctrl-C, as shells have it
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="ssb",
+        description="Semantic Soft Bootstrapping: a small language model teaches itself to reason better.",
+        epilog="Start with: ssb run recipes/pocket.yaml (a laptop, minutes, no GPU).",
+    )
+    top.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    run = commands.add_parser("run", help="run a recipe: all stages, each in a process of its own")
+    _recipe_arguments(run)
+    for name, text in STAGE_HELP.items():
+        _recipe_arguments(commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + "."))
+    commands.add_parser("recipes", help="list the recipes that come with the package")
+    return top
+
+
+def _recipe_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("recipe", type=Path, metavar="RECIPE", help="a YAML file, as in recipes/")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1 train.learning_rate=1e-4")
+    command.add_argument("--force", action="store_true", help="run also what is up to date")
+    command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs/)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command. Exit code 0, or 2 for a user's mistake, or 130 when stopped by Ctrl-C."""
+    arguments, rest = parser().parse_known_args(argv)
+    # argparse takes positional words in one row only; overrides may stand before and after options.
+    if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
+        parser().error(f"unknown: {' '.join(rest)}")
+    try:
+        if rest:
+            arguments.overrides += rest
+        if arguments.version:
+            from . import __version__
+
+            print(f"ssb_unsloth {__version__}")
+            return 0
+        if arguments.command is None:
+            parser().print_help()
+            return 0
+        if arguments.command == "recipes":
+            return _list_recipes()
+        if arguments.command == "run":
+            return _run(arguments)
+        return _stage(arguments)
+    except UserError as error:
+        print(f"ssb: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nssb: stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        return STOPPED
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from .rundir import RunDir
+    from .stages import STAGES
+
+    recipe = _load(arguments)
+    run = RunDir(arguments.runs / recipe.name)
+    command = [sys.executable, "-m", "ssb_unsloth", "{stage}", str(arguments.recipe), *arguments.overrides]
+    command += ["--runs", str(arguments.runs)]
+    ran = False
+    for number, stage in enumerate(STAGES.values(), start=1):
+        if not arguments.force and run.is_fresh(stage.name, stage.key(recipe, run)[0]):
+            print(f"[{number}/{len(STAGES)}] {stage.name}: up to date", file=sys.stderr)
+            continue
+        ran = True
+        print(f"[{number}/{len(STAGES)}] {stage.name}: {STAGE_HELP[stage.name]}", file=sys.stderr)
+        words = [stage.name if word == "{stage}" else word for word in command]
+        code = _child(words + ["--force"] * arguments.force)
+        if code == STOPPED:
+            return code
+        if code == 2:
+            return code  # the stage has said why
+        if code:
+            raise UserError(f"Stage {stage.name} failed (exit code {code}); what was finished before it is kept.")
+    from .report import closing_lines
+
+    if not ran:
+        print("All stages are up to date.", file=sys.stderr)
+    print(closing_lines(run))
+    return 0
+
+
+def _child(command: Sequence[str]) -> int:
+    """Run a stage. Ctrl-C reaches it too; wait until it has put its things in order."""
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            code = process.wait()
+            return STOPPED if code == -signal.SIGINT else code
+        except KeyboardInterrupt:
+            continue
+
+
+def _stage(arguments: argparse.Namespace) -> int:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from .config import save
+    from .rundir import RunDir
+    from .stages import run_stage
+
+    recipe = _load(arguments)
+    run = RunDir(arguments.runs / recipe.name)
+    with run.lock():
+        save(recipe, run.root / "recipe.yaml")
+        if not run_stage(arguments.command, recipe, run, arguments.force):
+            print(f"{arguments.command}: up to date, {run.stage(arguments.command)}", file=sys.stderr)
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> "Recipe":  # noqa: F821, UP037
+    from .config import load
+
+    return load(arguments.recipe, arguments.overrides)
+
+
+def _list_recipes() -> int:
+    folders = [Path("recipes"), Path(__file__).parent.parent / "recipes"]
+    folder = next((f for f in folders if f.is_dir()), None)
+    if folder is None:
+        raise UserError("No folder of recipes here; run this in a checkout of the project.")
+    for path in sorted(folder.glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        print(f"{path}  {first.lstrip('# ')}")
+    return 0

@@ -1,0 +1,300 @@
+"""The recipe: a YAML file read by OmegaConf into these dataclasses. Every key, its type and its default is stated here.
+
+`load` reports everything that is wrong with a recipe in one message: unknown keys with the nearest valid one, wrong
+types, impossible values. Where a default comes from is said beside it: the paper (section), its released code, or ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .errors import UserError
+
+
+@dataclass
+class ModelConfig:
+    """The base model. Its weights are student, teacher and sampler at once."""
+
+    name: str = MISSING  # hub id, local folder, or "pocket": the tiny model that comes with the package
+    revision: str | None = None  # hub revision; the default branch if null
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    trust_remote_code: bool = False  # ours: never run a repository's code unless the recipe says so
+
+
+@dataclass
+class ProblemsConfig:
+    """Where questions and gold answers come from."""
+
+    source: str = MISSING  # a .jsonl or .parquet file, a hub data set, or "pocket": the built-in generator
+    config: str | None = None  # hub data set: its configuration
+    split: str = "train"  # hub data set or pocket: the split
+    question: str = "question"  # column names
+    gold: str = "answer"
+    gold_format: Literal["####", "boxed", "plain"] = "plain"  # how the gold answer stands in its column
+    limit: int | None = None  # the first so many; pocket: how many to make (1,000 if null)
+
+
+@dataclass
+class SamplingConfig:
+    """One decoding. Stated whole: nothing is inherited from a model's generation_config."""
+
+    temperature: float = 0.8  # released code: 0.8 for rollouts, 0.4 for refinements; 0 is greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    repetition_penalty: float = 1.0
+    max_tokens: int = 1024  # ours
+
+
+@dataclass
+class SamplerConfig:
+    engine: Literal["auto", "vllm", "transformers"] = "auto"  # auto: vLLM where it is installed
+    max_model_len: int = 4096  # prompt and reply, tokens
+    gpu_memory_utilization: float = 0.85  # vLLM's share of the card
+    max_lora_rank: int = 32
+    batch_size: int = 64  # transformers engine only: sequences at a time
+
+
+@dataclass
+class CurateConfig:
+    pairs: int = 256  # paper §4.1
+    rollouts: int = 4  # K, paper §4.1
+    questions: int | None = None  # use at most so many; all if null
+    wave: int = 256  # ours: questions sampled together before looking whether there are enough pairs
+    rollout: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.8))
+    refine: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.4, max_tokens=2048))
+    rollouts_file: str | None = None  # JSONL of rollouts made elsewhere: {"question", "rollouts": [{"text"}, ...]}
+
+
+@dataclass
+class TeachConfig:
+    targets: Literal["hidden", "logits", "top_k", "online"] = "hidden"  # what is stored of the teacher; online: nothing
+    top_k: int = 64  # for targets: top_k
+    batch_tokens: int = 8192  # ours: padded tokens of a teacher-forced batch
+
+
+@dataclass
+class LoraConfig:
+    r: int = 32  # paper §4.1
+    alpha: int = 32  # released code
+    dropout: float = 0.0  # released code
+    target_modules: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+
+
+@dataclass
+class TrainConfig:
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    epochs: int = 3  # paper §4.1
+    batch_size: int = 4  # paper §4.1: examples in one optimizer step
+    micro_batch_size: int | None = None  # examples in one forward pass; batch_size if null
+    learning_rate: float = 2e-4  # released code
+    lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"  # released code
+    warmup_steps: int = 0  # released code
+    weight_decay: float = 0.0  # ours
+    max_grad_norm: float = 1.0  # ours
+    temperature: float = 2.0  # T_KD; the paper says > 1, the released code 2
+    denominator: Literal["example", "token"] = "example"  # paper Eq. 6; the released code takes the token mean
+    gradient_checkpointing: bool = False
+    save_steps: int = 50  # a stopped run goes on from the last multiple
+    logging_steps: int = 1
+    probe_steps: int = 32  # measure the student's own reply length so often; 0: never
+    probe_questions: int = 32
+    report_to: list[str] = field(default_factory=list)  # e.g. [tensorboard]
+
+
+@dataclass
+class BenchmarkConfig(ProblemsConfig):
+    """Held-out problems. `max_tokens` is the length limit of a reply."""
+
+    samples: int = 1  # replies a question at `temperature`
+    temperature: float | None = 0.8  # null: greedy only
+    greedy: bool = True
+    max_tokens: int = 1024
+
+
+@dataclass
+class EvaluateConfig:
+    benchmarks: dict[str, BenchmarkConfig] = field(default_factory=dict)
+
+
+@dataclass
+class Recipe:
+    name: str = MISSING
+    seed: int = 3407  # released code
+    model: ModelConfig = field(default_factory=ModelConfig)
+    problems: ProblemsConfig = field(default_factory=ProblemsConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    curate: CurateConfig = field(default_factory=CurateConfig)
+    teach: TeachConfig = field(default_factory=TeachConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply `key=value` overrides.
+
+    Raises:
+        UserError: the file cannot be read, or anything in it or in the overrides is wrong; all of it in one message.
+    """
+    try:
+        given = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe. `ssb recipes` lists those that come with the package.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe ({error}).") from None
+    except Exception as error:  # PyYAML's and OmegaConf's own, both with the line in their text
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not OmegaConf.is_dict(given):
+        raise UserError(f"{path}: expected a mapping of keys to values, as in recipes/pocket.yaml.")
+    for override in overrides:
+        key, sign, _ = override.partition("=")
+        if not sign or not key:
+            raise UserError(f"{override!r}: expected key=value, as in train.learning_rate=1e-4.")
+    given = OmegaConf.merge(given, OmegaConf.from_dotlist(list(overrides)))
+
+    recipe = OmegaConf.structured(Recipe)
+    wrong: list[str] = []
+    _fill(recipe, OmegaConf.to_container(given, resolve=False), Recipe, "", wrong)
+    missing = sorted(OmegaConf.missing_keys(recipe))
+    for key in missing:
+        if not any(line.startswith(key) for line in wrong):
+            wrong.append(f"{key}: missing; a recipe has to give it.")
+        OmegaConf.update(recipe, key, "missing")  # a value of the right type, so that the other keys can be looked at
+    resolved = OmegaConf.to_object(recipe)
+    assert isinstance(resolved, Recipe)
+    wrong += _impossible(resolved)
+    if wrong:
+        heading = f"{path}: {len(wrong)} thing{'s' * (len(wrong) > 1)} to mend:"
+        raise UserError("\n".join([heading, *(f"  {line}" for line in wrong)]))
+    return resolved
+
+
+def save(recipe: Recipe, path: Path) -> None:
+    """Write the resolved recipe: every key, also those left at their default. `load` reads it back unchanged."""
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe)), encoding="utf-8")
+    aside.replace(path)
+
+
+def _fill(recipe: Any, given: Any, kind: type, path: str, wrong: list[str]) -> None:
+    """Set `given`'s leaves in `recipe` one by one, so that every error is seen and not only the first."""
+    types = typing.get_type_hints(kind)
+    for key, value in given.items():
+        here = f"{path}{key}"
+        if key not in types:
+            near = difflib.get_close_matches(str(key), types, n=1)
+            wrong.append(f"{here}: unknown key; " + (f"did you mean {path}{near[0]}?" if near else f"known: {', '.join(types)}."))
+        elif dataclasses.is_dataclass(types[key]) and isinstance(value, dict):
+            _fill(recipe, value, typing.cast(type, types[key]), here + ".", wrong)
+        elif typing.get_origin(types[key]) is dict and isinstance(value, dict):
+            for name, entry in value.items():
+                item = typing.get_args(types[key])[1]
+                if not isinstance(entry, dict):
+                    wrong.append(f"{here}.{name}: expected a mapping with the keys of {item.__name__}.")
+                    continue
+                OmegaConf.update(recipe, f"{here}.{name}", OmegaConf.structured(item), merge=False)
+                _fill(recipe, entry, item, f"{here}.{name}.", wrong)
+        else:
+            try:
+                OmegaConf.update(recipe, here, value, merge=False)
+            except OmegaConfBaseException as error:
+                wrong.append(f"{here}: {str(error).splitlines()[0]}; expected {_spell(types[key])}.")
+
+
+def _spell(type_: Any) -> str:
+    if typing.get_origin(type_) is Literal:
+        return " or ".join(map(str, typing.get_args(type_)))
+    if dataclasses.is_dataclass(type_):
+        return "a mapping"
+    return getattr(type_, "__name__", None) if isinstance(type_, type) else str(type_).replace("None", "null")  # type: ignore[return-value]
+
+
+def _impossible(recipe: Recipe) -> list[str]:
+    """Values of the right type that cannot work."""
+    r = recipe
+    positive: dict[str, float | None] = {
+        "problems.limit": r.problems.limit,
+        "sampler.max_model_len": r.sampler.max_model_len,
+        "sampler.batch_size": r.sampler.batch_size,
+        "sampler.max_lora_rank": r.sampler.max_lora_rank,
+        "curate.pairs": r.curate.pairs,
+        "curate.questions": r.curate.questions,
+        "curate.wave": r.curate.wave,
+        "teach.top_k": r.teach.top_k,
+        "teach.batch_tokens": r.teach.batch_tokens,
+        "train.epochs": r.train.epochs,
+        "train.batch_size": r.train.batch_size,
+        "train.micro_batch_size": r.train.micro_batch_size,
+        "train.learning_rate": r.train.learning_rate,
+        "train.max_grad_norm": r.train.max_grad_norm,
+        "train.temperature": r.train.temperature,
+        "train.save_steps": r.train.save_steps,
+        "train.logging_steps": r.train.logging_steps,
+        "train.lora.r": r.train.lora.r,
+        "train.lora.alpha": r.train.lora.alpha,
+    }
+    wrong = [f"{key}: {value} is not above 0." for key, value in positive.items() if value is not None and not value > 0]
+    decodings = {"curate.rollout": r.curate.rollout, "curate.refine": r.curate.refine}
+    for key, decoding in decodings.items():
+        if not 0 <= decoding.temperature <= 5:
+            wrong.append(f"{key}.temperature: {decoding.temperature} is not between 0 and 5.")
+        if not 0 < decoding.top_p <= 1:
+            wrong.append(f"{key}.top_p: {decoding.top_p} is not above 0 and at most 1.")
+        if decoding.top_k < 0:
+            wrong.append(f"{key}.top_k: {decoding.top_k} is below 0; 0 turns it off.")
+        if decoding.repetition_penalty <= 0:
+            wrong.append(f"{key}.repetition_penalty: {decoding.repetition_penalty} is not above 0; 1 turns it off.")
+        if not 0 < decoding.max_tokens < r.sampler.max_model_len:
+            wrong.append(f"{key}.max_tokens: {decoding.max_tokens} is not between 1 and sampler.max_model_len - 1.")
+    if r.curate.rollouts < 2:
+        wrong.append(f"curate.rollouts: {r.curate.rollouts}; a right and a wrong one take at least 2.")
+    if r.curate.rollout.temperature == 0 and r.curate.rollouts_file is None:
+        wrong.append("curate.rollout.temperature: 0 makes all rollouts of a question equal; use about 0.8.")
+    if not 0 < r.sampler.gpu_memory_utilization <= 1:
+        wrong.append(f"sampler.gpu_memory_utilization: {r.sampler.gpu_memory_utilization} is not above 0 and at most 1.")
+    if not 0 <= r.train.lora.dropout < 1:
+        wrong.append(f"train.lora.dropout: {r.train.lora.dropout} is not from 0 to below 1.")
+    if r.train.lora.r > r.sampler.max_lora_rank:
+        wrong.append(
+            f"train.lora.r: {r.train.lora.r} is above sampler.max_lora_rank ({r.sampler.max_lora_rank}), so the adapter"
+            " could not be sampled; raise the latter."
+        )
+    micro = r.train.micro_batch_size or r.train.batch_size
+    if micro > 0 and r.train.batch_size % micro:
+        wrong.append(f"train.micro_batch_size: {micro} does not divide train.batch_size ({r.train.batch_size}).")
+    for key, value in (
+        ("train.warmup_steps", r.train.warmup_steps),
+        ("train.weight_decay", r.train.weight_decay),
+        ("train.probe_steps", r.train.probe_steps),
+        ("train.probe_questions", r.train.probe_questions),
+        ("seed", r.seed),
+    ):
+        if value < 0:
+            wrong.append(f"{key}: {value} is below 0.")
+    for name, benchmark in r.evaluate.benchmarks.items():
+        here = f"evaluate.benchmarks.{name}"
+        if not name.replace("-", "").replace("_", "").isalnum():
+            wrong.append(f"{here}: a name of letters, digits, - and _ is needed, since files are named after it.")
+        if benchmark.samples < 1:
+            wrong.append(f"{here}.samples: {benchmark.samples} is below 1.")
+        if benchmark.temperature is None and not benchmark.greedy:
+            wrong.append(f"{here}: temperature is null and greedy is false, so nothing would be sampled.")
+        if benchmark.temperature is not None and not 0 < benchmark.temperature <= 5:
+            wrong.append(f"{here}.temperature: {benchmark.temperature} is not above 0 and at most 5 (greedy: null).")
+        if not 0 < benchmark.max_tokens < r.sampler.max_model_len:
+            wrong.append(f"{here}.max_tokens: {benchmark.max_tokens} is not between 1 and sampler.max_model_len - 1.")
+        if benchmark.limit is not None and benchmark.limit < 1:
+            wrong.append(f"{here}.limit: {benchmark.limit} is not above 0.")
+    if not r.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or r.name.startswith("."):
+        wrong.append(f"name: {r.name!r} is to name a folder; use letters, digits, -, _ and dots.")
+    return wrong

@@ -1,0 +1,283 @@
+"""Phase 1 of the paper's Algorithm 1: rollouts, verdicts, the contrast, and the verified refinement.
+
+    problems --K rollouts--> right and wrong --contrast--> hinted prompt --refinement--> verified pair
+
+in waves of questions, until there are enough pairs. All requests of a wave go to the sampler together. Each wave's
+rollouts and refinements are kept as soon as they are there, so a stopped run goes on with the next wave.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from .backends import Completion, Request, Sampler, derive_seed
+from .config import CurateConfig, SamplingConfig
+from .errors import UserError
+from .grading import Verdict, answer_classes, grade
+from .progress import say
+from .prompts import Messages, student_messages, teacher_messages
+from .records import Pair, Problem, Rollout, read_jsonl, read_rows, stable_id, write_jsonl
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How questions became pairs; `report.json` carries it as it is. Counts of questions, but for the last four."""
+
+    questions: int = 0  # that were sampled
+    all_right: int = 0
+    all_wrong: int = 0
+    mixed: int = 0  # right and wrong rollouts
+    repeated_wrong: int = 0  # of the mixed: at least two wrong rollouts with the same answer
+    refined: int = 0  # of the mixed: a refinement was sampled (not all: a hinted prompt may be too long)
+    accepted: int = 0  # of the refined: its last box is right and it was not cut off
+    pairs: int = 0  # of the accepted: the first so many, as the recipe asks
+    skipped: int = 0  # too long for the model, or without rollouts in the file that was brought along
+    rollouts: int = 0
+    no_answer: int = 0  # rollouts without a box
+    truncated: int = 0  # rollouts cut off at the length limit
+    tokens: int = 0  # sampled, rollouts and refinements
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The two rollouts that the teacher is shown."""
+
+    right: Rollout
+    wrong: Rollout
+    repeated: bool  # the wrong answer was given more than once
+
+
+class Curator:
+    """Holds what stays the same from wave to wave. `make_sampler` is called when the first reply is needed."""
+
+    def __init__(
+        self,
+        config: CurateConfig,
+        make_sampler: Callable[[], Sampler],
+        max_model_len: int,
+        seed: int,
+        folder: Path,
+    ) -> None:
+        self.config, self.seed, self.folder = config, seed, folder
+        self._make_sampler, self._max_model_len = make_sampler, max_model_len
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        return self._make_sampler()
+
+    def run(self, problems: Sequence[Problem]) -> Statistics:
+        """Curate until there are enough pairs or no more questions; write everything that a pair can be traced by.
+
+        Files: questions.jsonl (Problem), rollouts.jsonl and refinements.jsonl (Rollout), pairs.jsonl (Pair),
+        statistics.json.
+        """
+        brought = _read_rollouts(Path(self.config.rollouts_file)) if self.config.rollouts_file else None
+        problems = problems[: self.config.questions]
+        seen: list[Problem] = []
+        rollouts: list[Rollout] = []
+        refinements: list[Rollout] = []
+        pairs: list[Pair] = []
+        statistics = Statistics()
+        for number, start in enumerate(range(0, len(problems), self.config.wave)):
+            wave = problems[start : start + self.config.wave]
+            of_wave = self._keep(f"wave-{number:04}.rollouts.jsonl", lambda w=wave: self._rollouts(w, brought))
+            contrasts = self.contrasts(wave, of_wave)
+            refined = self._keep(
+                f"wave-{number:04}.refinements.jsonl", lambda w=wave, c=contrasts: self._refinements(w, c)
+            )
+            found = _pairs(wave, contrasts, refined)
+            statistics = _add(statistics, _count(wave, of_wave, contrasts, refined, len(found)))
+            seen += wave
+            rollouts += of_wave
+            refinements += refined
+            pairs += found
+            say(f"{len(pairs):,} of {self.config.pairs:,} pairs from {len(seen):,} of {len(problems):,} questions")
+            if len(pairs) >= self.config.pairs:
+                break
+        pairs = pairs[: self.config.pairs]
+        statistics = replace(statistics, pairs=len(pairs))
+        write_jsonl(self.folder / "questions.jsonl", seen)
+        write_jsonl(self.folder / "rollouts.jsonl", rollouts)
+        write_jsonl(self.folder / "refinements.jsonl", refinements)
+        write_jsonl(self.folder / "pairs.jsonl", pairs)
+        (self.folder / "statistics.json").write_text(json.dumps(asdict(statistics), indent=1) + "\n")
+        for kept in self.folder.glob("wave-*.jsonl"):
+            kept.unlink()
+        return statistics
+
+    def contrasts(self, wave: Sequence[Problem], rollouts: Sequence[Rollout]) -> dict[str, Contrast]:
+        """For each mixed question, by its id, the rollouts that are shown to the teacher."""
+        of = _by_problem(rollouts)
+        drawn = {
+            problem.id: choose(of.get(problem.id, []), random.Random(derive_seed(self.seed, "contrast", problem.id)))
+            for problem in wave
+        }
+        return {problem_id: contrast for problem_id, contrast in drawn.items() if contrast is not None}
+
+    def _keep(self, name: str, make: Callable[[], list[Rollout]]) -> list[Rollout]:
+        path = self.folder / name
+        if not path.exists():
+            write_jsonl(path, make())
+        return read_jsonl(path, Rollout)
+
+    def _rollouts(self, wave: Sequence[Problem], brought: dict[str, list[Completion]] | None) -> list[Rollout]:
+        if brought is not None:
+            return [
+                _graded(problem, "rollout", k, completion, None)
+                for problem in wave
+                for k, completion in enumerate(brought.get(problem.id, []))
+            ]
+        wanted = [
+            (problem, student_messages(problem.question), "rollout", k)
+            for problem in wave
+            for k in range(self.config.rollouts)
+        ]
+        return self._sample(wanted, self.config.rollout, "rollouts")
+
+    def _refinements(self, wave: Sequence[Problem], contrasts: dict[str, Contrast]) -> list[Rollout]:
+        wanted = [
+            (p, teacher_messages(p.question, contrasts[p.id].right.text, contrasts[p.id].wrong.text), "refinement", 0)
+            for p in wave
+            if p.id in contrasts
+        ]
+        return self._sample(wanted, self.config.refine, "refinements")
+
+    def _sample(
+        self, wanted: Sequence[tuple[Problem, Messages, str, int]], decoding: SamplingConfig, title: str
+    ) -> list[Rollout]:
+        """One graded reply for each request that leaves room for it."""
+        if not wanted:
+            return []
+        kept, requests = [], []
+        for problem, messages, purpose, k in wanted:
+            ids = self.sampler.render(messages)
+            if len(ids) + decoding.max_tokens <= self._max_model_len:
+                kept.append((problem, purpose, k))
+                requests.append(Request(ids, derive_seed(self.seed, purpose, problem.id, k)))
+        completions = self.sampler.sample(requests, decoding, title=title) if requests else []
+        return [
+            _graded(problem, purpose, k, completion, request.seed)
+            for (problem, purpose, k), request, completion in zip(kept, requests, completions, strict=True)
+        ]
+
+
+def choose(rollouts: Sequence[Rollout], rng: random.Random) -> Contrast | None:
+    """The contrast of one question's rollouts (§3.1.2), or None where they are not mixed.
+
+    A random right rollout, and a random one among the wrong ones with the most common wrong answer, where equivalent
+    answers count together; ties between answers are broken at random. A wrong rollout without an answer, or cut off,
+    forms no class: it is drawn only where no wrong rollout has an answer.
+    """
+    right = [r for r in rollouts if r.verdict == Verdict.RIGHT]
+    wrong = [r for r in rollouts if r.verdict != Verdict.RIGHT]
+    if not right or not wrong:
+        return None
+    answered = [r for r in wrong if r.verdict == Verdict.WRONG]
+    repeated = False
+    if answered:
+        classes = answer_classes([r.answer or "" for r in answered])
+        counts = Counter(classes)
+        most = max(counts.values())
+        modal = rng.choice(sorted(c for c, n in counts.items() if n == most))
+        wrong = [r for r, c in zip(answered, classes, strict=True) if c == modal]
+        repeated = most > 1
+    return Contrast(rng.choice(right), rng.choice(wrong), repeated)
+
+
+def _graded(problem: Problem, purpose: str, k: int, completion: Completion, seed: int | None) -> Rollout:
+    verdict = grade(completion.text, problem.gold, completion.finish_reason)
+    return Rollout(
+        id=f"{problem.id}-{purpose}-{k}",
+        problem_id=problem.id,
+        text=completion.text,
+        token_ids=completion.token_ids or None,
+        finish_reason=completion.finish_reason,
+        seed=seed,
+        verdict=verdict.verdict,
+        answer=verdict.answer,
+    )
+
+
+def _pairs(wave: Sequence[Problem], contrasts: dict[str, Contrast], refinements: Sequence[Rollout]) -> list[Pair]:
+    problems = {problem.id: problem for problem in wave}
+    return [
+        Pair(
+            id=stable_id(problem.id, contrast.right.text, contrast.wrong.text, refinement.text),
+            problem_id=problem.id,
+            question=problem.question,
+            gold=problem.gold,
+            right=contrast.right.text,
+            wrong=contrast.wrong.text,
+            reply=refinement.text,
+            reply_ids=refinement.token_ids or [],
+            right_id=contrast.right.id,
+            wrong_id=contrast.wrong.id,
+            refinement_id=refinement.id,
+        )
+        for refinement in refinements
+        if refinement.verdict == Verdict.RIGHT
+        for problem, contrast in [(problems[refinement.problem_id], contrasts[refinement.problem_id])]
+    ]
+
+
+def _count(
+    wave: Sequence[Problem],
+    rollouts: Sequence[Rollout],
+    contrasts: dict[str, Contrast],
+    refinements: Sequence[Rollout],
+    accepted: int,
+) -> Statistics:
+    verdicts = [[rollout.verdict for rollout in group] for group in _by_problem(rollouts).values()]
+    all_verdicts = Counter(rollout.verdict for rollout in rollouts)
+    return Statistics(
+        questions=len(verdicts),
+        all_right=sum(set(v) == {Verdict.RIGHT} for v in verdicts),
+        all_wrong=sum(Verdict.RIGHT not in v for v in verdicts),
+        mixed=len(contrasts),
+        repeated_wrong=sum(contrast.repeated for contrast in contrasts.values()),
+        refined=len(refinements),
+        accepted=accepted,
+        skipped=len(wave) - len(verdicts),
+        rollouts=len(rollouts),
+        no_answer=all_verdicts[Verdict.NO_ANSWER],
+        truncated=all_verdicts[Verdict.TRUNCATED],
+        tokens=sum(len(r.token_ids or []) for r in (*rollouts, *refinements)),
+    )
+
+
+def _by_problem(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
+    groups: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        groups.setdefault(rollout.problem_id, []).append(rollout)
+    return groups
+
+
+def _add(one: Statistics, other: Statistics) -> Statistics:
+    sums = {name: value + getattr(other, name) for name, value in asdict(one).items()}
+    return Statistics(**sums)
+
+
+def _read_rollouts(path: Path) -> dict[str, list[Completion]]:
+    """Rollouts that were made elsewhere, by their problem's id: one object a question, `text` in each rollout."""
+    found: dict[str, list[Completion]] = {}
+    for number, row in read_rows(path):
+        rollouts = row.get("rollouts")
+        if not isinstance(row.get("question"), str) or not isinstance(rollouts, list) or not rollouts:
+            raise UserError(
+                f'{path}, line {number}: expected {{"question": ..., "rollouts": [{{"text": ...}}, ...]}} with at least'
+                " one rollout."
+            )
+        for rollout in rollouts:
+            if not isinstance(rollout, dict) or not isinstance(rollout.get("text"), str):
+                raise UserError(f'{path}, line {number}: a rollout without "text".')
+            finish = rollout.get("finish_reason", "stop")
+            if finish not in ("stop", "length"):
+                raise UserError(f'{path}, line {number}: finish_reason {finish!r}; expected "stop" or "length".')
+            found.setdefault(stable_id(row["question"]), []).append(Completion([], rollout["text"], finish))
+    return found

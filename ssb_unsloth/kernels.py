@@ -1,0 +1,177 @@
+"""The work of `losses._rows` as one Triton kernel: two sweeps over each row's logits instead of a dozen.
+
+The convention is that of losses.py. One program has one row: the first sweep keeps running maxima, sums and
+expectations of both softmaxes, the second overwrites the student's logits with their gradient. Imported only where it
+is asked for, since Triton is not everywhere. Not the default: it has not been measured on a GPU yet.
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .losses import Head, Terms
+
+BLOCK = 4096  # words at a time
+
+
+@triton.jit
+def _final(logits, bias, scale, softcap, HAS_BIAS: tl.constexpr, HAS_CAP: tl.constexpr):
+    if HAS_BIAS:
+        logits += bias
+    logits *= scale
+    if HAS_CAP:
+        logits = softcap * (2 * tl.sigmoid(2 * logits / softcap) - 1)
+    return logits
+
+
+@triton.jit
+def _kd_rows(
+    s_ptr,
+    t_ptr,
+    stride_s,
+    stride_t,
+    bias_ptr,
+    words_ptr,
+    kl_ptr,
+    ce_ptr,
+    agreement_ptr,
+    t_entropy_ptr,
+    s_entropy_ptr,
+    vocabulary,
+    scale,
+    softcap,
+    temperature,
+    kd_share,
+    ce_share,
+    HAS_BIAS: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    RAW_TEACHER: tl.constexpr,
+    HAS_CE: tl.constexpr,
+    STATS: tl.constexpr,
+    GRADIENT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    s_ptr += row * stride_s
+    t_ptr += row * stride_t
+    s_max = -float("inf")  # of the logits at the KD temperature; * temperature: of those at temperature 1
+    t_max = -float("inf")
+    s_sum = 0.0  # of exp(logit - maximum)
+    t_sum = 0.0
+    s1_sum = 0.0  # the student's at temperature 1
+    t_gap = 0.0  # of exp(teacher's logit - maximum) (teacher's logit - student's)
+    s_mean = 0.0  # of exp(logit - maximum) logit
+    t_mean = 0.0
+    s_best = 0
+    t_best = 0
+    for first in range(0, vocabulary, BLOCK):
+        words = first + tl.arange(0, BLOCK)
+        real = words < vocabulary
+        bias = tl.load(bias_ptr + words, mask=real, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
+        s = _final(tl.load(s_ptr + words, mask=real, other=0.0), bias, scale, softcap, HAS_BIAS, HAS_CAP)
+        t = tl.load(t_ptr + words, mask=real, other=0.0)
+        if RAW_TEACHER:
+            t = _final(t, bias, scale, softcap, HAS_BIAS, HAS_CAP)
+        s /= temperature
+        t /= temperature
+
+        top = tl.max(tl.where(real, s, -float("inf")), axis=0)
+        if STATS:
+            best = first + tl.argmax(tl.where(real, s, -float("inf")), axis=0)
+            s_best = tl.where(top > s_max, best, s_best)
+        new_max = tl.maximum(s_max, top)
+        shrink = tl.exp(s_max - new_max)
+        e = tl.where(real, tl.exp(s - new_max), 0.0)
+        s_sum = s_sum * shrink + tl.sum(e, axis=0)
+        if STATS:
+            s_mean = s_mean * shrink + tl.sum(e * s, axis=0)
+        if HAS_CE:
+            e = tl.where(real, tl.exp((s - new_max) * temperature), 0.0)
+            s1_sum = s1_sum * tl.exp((s_max - new_max) * temperature) + tl.sum(e, axis=0)
+        s_max = new_max
+
+        top = tl.max(tl.where(real, t, -float("inf")), axis=0)
+        if STATS:
+            best = first + tl.argmax(tl.where(real, t, -float("inf")), axis=0)
+            t_best = tl.where(top > t_max, best, t_best)
+        new_max = tl.maximum(t_max, top)
+        shrink = tl.exp(t_max - new_max)
+        e = tl.where(real, tl.exp(t - new_max), 0.0)
+        t_sum = t_sum * shrink + tl.sum(e, axis=0)
+        t_gap = t_gap * shrink + tl.sum(e * (t - s), axis=0)
+        if STATS:
+            t_mean = t_mean * shrink + tl.sum(e * t, axis=0)
+        t_max = new_max
+
+    s_lse = s_max + tl.log(s_sum)
+    t_lse = t_max + tl.log(t_sum)
+    tl.store(kl_ptr + row, tl.maximum(t_gap / t_sum + s_lse - t_lse, 0.0))
+    if STATS:
+        tl.store(agreement_ptr + row, tl.where(s_best == t_best, 1.0, 0.0))
+        tl.store(t_entropy_ptr + row, t_lse - t_mean / t_sum)
+        tl.store(s_entropy_ptr + row, s_lse - s_mean / s_sum)
+    s1_lse = 0.0
+    label = 0
+    if HAS_CE:
+        label = tl.load(words_ptr + row)
+        s1_lse = s_max * temperature + tl.log(s1_sum)
+        label_bias = tl.load(bias_ptr + label).to(tl.float32) if HAS_BIAS else 0.0
+        at_label = _final(tl.load(s_ptr + label), label_bias, scale, softcap, HAS_BIAS, HAS_CAP)
+        tl.store(ce_ptr + row, s1_lse - at_label)
+
+    if GRADIENT:
+        for first in range(0, vocabulary, BLOCK):
+            words = first + tl.arange(0, BLOCK)
+            real = words < vocabulary
+            bias = tl.load(bias_ptr + words, mask=real, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
+            s = _final(tl.load(s_ptr + words, mask=real, other=0.0), bias, scale, softcap, HAS_BIAS, HAS_CAP)
+            t = tl.load(t_ptr + words, mask=real, other=0.0)
+            if RAW_TEACHER:
+                t = _final(t, bias, scale, softcap, HAS_BIAS, HAS_CAP)
+            g = kd_share * (tl.exp(s / temperature - s_lse) - tl.exp(t / temperature - t_lse))
+            if HAS_CE:
+                g += ce_share * (tl.exp(s - s1_lse) - tl.where(words == label, 1.0, 0.0))
+            if HAS_CAP:
+                g *= 1 - (s / softcap) * (s / softcap)
+            tl.store(s_ptr + words, g, mask=real)
+
+
+def kd_rows(s: Tensor, t: Tensor, head: Head, words: Tensor | None, terms: Terms, out: dict[str, Tensor]) -> None:
+    """`losses._rows` for float32 logits [n, V] on a GPU (or under TRITON_INTERPRET=1); same arguments and results."""
+    unused = out["kl"]
+    options: dict[str, Any] = {
+        "HAS_BIAS": head.bias is not None,
+        "HAS_CAP": bool(head.softcap),
+        "RAW_TEACHER": terms.raw_teacher,
+        "HAS_CE": words is not None,
+        "STATS": "agreement" in out,
+        "GRADIENT": terms.gradient,
+    }
+    _kd_rows[(len(s),)](
+        s,
+        t,
+        s.stride(0),
+        t.stride(0),
+        head.bias if head.bias is not None else unused,
+        words if words is not None else unused,
+        out["kl"],
+        out["ce"],
+        out.get("agreement", unused),
+        out.get("teacher_entropy", unused),
+        out.get("student_entropy", unused),
+        s.shape[1],
+        head.scale,
+        head.softcap or 1.0,
+        terms.temperature,
+        terms.kd_weight * terms.temperature / terms.size,
+        terms.ce_weight / terms.size,
+        BLOCK=BLOCK,
+        num_warps=8,
+        **options,
+    )

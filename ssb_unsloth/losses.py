@@ -1,0 +1,434 @@
+"""The objective, twice: densely in a few lines, and in chunks of rows that never hold all rows by all words.
+
+The convention, stated here and nowhere else. For row n, one reply token of one example:
+
+    s_n, t_n   student's and teacher's logits at temperature 1, after the head's own transforms    [V]
+    p_n, q_n   softmax(t_n / T), softmax(s_n / T): teacher and student at the KD temperature T
+    KL_n       sum_v p_nv (log p_nv - log q_nv): forward, teacher first, in nats
+    CE_n       -log softmax(s_n)[label_n]: at temperature 1
+    loss       sum_n w_n (kd_weight T² KL_n + ce_weight CE_n)
+
+T² is part of the loss, so it reaches the gradient: d loss / d s_n = w_n (kd_weight T (q_n - p_n) + ce_weight
+(softmax(s_n) - onehot(label_n))). The weights w_n carry the denominator (`row_weights`): w_n = 1 / (examples x reply
+tokens of the row's example) makes the loss the paper's Eq. 6, and 1 / reply tokens the mean of its released code. The
+teacher is a constant: no gradient reaches it, also not through a head that trains.
+
+Shapes: N rows (the reply tokens of a batch, end to end), H hidden, V vocabulary, B examples, k words kept of a teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_ROWS = 256  # rows whose logits exist at a time: fewer slow the matrix products down, more take memory
+_WIDE_PRODUCTS = ("cuda",)  # devices that multiply narrow matrices into a float32 one
+_LOWEST = -1e30  # stands for log 0: p log p stays 0 where -inf would make it NaN
+
+
+@dataclass(frozen=True)
+class Head:
+    """The language-model head as the loss needs it: logits = (h Wᵀ + b) scale, then softcap tanh(logits / softcap)."""
+
+    weight: Tensor  # [V, H]
+    bias: Tensor | None = None  # [V]
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+@dataclass(frozen=True)
+class TeacherLogits:
+    """The teacher's final logits: the head's transforms applied, the KD temperature not. -inf is allowed."""
+
+    logits: Tensor  # [N, V], any float dtype
+
+
+@dataclass(frozen=True)
+class TeacherTopK:
+    """The teacher's k likeliest words of each row, and the mass of all others in one tail bucket. Approximate.
+
+    The KL over these k + 1 outcomes is a true KL and at most the exact one. What is stored belongs to one temperature:
+    the tail's mass at another cannot be told from it.
+    """
+
+    values: Tensor  # [N, k] log-probabilities at `temperature`
+    indices: Tensor  # [N, k] int64, their words, distinct within a row
+    log_tail: Tensor  # [N] log-probability of all other words together at `temperature`; -inf for none
+    temperature: float
+
+    @classmethod
+    def from_logits(cls, logits: Tensor, k: int, temperature: float) -> TeacherTopK:
+        """Keep the k likeliest words of final logits [N, V]; k = V keeps all and leaves the tail empty."""
+        log_p = F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature, dim=-1)
+        values, indices = log_p.topk(k, dim=-1)
+        return cls(values, indices, log_p.scatter(-1, indices, -torch.inf).logsumexp(-1), temperature)
+
+    def __getitem__(self, rows: slice) -> TeacherTopK:
+        return TeacherTopK(self.values[rows], self.indices[rows], self.log_tail[rows], self.temperature)
+
+    def log_p(self, dtype: torch.dtype) -> Tensor:
+        """[N, k + 1], the tail last; normalized again, because a narrow dtype rounds what is stored."""
+        outcomes = torch.cat([self.values, self.log_tail[:, None]], dim=-1).to(dtype)
+        return F.log_softmax(outcomes, dim=-1).clamp_min(_LOWEST)
+
+    def log_q(self, log_q: Tensor) -> Tensor:
+        """The student's log-probabilities [N, V] over the same k + 1 outcomes."""
+        tail = log_q.scatter(-1, self.indices, _LOWEST).logsumexp(-1, keepdim=True)
+        return torch.cat([log_q.gather(-1, self.indices), tail], dim=-1)
+
+    def best(self) -> Tensor:
+        """[N] the likeliest word."""
+        return self.indices.gather(-1, self.values.argmax(-1, keepdim=True))[:, 0]
+
+
+Teacher = Tensor | TeacherLogits | TeacherTopK
+
+
+@dataclass(frozen=True)
+class KDLoss:
+    """What `kd_loss` returns; all but `loss` is detached, float32 [N], and at the KD temperature."""
+
+    loss: Tensor  # [] float32
+    kl: Tensor  # KL_n, without weights and T²
+    agreement: Tensor | None = None  # with `stats`: 1 where both models have the same likeliest word, else 0
+    teacher_entropy: Tensor | None = None  # with `stats`: nats; of the k + 1 outcomes for a TeacherTopK
+    student_entropy: Tensor | None = None  # with `stats`: nats
+
+
+def row_weights(
+    lengths: Tensor, total: int | Tensor | None = None, denominator: Literal["example", "token"] = "example"
+) -> Tensor:
+    """The weights [N] that make `kd_loss` a mean, for B examples end to end of `lengths` [B] rows; N = lengths.sum().
+
+    "example": the paper's Eq. 6, the mean over examples of the mean over each one's rows; `total` counts examples.
+    "token": the mean over all rows, as in the paper's released code; `total` counts rows.
+    By default `total` is that of `lengths`. Under gradient accumulation pass the total of the whole optimizer step: the
+    losses of its micro-batches then add up to that of the undivided batch, however it is cut.
+    """
+    if denominator == "example":
+        weights = 1 / (lengths.float() * (len(lengths) if total is None else total))
+    elif denominator == "token":
+        weights = torch.ones_like(lengths, dtype=torch.float32) / (lengths.sum() if total is None else total)
+    else:
+        raise ValueError(f'denominator: expected "example" or "token", found {denominator!r}.')
+    return weights.repeat_interleave(lengths)
+
+
+def kd_loss_dense(
+    student: Tensor,
+    teacher: Teacher,
+    head: Head,
+    weights: Tensor,
+    *,
+    temperature: float,
+    labels: Tensor | None = None,
+    kd_weight: float = 1.0,
+    ce_weight: float = 0.0,
+    stats: bool = False,
+) -> KDLoss:
+    """`kd_loss` by plain autograd over [N, V] logits: to read, to test against, and to differentiate twice."""
+    _check(student, teacher, head, weights, temperature, labels, ce_weight)
+    s = _dense_logits(student, head)
+    log_q = outcomes = F.log_softmax(s / temperature, dim=-1)
+    with torch.no_grad():
+        if isinstance(teacher, TeacherTopK):
+            log_p, best = teacher.log_p(s.dtype), teacher.best()
+        else:
+            t = teacher.logits if isinstance(teacher, TeacherLogits) else _dense_logits(teacher, head)
+            log_p = F.log_softmax(t.to(s.dtype) / temperature, dim=-1).clamp_min(_LOWEST)
+            best = log_p.argmax(-1)
+    if isinstance(teacher, TeacherTopK):
+        outcomes = teacher.log_q(log_q)
+    kl = (log_p.exp() * (log_p - outcomes)).sum(-1)
+    ce = F.cross_entropy(s, labels.clamp_min(0), reduction="none") if labels is not None and ce_weight else 0.0
+    loss = (weights.to(s.dtype) * (kd_weight * temperature**2 * kl + ce_weight * ce)).sum()
+    if not stats:
+        return KDLoss(loss, kl.detach())
+    log_q = log_q.detach()
+    return KDLoss(loss, kl.detach(), (best == log_q.argmax(-1)).to(s.dtype), _entropy(log_p), _entropy(log_q))
+
+
+def kd_loss(
+    student: Tensor,
+    teacher: Teacher,
+    head: Head,
+    weights: Tensor,
+    *,
+    temperature: float,
+    labels: Tensor | None = None,
+    kd_weight: float = 1.0,
+    ce_weight: float = 0.0,
+    chunk_rows: int | None = None,
+    stats: bool = False,
+    kernel: Literal["torch", "triton"] = "torch",
+) -> KDLoss:
+    """The distillation loss (paper, Eq. 6; convention: head of this file) and, in the same walk, its gradient.
+
+    Chunks of rows are projected, their logits turned in place into the gradient with respect to them, and that is
+    projected back: 6 N H V operations and two [chunk, V] float32 buffers, whatever N is. `backward` only multiplies by
+    the incoming gradient. A gradient that nobody asks for costs nothing; the head's is computed if it requires one.
+
+    Args:
+        student: [N, H] hidden states of the student's reply rows, after the final norm.
+        teacher: [N, H] the same of the teacher, for the same head; or its logits, or its likeliest words.
+        head: applied in its weight's dtype (float32, bf16, fp16) to both; sums and softmaxes are float32, also under
+            autocast.
+        weights: [N], see `row_weights`. A row of weight 0 adds exactly nothing, whatever it holds.
+        temperature: the KD temperature T, above 0.
+        labels: [N] the reply tokens; needed if `ce_weight` is not 0. A negative one counts as word 0: give its row
+            weight 0.
+        chunk_rows: the most rows whose logits exist at a time (default CHUNK_ROWS); results do not depend on it.
+        stats: return agreement and entropies as well.
+        kernel: "triton" does the work between the products in one kernel (hidden or logits teachers).
+
+    Raises:
+        ValueError: shapes, temperature, or labels do not fit together.
+        RuntimeError: in backward, if a second derivative is asked for.
+    """
+    _check(student, teacher, head, weights, temperature, labels, ce_weight, chunk_rows)
+    inputs = (student, head.weight, head.bias)
+    wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
+    terms = Terms(temperature, kd_weight, ce_weight, isinstance(teacher, Tensor), any(wanted))
+    with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
+        chunk = chunk_rows or CHUNK_ROWS
+        rows, gradients = _walk(student, teacher, head, weights, labels, terms, wanted, chunk, stats, kernel)
+        per_row = kd_weight * temperature**2 * rows["kl"] + ce_weight * rows.pop("ce")
+        loss = (weights * per_row).masked_fill(weights == 0, 0).sum()
+    if any(wanted):
+        loss = _WithGradients.apply(loss, *inputs, *gradients)
+    return KDLoss(loss, **rows)
+
+
+class _WithGradients(torch.autograd.Function):
+    """Ties a loss to its inputs by gradients that are already known."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *tensors: Tensor | None) -> Tensor:
+        inputs, gradients = tensors[:3], tensors[3:]
+        ctx.dtypes = [None if x is None else x.dtype for x in inputs]
+        ctx.save_for_backward(*gradients)
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "kd_loss has no second derivative: call backward without create_graph=True, or use kd_loss_dense."
+            )
+        pairs = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        scaled = [None if gradient is None else (gradient * incoming).to(dtype) for gradient, dtype in pairs]
+        return None, *scaled, None, None, None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the work between the products has to know besides its tensors."""
+
+    temperature: float
+    kd_weight: float
+    ce_weight: float
+    raw_teacher: bool  # the teacher's logits still need the head's bias, scale and soft-cap
+    gradient: bool
+
+    @property
+    def size(self) -> float:
+        """Bound of d loss_n / d s_n without w_n. Gradients are divided by it until they are float32 for good."""
+        return abs(self.kd_weight) * self.temperature + abs(self.ce_weight) or 1.0
+
+
+def _walk(
+    student: Tensor,
+    teacher: Teacher,
+    head: Head,
+    weights: Tensor,
+    labels: Tensor | None,
+    terms: Terms,
+    wanted: list[bool],
+    chunk_rows: int,
+    stats: bool,
+    kernel: str,
+) -> tuple[dict[str, Tensor], list[Tensor | None]]:
+    """Per-row results [N], and those gradients of student, head weight and head bias that are wanted."""
+    weight, n_rows = head.weight.detach(), len(student)
+    vocabulary, dtype = len(weight), torch.promote_types(weight.dtype, torch.float32)
+    names = ["kl", "ce", *(["agreement", "teacher_entropy", "student_entropy"] if stats else [])]
+    result = {name: student.new_zeros(n_rows, dtype=dtype) for name in names}
+    shapes = (student.shape, weight.shape, weight.shape[:1])
+    gradients = [student.new_zeros(x, dtype=dtype) if want else None for x, want in zip(shapes, wanted, strict=True)]
+    d_student, d_weight, d_bias = gradients
+    row_scale = weights.to(dtype)[:, None] * (head.scale * terms.size)
+    ignored = weights[:, None] == 0
+
+    between: Callable[..., None] = _rows
+    block = max(1, 2**26 // vocabulary)
+    if kernel == "triton" and not isinstance(teacher, TeacherTopK):
+        from .kernels import kd_rows
+
+        between = kd_rows
+    elif student.device.type == "cpu":  # a few rows for each thread, to stay in its cache
+        block = max(1, 2**19 // vocabulary) * torch.get_num_threads()
+
+    chunks = list(_slices(n_rows, chunk_rows))
+    most = max((rows.stop - rows.start for rows in chunks), default=0)
+    buffer = student.new_empty((most * (1 + terms.raw_teacher), vocabulary), dtype=dtype)
+    for rows in chunks:
+        hidden = student[rows].to(weight.dtype)
+        both = torch.cat([hidden, teacher[rows].to(weight.dtype)]) if isinstance(teacher, Tensor) else hidden
+        logits = _multiply(both, weight.T, out=buffer[: len(both)])
+        s, t_hidden = logits[: len(hidden)], logits[len(hidden) :]
+        for part in _slices(len(hidden), block):
+            at = slice(rows.start + part.start, rows.start + part.stop)
+            t: Tensor | TeacherTopK
+            if isinstance(teacher, TeacherTopK):
+                t = teacher[at]
+            elif isinstance(teacher, TeacherLogits):
+                t = teacher.logits[at].to(dtype, copy=True).clamp_min_(_LOWEST)
+            else:
+                t = t_hidden[part]
+            words = labels[at].clamp_min(0) if labels is not None and terms.ce_weight else None
+            between(s[part], t, head, words, terms, {name: values[at] for name, values in result.items()})
+        if d_student is not None:
+            _multiply(s, weight, out=d_student[rows]).mul_(row_scale[rows]).masked_fill_(ignored[rows], 0)
+        if d_weight is not None or d_bias is not None:
+            s.mul_(row_scale[rows]).masked_fill_(ignored[rows], 0)
+        if d_weight is not None:
+            torch.addmm(d_weight, s.T, hidden.to(dtype).masked_fill(ignored[rows], 0), out=d_weight)
+        if d_bias is not None:
+            d_bias.add_(s.sum(0))
+    return result, gradients
+
+
+def _rows(
+    s: Tensor, t: Tensor | TeacherTopK, head: Head, words: Tensor | None, terms: Terms, out: dict[str, Tensor]
+) -> None:
+    """The work between the products, for a block of n rows.
+
+    s: [n, V] the student's h Wᵀ; overwritten by the gradient with respect to it, but for w_n, head.scale, terms.size.
+    t: [n, V] the teacher's, or its final logits, overwritten; or its likeliest words.
+    words: [n] labels, for the cross-entropy.
+    out: [n] each: what it names is filled.
+    """
+    _transform_(s, head)
+    if terms.raw_teacher and isinstance(t, Tensor):
+        _transform_(t, head)
+    slope = 1 - (s / head.softcap).square_() if head.softcap and terms.gradient else None
+    if words is not None:
+        log_q = F.log_softmax(s, dim=-1)
+        out["ce"].copy_(log_q.gather(-1, words[:, None])[:, 0].neg_())
+        d_ce = log_q.exp_() if terms.gradient else None
+    log_q = outcomes = F.log_softmax(s.div_(terms.temperature), dim=-1)
+    if isinstance(t, TeacherTopK):
+        log_p, outcomes = t.log_p(s.dtype), t.log_q(log_q)
+    else:
+        log_p = F.log_softmax(t.div_(terms.temperature), dim=-1)
+    p = log_p.exp()
+    out["kl"].copy_(torch.linalg.vecdot(p, log_p - outcomes).clamp_min_(0))
+    if "agreement" in out:
+        best = t.best() if isinstance(t, TeacherTopK) else log_p.argmax(-1)
+        out["agreement"].copy_(best == log_q.argmax(-1))
+        out["teacher_entropy"].copy_(_entropy(log_p))
+        out["student_entropy"].copy_(_entropy(log_q))
+    if not terms.gradient:
+        return
+    if isinstance(t, TeacherTopK):  # a word in the tail has its share of the tail's gap
+        gap = outcomes.exp() - p
+        torch.exp(log_q.sub_(outcomes[:, -1:]), out=s).mul_(gap[:, -1:]).scatter_(-1, t.indices, gap[:, :-1])
+    else:
+        torch.exp(log_q, out=s).sub_(p)
+    s.mul_(terms.kd_weight * terms.temperature / terms.size)
+    if words is not None and d_ce is not None:
+        d_ce[torch.arange(len(words), device=words.device), words] -= 1
+        s.add_(d_ce, alpha=terms.ce_weight / terms.size)
+    if slope is not None:
+        s.mul_(slope)
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """out = a b, summed and kept in out's dtype also where b, the head, has a narrower one."""
+    if b.dtype == out.dtype:
+        return torch.mm(a, b, out=out)
+    if b.device.type in _WIDE_PRODUCTS:
+        lift = 2.0**14 if a.dtype == torch.float32 and b.dtype == torch.float16 else 1.0  # gradients underflow there
+        narrow = torch.mul(a, lift, out=torch.empty_like(a, dtype=b.dtype))
+        return torch.mm(narrow, b, out_dtype=out.dtype, out=out).div_(lift)
+    a = a.to(out.dtype)
+    for part in _slices(b.shape[1], max(1, 2**25 // b.shape[0])):  # a CPU's narrow products have narrow results
+        torch.mm(a, b[:, part].to(out.dtype), out=out[:, part])
+    return out
+
+
+def _slices(total: int, most: int) -> Iterator[slice]:
+    """As few slices of range(total) as have at most `most` each, all of one size or one less."""
+    count = -(-total // most)
+    for i in range(count):
+        yield slice(i * total // count, (i + 1) * total // count)
+
+
+def _transform_(logits: Tensor, head: Head) -> None:
+    """From h Wᵀ to final logits, in place."""
+    if head.bias is not None:
+        logits.add_(head.bias)
+    if head.scale != 1:
+        logits.mul_(head.scale)
+    if head.softcap:
+        logits.div_(head.softcap).tanh_().mul_(head.softcap)
+
+
+def _dense_logits(hidden: Tensor, head: Head) -> Tensor:
+    dtype = torch.promote_types(head.weight.dtype, torch.float32)
+    logits = F.linear(hidden.to(head.weight.dtype).to(dtype), head.weight.to(dtype))
+    logits = (logits if head.bias is None else logits + head.bias) * head.scale
+    return head.softcap * torch.tanh(logits / head.softcap) if head.softcap else logits
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    return -torch.linalg.vecdot(log_p.exp(), log_p)
+
+
+def _check(
+    student: Tensor,
+    teacher: Teacher,
+    head: Head,
+    weights: Tensor,
+    temperature: float,
+    labels: Tensor | None,
+    ce_weight: float,
+    chunk_rows: int | None = None,
+) -> None:
+    """Raise ValueError if shapes, temperature and labels do not fit together."""
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected a number above 0, found {temperature}.")
+    if ce_weight and labels is None:
+        raise ValueError("ce_weight is not 0, so `labels` are needed: the reply token of each row.")
+    if chunk_rows is not None and chunk_rows < 1:
+        raise ValueError(f"chunk_rows: expected a positive number or None for the default, found {chunk_rows}.")
+    if isinstance(teacher, TeacherTopK) and teacher.temperature != temperature:
+        raise ValueError(
+            f"The teacher's top-k was stored at temperature {teacher.temperature:g} and the loss has {temperature:g}: "
+            "the tail's mass is known at the former only, so store the targets again."
+        )
+    n, (v, h) = len(student), head.weight.shape
+    expected = {"student": (student, (n, h)), "weights": (weights, (n,))}
+    if isinstance(teacher, TeacherTopK):
+        k = teacher.values.shape[-1]
+        expected["teacher.values"], expected["teacher.indices"] = (teacher.values, (n, k)), (teacher.indices, (n, k))
+        expected["teacher.log_tail"] = (teacher.log_tail, (n,))
+    elif isinstance(teacher, TeacherLogits):
+        expected["teacher.logits"] = (teacher.logits, (n, v))
+    else:
+        expected["teacher"] = (teacher, (n, h))
+    if labels is not None:
+        expected["labels"] = (labels, (n,))
+    if head.bias is not None:
+        expected["head.bias"] = (head.bias, (v,))
+    for name, (tensor, shape) in expected.items():
+        if tensor.shape != shape:
+            raise ValueError(
+                f"{name}: expected shape {list(shape)}, found {list(tensor.shape)}. "
+                f"(N = {n} rows of student; V, H = {v}, {h} from head.weight.)"
+            )

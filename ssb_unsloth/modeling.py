@@ -1,0 +1,62 @@
+"""A causal language model in two halves, as the loss needs it: backbone to hidden states, head to logits.
+
+Works alike for plain transformers models, PEFT's wrapping of them, and Unsloth's patched ones.
+Shapes: B batch, S sequence, V vocabulary, H hidden.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from .errors import UserError
+from .losses import Head
+
+
+def causal_lm(model: nn.Module) -> Any:
+    """The transformers model inside, with its LoRA layers in place if it has any."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Last hidden states [B, S, H], as the head receives them. No tensor as wide as the vocabulary is made."""
+    backbone = causal_lm(model).get_decoder()
+    return backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]  # type: ignore[no-any-return]
+
+
+def output_head(model: nn.Module) -> Head:
+    """The head's weight [V, H], its bias, and what the architecture does to logits (Gemma's cap, Cohere's and Granite's
+    scale).
+
+    Raises:
+        UserError: the head is not one matrix (LoRA on it, or a quantized one), so hidden states do not stand for the
+            teacher's distribution.
+    """
+    lm = causal_lm(model)
+    layer = lm.get_output_embeddings()
+    if type(layer) is not nn.Linear:
+        raise UserError(
+            f"The output head is a {type(layer).__name__}; SSB needs a plain linear one. Take lm_head out of the LoRA"
+            " target modules, and keep it unquantized."
+        )
+    config = lm.config.get_text_config()
+    scale = float(getattr(config, "logit_scale", None) or 1.0)
+    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
+    return Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+
+@contextlib.contextmanager
+def as_teacher(model: nn.Module) -> Iterator[None]:
+    """The frozen base: adapter off, dropout off, no gradients. The same weights serve teacher and student."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext():
+            yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,262 @@
+"""Word problems for the pocket: chains of events over one amount, in wordings that are easy to misread.
+
+Each tricky family has a keyword that suggests one operation, and wordings in which the right operation is the opposite:
+"Tom has 3 more than Mia" and "Mia has 3 more than Tom" hold the same words. Readers who go by the keyword get the second kind
+wrong, as children do (the consistency effect of Lewis and Mayer, 1987); `corpus` writes such readers' solutions.
+
+Pure Python, no heavy import: `generate` is what recipes and tests call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import UserError
+from ..records import Problem, stable_id
+
+NAMES = ("Mia", "Tom", "Ann", "Ben", "Eva", "Leo", "Zoe", "Max", "Ida", "Sam", "Kim", "Ron")
+NOUNS = ("shells", "coins", "cards", "stamps", "beads", "books", "pens", "toys", "nuts", "keys")
+LARGEST, DRILLS = 100_000, 2_000  # problems in one call; there are many more, and some 3,700 drills
+
+Operation = Literal["+", "-"]
+
+
+@dataclass(frozen=True)
+class Wording:
+    """A sentence with gaps {c} (whose amount is known), {o} (somebody new) and {n}; what it means, what it suggests.
+
+    `passes_on`: the amount that is spoken of from here on is {o}'s, as in "{o} has {n} more than that".
+    """
+
+    family: str
+    text: str
+    means: Operation
+    suggests: Operation
+    passes_on: bool = False
+
+
+def _family(name: str, suggests: Operation, adds: list[str], subtracts: list[str]) -> list[Wording]:
+    return [
+        Wording(name, text, means, suggests, passes_on="{o}" in text)
+        for means, texts in (("+", adds), ("-", subtracts))
+        for text in texts
+    ]
+
+
+PLAIN = [
+    Wording("plain", "{c} finds {n}.", "+", "+"),
+    Wording("plain", "{c} buys {n}.", "+", "+"),
+    Wording("plain", "{c} breaks {n}.", "-", "-"),
+    Wording("plain", "{c} uses up {n}.", "-", "-"),
+]
+BOOTSTRAPPED = [
+    *_family(
+        "more",
+        "+",
+        ["{o} has {n} more.", "{o} has {n} more than that.", "{o} has {n} more than {c}."],
+        ["That is {n} more than {o} has.", "With {n} more, {o} would have as many.", "{c} has {n} more than {o}."],
+    ),
+    *_family(
+        "fewer",
+        "-",
+        ["That is {n} fewer than {o} has.", "With {n} fewer, {o} would have as many.", "{c} has {n} fewer than {o}."],
+        ["{o} has {n} fewer.", "{o} has {n} fewer than that.", "{o} has {n} fewer than {c}."],
+    ),
+    *_family(
+        "give",
+        "-",
+        ["{c} is given {n}.", "A friend gives {n} to {c}."],
+        ["{c} gives away {n}.", "{c} gives {n} to a friend."],
+    ),
+    *_family(
+        "take",
+        "-",
+        ["{c} takes in {n}.", "{c} takes {n} from a friend."],
+        ["A friend takes away {n}.", "A friend takes {n} from {c}."],
+    ),
+    *_family(
+        "lose",
+        "-",
+        ["{c} gets {n} lost ones back.", "A friend loses {n} to {c}."],
+        ["{c} loses {n}.", "{c} loses {n} to a friend."],
+    ),
+    *_family(
+        "lend",
+        "-",
+        ["{c} is lent {n}.", "A friend lends {n} to {c}."],
+        ["{c} lends out {n}.", "{c} lends {n} to a friend."],
+    ),
+]
+HELD_OUT = [  # part of the pre-training text, but never bootstrapped: only `test_hard` asks for them
+    *_family(
+        "less",
+        "-",
+        ["That is {n} less than {o} has.", "With {n} less, {o} would have as many.", "{c} has {n} less than {o}."],
+        ["{o} has {n} less.", "{o} has {n} less than that.", "{o} has {n} less than {c}."],
+    ),
+    *_family(
+        "win",
+        "+",
+        ["{c} wins {n}.", "{c} wins {n} from a friend."],
+        ["A friend wins {n} of them.", "A friend wins {n} from {c}."],
+    ),
+    *_family(
+        "sell",
+        "-",
+        ["{c} is sold {n}.", "A friend sells {n} to {c}."],
+        ["{c} sells {n}.", "{c} sells {n} to a friend."],
+    ),
+]
+WORDINGS = [*PLAIN, *BOOTSTRAPPED, *HELD_OUT]
+
+# Every instance falls into one of 100 buckets by the hash of its (wordings, numbers); a split owns some of them, so no
+# two splits can share a problem, whatever names and things it is dressed in.
+BUCKETS = {
+    "train": range(0, 60),
+    "bootstrap": range(60, 72),
+    "validation": range(72, 78),
+    "test": range(78, 90),
+    "test_hard": range(90, 95),
+    "drills": range(60, 100),  # of the drills, which are another kind of instance
+}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One sentence of a story: its wording, its number, and whose amount is known before (`who`) and after (`then`)."""
+
+    wording: Wording
+    number: int
+    who: str
+    other: str
+
+    @property
+    def then(self) -> str:
+        return self.other if self.wording.passes_on else self.who
+
+    @property
+    def text(self) -> str:
+        return self.wording.text.format(c=self.who, o=self.other, n=self.number)
+
+
+@dataclass(frozen=True)
+class Story:
+    """A word problem with its structure: a starting amount and the events that change or compare it."""
+
+    start: int
+    events: tuple[Event, ...]
+    noun: str
+
+    @property
+    def question(self) -> str:
+        first, last = self.events[0].who, self.events[-1].then
+        told = " ".join(event.text for event in self.events)
+        return f"{first} has {self.start} {self.noun}. {told} How many {self.noun} does {last} have now?"
+
+    @property
+    def gold(self) -> str:
+        signed = (event.number if event.wording.means == "+" else -event.number for event in self.events)
+        return str(self.start + sum(signed))
+
+    @property
+    def key(self) -> str:
+        """The canonical instance: wordings and numbers, without the names and things."""
+        return "|".join([str(self.start), *(f"{event.wording.text}{event.number}" for event in self.events)])
+
+
+@dataclass(frozen=True)
+class Drill:
+    """A question without a story: a sum, the larger of two numbers, or a double. Measures what training forgets."""
+
+    kind: Literal["sum", "larger", "double"]
+    a: int
+    b: int
+    operation: Operation = "+"
+
+    @property
+    def question(self) -> str:
+        if self.kind == "sum":
+            return f"What is {self.a}{self.operation}{self.b}?"
+        return f"Which is larger, {self.a} or {self.b}?" if self.kind == "larger" else f"What is twice {self.a}?"
+
+    @property
+    def gold(self) -> str:
+        if self.kind == "sum":
+            return str(self.a + self.b if self.operation == "+" else self.a - self.b)
+        return str(max(self.a, self.b) if self.kind == "larger" else 2 * self.a)
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}|{self.a}|{self.operation}|{self.b}"
+
+
+def draw_story(rng: random.Random, split: str) -> Story:
+    """A story of the split's kind, from the split's buckets: any one to four events in `train`; elsewhere a plain event
+    and two tricky ones, and in `test_hard` a fourth from a family that is never bootstrapped.
+    """
+    while True:
+        if split == "train":
+            length = rng.choice((1, 2, 3, 3, 3, 4))
+            wordings = [rng.choice(rng.choice((PLAIN, BOOTSTRAPPED, BOOTSTRAPPED, HELD_OUT))) for _ in range(length)]
+        else:
+            wordings = [rng.choice(PLAIN), rng.choice(BOOTSTRAPPED), rng.choice(BOOTSTRAPPED)]
+            wordings += [rng.choice(HELD_OUT)] if split == "test_hard" else []
+            rng.shuffle(wordings)
+        story = _dress(rng, wordings)
+        if _bucket(story.key) in BUCKETS[split]:
+            return story
+
+
+def draw_drill(rng: random.Random, held_out: bool) -> Drill:
+    """A drill that `generate` may ask (held out), or one for the pre-training text."""
+    while True:
+        kind = rng.choice(("sum", "sum", "larger", "double"))
+        if kind == "sum":
+            drill = Drill("sum", rng.randint(10, 80), rng.randint(2, 9), rng.choice(("+", "-")))
+        elif kind == "larger":
+            drill = Drill("larger", *rng.sample(range(10, 100), 2))
+        else:
+            number = rng.randint(2, 49)
+            drill = Drill("double", number, number)
+        if (_bucket(drill.key) in BUCKETS["drills"]) == held_out:
+            return drill
+
+
+def generate(split: str, n: int, seed: int) -> list[Problem]:
+    """`n` distinct problems of `train`, `bootstrap`, `validation`, `test`, `test_hard` or `drills`; the same for a seed.
+
+    The splits are disjoint: no two share an instance. Raises UserError for another split, or more than there are.
+    """
+    if split not in BUCKETS:
+        raise UserError(f"The pocket has no split '{split}'; it has {', '.join(BUCKETS)}.")
+    most = DRILLS if split == "drills" else LARGEST
+    if not 0 <= n <= most:
+        raise UserError(f"The pocket gives 0 to {most:,} problems of '{split}' at a time, not {n:,}; ask for fewer.")
+    rng = random.Random(f"{split}|{seed}")
+    found: dict[str, Problem] = {}
+    while len(found) < n:
+        instance = draw_drill(rng, held_out=True) if split == "drills" else draw_story(rng, split)
+        question = instance.question
+        found.setdefault(instance.key, Problem(stable_id("pocket", question), question, instance.gold))
+    return list(found.values())
+
+
+def _dress(rng: random.Random, wordings: list[Wording]) -> Story:
+    """Numbers, names and things for the wordings. Whatever signs a reader takes, the amount stays within 1 to 99, and
+    above 0 if each result is one too small besides.
+    """
+    numbers = [rng.randint(2, 9) for _ in wordings]
+    start = rng.randint(sum(numbers) + len(numbers) + 1, 60)
+    who, *others = rng.sample(NAMES, len(wordings) + 1)
+    events = []
+    for wording, number, other in zip(wordings, numbers, others, strict=True):
+        events.append(Event(wording, number, who, other))
+        who = events[-1].then
+    return Story(start, tuple(events), rng.choice(NOUNS))
+
+
+def _bucket(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) % 100

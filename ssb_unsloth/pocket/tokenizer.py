@@ -1,0 +1,75 @@
+"""The pocket's tokenizer: a small byte-level BPE in Qwen2's manner, in which each long stretch of a prompt is one token.
+
+The prompts stay the paper's, word for word, while a hinted context stays short enough for a tiny model on a laptop.
+The class is Qwen2Tokenizer itself: AutoTokenizer rebuilds that class for every `qwen2` configuration whatever lies in
+tokenizer.json, so a tokenizer with another pre-tokenization would silently get other ids at inference.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+
+from tokenizers import AddedToken
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import Qwen2Tokenizer
+
+from .. import prompts
+from .corpus import draw_chat
+
+END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"  # padding; a turn's start; its end
+SEPARATOR = "\n-----\n"  # what the refinement prompt puts around its gaps
+VOCABULARY = 512  # at most; all the words fit
+CHATS = 4000  # to learn the merges from
+
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def stretches() -> list[str]:
+    """The parts of the prompts between their gaps, in the pieces that any combination of hints is put together from."""
+    refine = prompts.text("refine")
+    opening, rest = refine.split("<question>")
+    request = rest.removeprefix(SEPARATOR).replace(prompts.RIGHT_SECTION, "").replace(prompts.WRONG_SECTION, "")
+    headings = [
+        section.split(f"<{name}>")[0]
+        for section, name in ((prompts.RIGHT_SECTION, "right"), (prompts.WRONG_SECTION, "wrong"))
+    ]
+    return [prompts.text("tutor"), opening, *headings, request, SEPARATOR]
+
+
+def train_tokenizer(seed: int) -> Qwen2Tokenizer:
+    """Learn the merges from freshly drawn chats, then add the special tokens and the prompts' stretches."""
+    added = [END_OF_TEXT, START, END, *stretches()]
+    blank = Qwen2Tokenizer()
+    trainer = BpeTrainer(
+        vocab_size=VOCABULARY - len(added), initial_alphabet=ByteLevel.alphabet(), show_progress=False, min_frequency=2
+    )
+    backend = blank.backend_tokenizer
+    backend.train_from_iterator(_texts(random.Random(f"tokenizer|{seed}")), trainer)
+    learned = json.loads(backend.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=learned["vocab"],
+        merges=[tuple(merge) for merge in learned["merges"]],
+        unk_token=END_OF_TEXT,
+        eos_token=END,
+        pad_token=END_OF_TEXT,
+        extra_special_tokens=[START],
+        model_max_length=512,
+    )
+    tokenizer.add_tokens([AddedToken(stretch, normalized=False) for stretch in stretches()])
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def _texts(rng: random.Random) -> Iterator[str]:
+    """What stands in the chats beside the prompts' stretches."""
+    for _ in range(CHATS):
+        messages, question = draw_chat(rng)
+        yield from ("system\n", "user\n" + question, "assistant\n" + messages[-1]["content"])

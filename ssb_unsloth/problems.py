@@ -1,0 +1,85 @@
+"""Data sets to Problems: a local JSONL or Parquet file, a hub data set, or the built-in generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .config import ProblemsConfig
+from .errors import UserError
+from .grading import gold_from
+from .records import Problem, read_rows, stable_id
+
+POCKET_SEED = 0  # the generated sets are data like any other: they do not change with a recipe's seed
+POCKET_PROBLEMS = 1000
+FILE_KINDS = (".jsonl", ".parquet")
+
+
+def load_problems(config: ProblemsConfig) -> list[Problem]:
+    """The recipe's problems in their order, without repeated questions.
+
+    A problem's id depends on its question alone, so it is the same in every data set, run and order.
+
+    Raises:
+        UserError: no such source or column, a question that is empty, or a gold answer that cannot be found; the file
+            and line (or the row) are named.
+    """
+    if config.source == "pocket":
+        from .pocket.problems import generate
+
+        return generate(config.split, config.limit or POCKET_PROBLEMS, POCKET_SEED)
+    problems: dict[str, Problem] = {}
+    for where, row in _rows(config):
+        if config.limit is not None and len(problems) == config.limit:
+            break
+        problem = _problem(row, where, config)
+        problems.setdefault(problem.id, problem)
+    if not problems:
+        raise UserError(f"{config.source}: holds no problem.")
+    return list(problems.values())
+
+
+def _problem(row: dict[str, Any], where: str, config: ProblemsConfig) -> Problem:
+    for column in (config.question, config.gold):
+        if column not in row:
+            raise UserError(f"{where}: no column {column!r}; it has {', '.join(map(repr, row))}. Name it in the recipe.")
+    question, gold = row[config.question], row[config.gold]
+    if not isinstance(question, str) or not question.strip():
+        raise UserError(f"{where}: the question is empty or no text.")
+    try:
+        return Problem(stable_id(question), question, gold_from(str(gold), config.gold_format))
+    except ValueError as error:
+        raise UserError(f"{where}: {error} Is gold_format: {config.gold_format!r} right for this file?") from None
+
+
+def _rows(config: ProblemsConfig) -> Iterable[tuple[str, dict[str, Any]]]:
+    path = Path(config.source).expanduser()
+    if path.suffix == ".jsonl":
+        return ((f"{path}, line {number}", row) for number, row in read_rows(path))
+    if path.suffix == ".parquet":
+        if not path.exists():
+            raise UserError(f"{path}: no such file.")
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.parquet.read_table(path).to_pylist()
+        except pyarrow.ArrowException as error:
+            raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]}).") from None
+        return ((f"{path}, row {number}", row) for number, row in enumerate(table, start=1))
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: expected a file ending in {' or '.join(FILE_KINDS)}.")
+    return _hub_rows(config)
+
+
+def _hub_rows(config: ProblemsConfig) -> Iterable[tuple[str, dict[str, Any]]]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(config.source, config.config, split=config.split)
+    except Exception as error:  # the hub client raises many kinds: offline, gated, no such name, no such split
+        raise UserError(
+            f"Data set {config.source!r} (configuration {config.config!r}, split {config.split!r}) cannot be loaded:"
+            f" {str(error).splitlines()[0]} Check the name and the network, or give a local .jsonl or .parquet file."
+        ) from None
+    return ((f"{config.source}, row {number}", row) for number, row in enumerate(rows, start=1))

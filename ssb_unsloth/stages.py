@@ -1,0 +1,235 @@
+"""The chain of stages: what determines each one's result, and how recipe and folders become its arguments.
+
+The only file that knows more than one stage. Each stage runs in a process of its own (`cli`), so that a GPU's memory is
+free before the next begins; heavy imports are inside the functions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .backends import Adapter, load_sampler, model_path
+from .config import ProblemsConfig, Recipe
+from .errors import UserError
+from .progress import say
+from .records import Generation, Pair, Problem, read_jsonl, write_jsonl
+from .rundir import FORMAT, RunDir, Work, digest, fingerprint
+
+if TYPE_CHECKING:
+    from .collator import Example
+
+STUDENT = "ssb"
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    after: tuple[str, ...]  # the stages whose folders it reads
+    determined_by: Callable[[Recipe], dict[str, Any]]  # its part of the recipe, and the identity of files it reads
+    run: Callable[[Recipe, RunDir, Work], None]
+
+    def key(self, recipe: Recipe, run: RunDir) -> tuple[str, dict[str, Any]]:
+        """The hash of all that determines the result, and that itself.
+
+        Raises:
+            UserError: a stage that this one reads has not been run.
+        """
+        inputs = {}
+        for name in self.after:
+            manifest = run.manifest(name)
+            if manifest is None:
+                raise UserError(f"Stage {self.name} reads what {name} writes, and {run.stage(name)} is not there: run `ssb {name}` first.")
+            inputs[name] = manifest["id"]
+        determined_by = {"format": FORMAT, "seed": recipe.seed, **self.determined_by(recipe), "inputs": inputs}
+        return digest(determined_by), determined_by
+
+
+def _model_identity(recipe: Recipe) -> dict[str, Any]:
+    path = Path(model_path(recipe.model))
+    local = fingerprint(path) if path.exists() else None
+    return {**asdict(recipe.model), "files": local}
+
+
+def _problems_identity(config: ProblemsConfig) -> dict[str, Any]:
+    path = Path(config.source).expanduser()
+    return {**asdict(config), "files": fingerprint(path) if path.is_file() else None}
+
+
+def _curate(recipe: Recipe, run: RunDir, work: Work) -> None:
+    from .curate import Curator
+    from .problems import load_problems
+
+    problems = load_problems(recipe.problems)
+    curator = Curator(
+        recipe.curate,
+        make_sampler=lambda: load_sampler(recipe.model, recipe.sampler, recipe.seed),
+        max_model_len=recipe.sampler.max_model_len,
+        seed=recipe.seed,
+        folder=work.folder,
+    )
+    statistics = curator.run(problems)
+    work.tokens, work.summary = statistics.tokens, asdict(statistics)
+
+
+def read_pairs(run: RunDir) -> list[Pair]:
+    """The curated pairs. Raises UserError where there are none, with the counts that say why."""
+    pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)
+    if not pairs:
+        s = json.loads((run.stage("curate") / "statistics.json").read_text())
+        raise UserError(
+            f"No pair came out of {s['questions']:,} questions: {s['all_right']:,} with only right rollouts,"
+            f" {s['all_wrong']:,} with only wrong ones, {s['mixed']:,} mixed, {s['accepted']:,} of {s['refined']:,}"
+            f" refinements right, {s['skipped']:,} skipped ({run.stage('curate') / 'statistics.json'}). Without a pair"
+            " there is nothing to train on: take questions that the model gets right now and then."
+        )
+    return pairs
+
+
+def _examples(pairs: Sequence[Pair], tokenizer: Any) -> list[Example]:
+    from .backends.transformers import render
+    from .collator import Example
+    from .prompts import student_messages, teacher_messages
+
+    return [
+        Example(
+            pair.id,
+            render(tokenizer, student_messages(pair.question)),
+            render(tokenizer, teacher_messages(pair.question, pair.right, pair.wrong)),
+            pair.reply_ids,
+        )
+        for pair in pairs
+    ]
+
+
+def _teach(recipe: Recipe, run: RunDir, work: Work) -> None:
+    from .backends.transformers import load_model, load_tokenizer
+    from .targets import TargetWriter
+    from .teach import teach
+
+    pairs = read_pairs(run)
+    writer = TargetWriter(work.folder)
+    if recipe.teach.targets != "online":
+        tokenizer = load_tokenizer(recipe.model)
+        examples = _examples(pairs, tokenizer)
+        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        work.tokens = teach(load_model(recipe.model), examples, recipe.teach, recipe.train.temperature, pad, writer)
+    writer.close({"targets": recipe.teach.targets, "temperature": recipe.train.temperature})
+    replies = sum(len(pair.reply_ids) for pair in pairs)
+    work.summary = {"targets": recipe.teach.targets, "pairs": len(pairs), "reply_tokens": replies}
+
+
+def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
+    import shutil
+
+    from .backends.transformers import load_model, load_tokenizer
+    from .targets import Targets
+    from .train import train
+
+    pairs = read_pairs(run)
+    tokenizer = load_tokenizer(recipe.model)
+    examples = _examples(pairs, tokenizer)
+    paired = {pair.problem_id for pair in pairs}
+    asked = read_jsonl(run.stage("curate") / "questions.jsonl", Problem)
+    held_out = [problem for problem in asked if problem.id not in paired][: recipe.train.probe_questions]
+    result = train(
+        load_model(recipe.model),
+        tokenizer,
+        examples,
+        None if recipe.teach.targets == "online" else Targets(run.stage("teach")),
+        held_out,
+        recipe.train,
+        recipe.curate.rollout.max_tokens,
+        recipe.seed,
+        work.folder,
+    )
+    shutil.rmtree(work.folder / "checkpoints", ignore_errors=True)
+    history = result.pop("history")
+    write_jsonl(work.folder / "history.jsonl", history)
+    losses = [row["loss"] for row in history if "loss" in row]
+    work.tokens = recipe.train.epochs * sum(len(e.student_ids) + len(e.reply_ids) for e in examples)
+    work.summary = {"steps": history[-1]["step"], "first_loss": losses[0], "last_loss": losses[-1], **result}
+
+
+def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
+    from .evaluate import BASE, as_rows, evaluate, score
+    from .problems import load_problems
+
+    if not recipe.evaluate.benchmarks:
+        raise UserError("evaluate.benchmarks: empty, so there is nothing to evaluate on; name one in the recipe.")
+    benchmarks = {name: (config, load_problems(config)) for name, config in recipe.evaluate.benchmarks.items()}
+    for name, (_, problems) in benchmarks.items():
+        write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
+    sampler = load_sampler(recipe.model, recipe.sampler, recipe.seed)
+    models = {BASE: None, STUDENT: Adapter(STUDENT, run.stage("train") / "adapter")}
+    generations = evaluate(sampler, models, benchmarks, recipe.sampler.max_model_len, recipe.seed, work.folder)
+    scores, differences = score(generations, recipe.evaluate.benchmarks, recipe.seed)
+    result = {"scores": as_rows(scores), "differences": as_rows(differences)}
+    (work.folder / "scores.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    work.tokens = sum(g.n_tokens for g in generations)
+    work.summary = {"generations": len(generations)}
+
+
+def read_generations(run: RunDir, benchmark: str, temperature: float) -> dict[str, list[Generation]]:
+    """The kept generations of one benchmark and decoding, by model."""
+    suffix = f"-{benchmark}-{temperature:g}.jsonl"
+    files = sorted(run.stage("evaluate").glob("*" + suffix))
+    return {path.name.removesuffix(suffix): read_jsonl(path, Generation) for path in files}
+
+
+def _report(recipe: Recipe, run: RunDir, work: Work) -> None:
+    from .report import write_report
+
+    write_report(recipe, run, work.folder)
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "curate",
+            (),
+            lambda r: {
+                "model": _model_identity(r),
+                "problems": _problems_identity(r.problems),
+                "sampler": asdict(r.sampler),
+                "curate": asdict(r.curate),
+                "rollouts": fingerprint(Path(r.curate.rollouts_file)) if r.curate.rollouts_file else None,
+            },
+            _curate,
+        ),
+        Stage(
+            "teach",
+            ("curate",),
+            lambda r: {"model": _model_identity(r), "teach": asdict(r.teach), "temperature": r.train.temperature},
+            _teach,
+        ),
+        Stage("train", ("curate", "teach"), lambda r: {"model": _model_identity(r), "train": asdict(r.train)}, _train),
+        Stage(
+            "evaluate",
+            ("train",),
+            lambda r: {
+                "model": _model_identity(r),
+                "sampler": asdict(r.sampler),
+                "benchmarks": {name: _problems_identity(b) for name, b in r.evaluate.benchmarks.items()},
+            },
+            _evaluate,
+        ),
+        Stage("report", ("curate", "teach", "train", "evaluate"), lambda r: {"recipe": asdict(r)}, _report),
+    )
+}
+
+
+def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
+    """Run a stage in this process unless it is fresh. Returns whether it ran."""
+    stage = STAGES[name]
+    key, determined_by = stage.key(recipe, run)
+    if not force and run.is_fresh(name, key):
+        return False
+    with run.write(name, key, determined_by) as work:
+        stage.run(recipe, run, work)
+    say(f"{name}: done, {run.stage(name)}")
+    return True

@@ -1,0 +1,149 @@
+"""The train stage: verified pairs and the stored teacher in, a LoRA adapter and its training history out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from torch import nn
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import get_last_checkpoint
+
+from .backends import Request
+from .backends.transformers import TransformersSampler
+from .collator import Example
+from .config import SamplingConfig, TrainConfig
+from .progress import bar
+from .prompts import student_messages
+from .records import Problem
+from .trainer import SSBConfig, SSBTrainer, Targets
+
+
+def trainer_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: Any) -> SSBConfig:
+    """The recipe's `train` section as the trainer takes it. `dtype`: the base model's weights'."""
+    import torch
+
+    micro = config.micro_batch_size or config.batch_size
+    on_gpu = torch.cuda.is_available()
+    return SSBConfig(
+        output_dir=str(checkpoints),
+        kd_temperature=config.temperature,
+        denominator=config.denominator,
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=config.batch_size // micro,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.lr_scheduler,
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        gradient_checkpointing=config.gradient_checkpointing,
+        logging_steps=config.logging_steps,
+        save_steps=config.save_steps,
+        save_total_limit=1,
+        report_to=config.report_to or "none",
+        seed=seed,
+        data_seed=seed,
+        use_cpu=not on_gpu,
+        bf16=on_gpu and dtype == torch.bfloat16,
+        fp16=on_gpu and dtype == torch.float16,
+        dataloader_pin_memory=False,  # batches hold views and targets that pinning does not know
+        disable_tqdm=True,  # the bar below says the same in one line
+    )
+
+
+def train(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    targets: Targets | None,
+    probes: Sequence[Problem],
+    config: TrainConfig,
+    probe_tokens: int,
+    seed: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """Train, save `folder/adapter`, and return {"history": [a dict a log], "trainable_parameters", "total_parameters"}.
+
+    `probes` are held-out questions: the student's own reply to each is measured while it trains, at most
+    `probe_tokens` long. A checkpoint in `folder/checkpoints` is gone on with.
+    """
+    trainer = SSBTrainer(
+        model,
+        args=trainer_arguments(config, folder / "checkpoints", seed, next(model.parameters()).dtype),
+        train_dataset=examples,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=config.lora.r,
+            lora_alpha=config.lora.alpha,
+            lora_dropout=config.lora.dropout,
+            target_modules=config.lora.target_modules,
+            task_type="CAUSAL_LM",
+        ),
+        targets=targets,
+        callbacks=[Bar()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    if probes and config.probe_steps:
+        trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, probe_tokens))
+    checkpoint = get_last_checkpoint(folder / "checkpoints") if (folder / "checkpoints").exists() else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    parameters = list(trainer.model.parameters())
+    trainer.model.save_pretrained(folder / "adapter")
+    return {
+        "history": trainer.state.log_history,
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "total_parameters": sum(p.numel() for p in parameters),
+    }
+
+
+class LengthProbe(TrainerCallback):
+    """Measures the length of the student's own greedy replies to held-out questions, before, during and after.
+
+    The paper's Figure 2c shows the completion length; its released code logs the teacher's fixed replies there.
+    """
+
+    def __init__(
+        self, trainer: SSBTrainer, tokenizer: PreTrainedTokenizerBase, probes: Sequence[Problem], every: int, tokens: int
+    ) -> None:
+        self._trainer, self._every = trainer, every
+        self._sampler = TransformersSampler(trainer.model, tokenizer, batch_size=len(probes))
+        self._requests = [Request(self._sampler.render(student_messages(p.question)), 0) for p in probes]
+        self._decoding = SamplingConfig(temperature=0, max_tokens=tokens)
+
+    def on_train_begin(self, args: SSBConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._measure()
+
+    def on_step_end(self, args: SSBConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step % self._every == 0 or state.global_step == state.max_steps:
+            self._measure()
+
+    def _measure(self) -> None:
+        model = self._trainer.model
+        model.eval()
+        replies = self._sampler.sample(self._requests, self._decoding, title="probe", quiet=True)
+        model.train()
+        lengths = [len(reply.token_ids) for reply in replies]
+        cut = sum(reply.finish_reason == "length" for reply in replies)
+        self._trainer.log({"reply_tokens": sum(lengths) / len(lengths), "reply_truncated": cut / len(lengths)})
+
+
+class Bar(TrainerCallback):
+    """Steps, rate, time left, and the last loss."""
+
+    def on_train_begin(self, args: SSBConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._bar = bar("train", "step", state.max_steps, initial=state.global_step)
+
+    def on_step_end(self, args: SSBConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._bar.update(1)
+
+    def on_log(
+        self, args: SSBConfig, state: TrainerState, control: TrainerControl, logs: dict[str, float], **kwargs: Any
+    ) -> None:
+        if "loss" in logs:
+            self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
+
+    def on_train_end(self, args: SSBConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._bar.close()

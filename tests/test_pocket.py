@@ -1,0 +1,223 @@
+"""The pocket: its splits, its gold answers, its text, its tokenizer, and the model that it ships and rebuilds."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssb_unsloth import prompts
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.pocket import MODEL_DIR, corpus, problems
+from ssb_unsloth.records import Problem
+
+WORD_SPLITS = ["train", "bootstrap", "validation", "test", "test_hard"]
+# What each sentence does to the amount that is spoken of, told apart by who comes before whom. Written from the English
+# alone, without the generator's table: {k} is somebody whose amount is known, {x} somebody new.
+GAINS = [
+    r"{k} (finds|buys|wins) \d+( from a friend)?\.",
+    r"{k} is (given|lent|sold) \d+\.",
+    r"A friend (gives|lends|sells|loses) \d+ to {k}\.",
+    r"{k} takes (in \d+|\d+ from a friend)\.",
+    r"{k} gets \d+ lost ones back\.",
+    r"{x} has \d+ more( than (that|{k}))?\.",
+    r"(That is|{k} has) \d+ (fewer|less) than {x}( has)?\.",
+    r"With \d+ (fewer|less), {x} would have as many\.",
+]
+LOSSES = [
+    r"{k} (breaks|uses up|loses) \d+\.",
+    r"{k} (gives|lends|sells|loses) \d+ to a friend\.",
+    r"{k} (gives away|lends out|sells) \d+\.",
+    r"A friend takes (away \d+|\d+ from {k})\.",
+    r"A friend wins \d+ (of them|from {k})\.",
+    r"{x} has \d+ (fewer|less)( than (that|{k}))?\.",
+    r"(That is|{k} has) \d+ more than {x}( has)?\.",
+    r"With \d+ more, {x} would have as many\.",
+]
+
+
+def read_independently(question: str) -> int:
+    """The answer, read sentence by sentence with the rules above."""
+    first, *events, asked = (sentence.strip() for sentence in re.findall(r"[^.?]+[.?]", question))
+    known, amount = first.split()[0], int(first.split()[2])
+    for sentence in events:
+        named = set(re.findall("|".join(problems.NAMES), sentence)) - {known}
+        new = named.pop() if named else "nobody"
+        assert not named
+        signs = [
+            sign
+            for sign, rules in ((1, GAINS), (-1, LOSSES))
+            for rule in rules
+            if re.fullmatch(rule.format(k=known, x=new), sentence)
+        ]
+        assert len(signs) == 1, sentence
+        amount += signs[0] * int("".join(filter(str.isdigit, sentence)))
+        known = known if new == "nobody" else new
+    assert f"does {known} have now?" in asked
+    return amount
+
+
+def instance(problem: Problem) -> str:
+    """The question with its names and things masked: what must not be shared between splits."""
+    text, names = problem.question, list(dict.fromkeys(re.findall("|".join(problems.NAMES), problem.question)))
+    for index, name in enumerate(names):
+        text = text.replace(name, f"name{index}")
+    return re.sub("|".join(problems.NOUNS), "things", text)
+
+
+def test_splits_share_no_instance() -> None:
+    seen: dict[str, str] = {}
+    for split in WORD_SPLITS:
+        for seed in (0, 1):
+            for problem in problems.generate(split, 500, seed):
+                assert seen.setdefault(instance(problem), split) == split
+
+
+def test_held_out_drills_are_not_in_the_pretraining_text() -> None:
+    rng = random.Random(0)
+    trained = {problems.draw_drill(rng, held_out=False).question for _ in range(2000)}
+    assert not trained & {problem.question for problem in problems.generate("drills", 1000, 0)}
+
+
+def test_the_pretraining_text_holds_no_other_splits_instance() -> None:
+    rng = random.Random(0)
+    trained = {instance(Problem("", problems.draw_story(rng, "train").question, "")) for _ in range(2000)}
+    for split in WORD_SPLITS[1:]:
+        assert not trained & {instance(problem) for problem in problems.generate(split, 500, 0)}
+
+
+@pytest.mark.parametrize("split", [*WORD_SPLITS, "drills"])
+def test_generate_is_distinct_and_deterministic(split: str) -> None:
+    made = problems.generate(split, 500, 7)
+    assert made == problems.generate(split, 500, 7) != problems.generate(split, 500, 8)
+    assert len({problem.id for problem in made}) == len({problem.question for problem in made}) == 500
+    assert problems.generate(split, 100, 7) == made[:100]
+
+
+@pytest.mark.parametrize("split", WORD_SPLITS)
+def test_gold_is_what_the_english_says(split: str) -> None:
+    for problem in problems.generate(split, 500, 3):
+        assert read_independently(problem.question) == int(problem.gold), problem.question
+
+
+def test_gold_of_drills() -> None:
+    for problem in problems.generate("drills", 500, 3):
+        a, *rest = map(int, re.findall(r"\d+", problem.question))
+        if "larger" in problem.question:
+            expected = max(a, rest[0])
+        elif "twice" in problem.question:
+            expected = a + a
+        else:
+            expected = a + rest[0] if "+" in problem.question else a - rest[0]
+        assert problem.gold == str(expected)
+
+
+def test_every_wording_is_read_by_the_independent_rules() -> None:
+    texts = " ".join(problem.question for problem in problems.generate("test_hard", 600, 0))
+    for wording in problems.WORDINGS:
+        assert re.search(wording.text.format(c=r"\w+", o=r"\w+", n=r"\d").replace(".", r"\."), texts), wording
+
+
+@pytest.mark.parametrize(("split", "n"), [("tset", 3), ("test", 10**9), ("test", -1), ("drills", 2_001)])
+def test_bad_requests_are_one_sentence(split: str, n: int) -> None:
+    with pytest.raises(UserError, match=r"^The pocket[^\n]*\.$"):
+        problems.generate(split, n, 0)
+
+
+def test_problems_imports_nothing_heavy() -> None:
+    code = "import sys; import ssb_unsloth.pocket.problems; print('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_hints_are_equally_frequent_and_refinements_follow_them() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        story = problems.draw_story(rng, "test")
+        for hint in ("both", "right", "gold"):
+            reply = corpus.refinement_chat(rng, story, hint)[-1]["content"]
+            assert reply.startswith(corpus.OPENING)
+            assert reply.endswith(f"\\boxed{{{story.gold}}}.")
+    headings = [prompts.RIGHT_SECTION.split("\n")[0], prompts.WRONG_SECTION.split("\n")[0]]
+    kinds = {(True, True): 0, (True, False): 0, (False, True): 0, (False, False): 0}
+    asked = 0
+    for _ in range(3000):
+        messages, _ = corpus.draw_chat(rng)
+        if prompts.text("refine")[:50] in messages[1]["content"]:
+            asked += 1
+            kinds[tuple(heading in messages[1]["content"] for heading in headings)] += 1  # type: ignore[index]
+    shares = [kinds[key] / asked for key in kinds]
+    assert shares == pytest.approx([0.2, 0.4, 0.2, 0.2], abs=0.04)  # "gold only" shows a right answer alone, too
+
+
+@pytest.fixture(scope="module")
+def tokenizer():  # type: ignore[no-untyped-def]
+    transformers = pytest.importorskip("transformers")
+    return transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
+
+
+def test_the_shipped_tokenizer_round_trips(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    from tokenizers import Tokenizer
+
+    saved = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
+    rng = random.Random(0)
+    for _ in range(100):
+        messages, _ = corpus.draw_chat(rng)
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        ids = tokenizer.apply_chat_template(messages)["input_ids"]
+        assert tokenizer(text)["input_ids"] == saved.encode(text).ids == ids
+        assert tokenizer.decode(ids) == text
+        assert text.count("<|im_start|>") == 3
+    assert tokenizer.decode(tokenizer("Größe: 12½ \n\t€ 你好")["input_ids"]) == "Größe: 12½ \n\t€ 你好"
+
+
+def test_each_stretch_of_the_prompts_is_one_token(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    from ssb_unsloth.pocket.tokenizer import stretches
+
+    assert all(len(tokenizer(stretch)["input_ids"]) == 1 for stretch in stretches())
+    hinted = tokenizer.apply_chat_template(prompts.teacher_messages("Why?", "So.", "Not so."))["input_ids"]
+    assert len(hinted) < 40
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+def test_the_shipped_folder_is_small_plain_and_loads() -> None:
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    files = [path for path in MODEL_DIR.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 2_000_000
+    assert {path.suffix for path in files} <= {".json", ".jinja", ".safetensors"}
+    model = AutoModelForCausalLM.from_pretrained(MODEL_DIR)
+    assert model.dtype == torch.float32
+    assert model.config.hidden_size // model.config.num_attention_heads >= 32
+    assert 700_000 <= model.num_parameters() <= 950_000
+    generation = GenerationConfig.from_pretrained(MODEL_DIR)
+    assert generation.eos_token_id == [model.config.eos_token_id] != [generation.pad_token_id]
+
+
+def test_a_shortened_build_runs_through_its_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = pytest.importorskip("ssb_unsloth.pocket.build")
+    monkeypatch.setattr(build, "VALIDATION", 8)
+    build.main(["--out", str(tmp_path / "model"), "--steps", "3"])
+    printed = capsys.readouterr().out
+    assert re.search(r"^built .*%", printed, re.MULTILINE)
+    assert re.search(r"^shipped .*%", printed, re.MULTILINE)
+    built, shipped = ({path.name for path in folder.iterdir()} for folder in (tmp_path / "model", MODEL_DIR))
+    assert built == shipped
+
+
+def test_the_same_seed_builds_the_same_weights() -> None:
+    torch = pytest.importorskip("torch")
+    from ssb_unsloth.pocket import build
+
+    tokenizer = build.train_tokenizer(0)
+    first, again, other = (build.train(tokenizer, 2, seed) for seed in (0, 0, 1))
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+    assert not torch.equal(first.model.embed_tokens.weight, other.model.embed_tokens.weight)
