@@ -107,7 +107,8 @@ def resolve(uv: str, wanted: Set, platform: str, python: str, preferred: dict) -
         if done.returncode:
             sys.exit(f"no solution for {platform}, Python {python}:\n{done.stderr}")
         pairs = (re.split(r"\s+# via ", line) for line in answer.read_text().splitlines())
-        return {requirement: via.replace(" (pyproject.toml)", "") for requirement, via in pairs}
+        noise = r" \(pyproject.toml\)|(?:-c|--override) \S+/(?=constraints|overrides)"
+        return {requirement: re.sub(noise, "", via) for requirement, via in pairs}
 
 
 def merge(answers: dict) -> dict:

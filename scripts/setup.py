@@ -4,7 +4,6 @@ It needs nothing but a Python, and says so if that Python will not do; so it mus
 Run again, it redoes what has changed: nothing, this package (pyproject.toml), or all (the constraints, the Python).
 """
 
-import collections
 import hashlib
 import os
 import platform
@@ -20,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 LOCK = ROOT / "constraints" / "cpu.txt"
+LOG = VENV / "setup.log"  # all that pip said
 STAMP = VENV / "ssb-setup.txt"  # what the environment was made from, written when it is whole
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PYTHONS = ((3, 11), (3, 12))
@@ -74,7 +74,7 @@ def installed() -> list:
 
 
 class Progress:
-    """How far something is, read from its output: a line, rewritten on a terminal, elsewhere given every ten seconds."""
+    """How far something is, read from its output: a line, rewritten on a terminal, elsewhere one every ten seconds."""
 
     doing, things = "", "packages"
 
@@ -90,9 +90,11 @@ class Progress:
         if not sys.stdout.isatty() and now - self.said < 10:
             return
         self.said = now
-        rate = self.done / max(now - self.began, 0.1)
-        left = f", {max(self.total - self.done, 0) / rate:.0f} s left" if self.done else ""
-        line = f"  {self.doing} {self.done} of {self.total} {self.things}, {rate:.1f} a second{left}{self.current}"
+        pace = f"{now - self.began:.0f} s so far"
+        if self.done:
+            rate = self.done / (now - self.began)
+            pace = f"{rate:.1f} a second, {max(self.total - self.done, 0) / rate:.0f} s left"
+        line = f"  {self.doing} {self.done} of {self.total} {self.things}, {pace}{self.current}"
         print(f"\r{line:<99.99}" if sys.stdout.isatty() else line, end="" if sys.stdout.isatty() else "\n", flush=True)
 
 
@@ -125,17 +127,15 @@ class CompileProgress(Progress):
 
 
 def run(progress: Progress, *arguments: str) -> bool:
-    """Run a Python module in .venv, showing its progress. What it prints goes to a log, and is shown if it fails."""
-    last = collections.deque(maxlen=15)  # type: ignore[var-annotated]
+    """Run a Python module in .venv, showing its progress. What it says goes to the log. True if it succeeds."""
     command = [str(VENV / "bin" / "python"), "-u", "-m", *arguments]
-    with (VENV / "setup.log").open("a", encoding="utf-8") as log:
+    with LOG.open("a", encoding="utf-8") as log:
         job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=str(ROOT))
 
         def follow() -> None:
             for raw in job.stdout:  # type: ignore[union-attr]
                 line = raw.decode(errors="replace")
                 log.write(line)
-                last.append(line)
                 progress.read(line)
 
         reader = threading.Thread(target=follow)
@@ -143,18 +143,16 @@ def run(progress: Progress, *arguments: str) -> bool:
         while reader.is_alive():
             progress.show()
             reader.join(0.5)
-        failed = job.wait() != 0
     if sys.stdout.isatty():
         print("\r" + " " * 99, end="\r")
-    if failed and arguments[0] == "pip":
-        print("".join(last), file=sys.stderr, end="")
-        stop("pip failed; all that it said is in .venv/setup.log. Once that is mended, run `make setup` again.")
-    return not failed
+    return job.wait() == 0
 
 
 def pip(*arguments: str, packages: int) -> None:
     options = ("--no-compile", "--no-input", "--progress-bar", "off", "--disable-pip-version-check")
-    run(PipProgress(packages), "pip", "install", *options, *arguments)
+    if not run(PipProgress(packages), "pip", "install", *options, *arguments):
+        print(*LOG.read_text(encoding="utf-8").splitlines()[-15:], sep="\n", file=sys.stderr)
+        stop("pip failed; all that it said is in .venv/setup.log. Once that is mended, run `make setup` again.")
 
 
 def compile_packages() -> None:
@@ -165,6 +163,7 @@ def compile_packages() -> None:
     """
     site = next(VENV.glob("lib/python3*/site-packages"))
     files = sum(not re.search(NOT_COMPILED, str(path)) for path in site.rglob("*.py"))
+    # A few files are written for Python 2, so that it always fails.
     run(CompileProgress(files), "compileall", "-j", "0", "-x", NOT_COMPILED, str(site))
 
 
@@ -194,7 +193,8 @@ def main() -> None:
 
     # A virtual environment does not survive being moved, nor another Python under it.
     base = os.path.realpath(sys.base_prefix)
-    packages = digest(LOCK.read_bytes(), sys.version.encode(), base.encode(), str(ROOT).encode())
+    pins = [line.split("  #")[0] for line in LOCK.read_text().splitlines() if line and not line.startswith("#")]
+    packages = digest("\n".join(pins).encode(), sys.version.encode(), base.encode(), str(ROOT).encode())
     project = digest((ROOT / "pyproject.toml").read_bytes())
     made = STAMP.read_text().split() if STAMP.exists() else []
     if made == [packages, project]:
@@ -206,7 +206,6 @@ def main() -> None:
         python = getattr(sys, "_base_executable", sys.executable)  # not that of .venv, should it be the active one
         print(f"Making .venv with Python {platform.python_version()}.")
         subprocess.check_call([python, "-m", "venv", "--clear", str(VENV)])
-        pins = [line.split("  #")[0] for line in LOCK.read_text().splitlines() if line and not line.startswith("#")]
         install_torch(next(pin for pin in pins if pin.startswith("torch==")))
         print("Installing the packages of constraints/cpu.txt, exactly these.")
         pip("--no-deps", "-r", str(LOCK), packages=len(pins))
@@ -223,4 +222,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        stop("\nStopped. `make setup` starts again; what pip has downloaded it need not fetch twice.")
+        stop("\nStopped. `make setup` starts again.")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from .config import Recipe
 
 STAGE_HELP = {
     "curate": "sample rollouts, contrast them, keep verified refinements as pairs",
@@ -118,11 +121,12 @@ def _child(command: Sequence[str]) -> int:
 
 
 def _stage(arguments: argparse.Namespace) -> int:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from .config import save
+    from .progress import hush
     from .rundir import RunDir
     from .stages import run_stage
 
+    hush()
     recipe = _load(arguments)
     run = RunDir(arguments.runs / recipe.name)
     with run.lock():
@@ -132,7 +136,7 @@ def _stage(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load(arguments: argparse.Namespace) -> "Recipe":  # noqa: F821, UP037
+def _load(arguments: argparse.Namespace) -> Recipe:
     from .config import load
 
     return load(arguments.recipe, arguments.overrides)

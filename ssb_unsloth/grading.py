@@ -1,11 +1,10 @@
 r"""Is a reply's boxed answer the gold answer? The project's one grader.
 
-    reply --last_boxed--> answer --normal_form--> text --structure--> lists, tuples, intervals, matrices --> leaves
+    reply --last_boxed--> answer --answers.read--> normal form and structure --_same--> verdict
 
-Three steps decide, the cheapest first. Answers with the same normal form are equal. Structures are compared part by
-part: tuples in order, sets and lists in any order, intervals with their brackets, matrices with their shape. What is
-left are single expressions; numbers are compared exactly as fractions, and only the rest (surds, polynomials,
-equations) goes to Math-Verify.
+Three steps decide, the cheapest first. Equal normal forms are equal, and numbers are compared exactly, as fractions.
+Structures are compared part by part: tuples in order, sets and lists in any order, intervals with their brackets,
+matrices with their shape. Only what is left (surds, polynomials, equations) goes to Math-Verify, as single formulas.
 
 Math-Verify bounds its time by signals, which work in a main thread only and cannot stop a computation inside C
 (`9^{9^{9}}`). Here it runs without them in a process of its own, started at the first need, in which the kernel
@@ -14,7 +13,8 @@ clock, so verdicts do not depend on how busy the machine is.
 
 Decisions that a reader may look for:
   - `50\%` equals `50` (the question asked for a percentage) and `0.5` (the same number), though these two differ.
-  - A unit or currency is ignored where the other side has none; two known units must agree (`5 cm` is not `5 m`).
+  - A unit or currency is ignored where the other side has none; two known units must agree (`5 cm` is not `5 m`, nor
+    is it converted). Degrees equal the same angle in radians where that is written with pi.
   - A decimal equals a number that no decimal can write (2/3, pi) if it is that number rounded to 6 or more
     significant digits; otherwise decimals are exact.
   - A numeral with a base, `52_8`, equals only the same digits in the same base: the form was asked for.
@@ -323,6 +323,8 @@ def _math_verify(answer: str, gold: str) -> bool:
     ours, golds = _letters(answer), _letters(gold)
     if any(letter.swapcase() in golds for letter in ours - golds):
         return False
+    if re.fullmatch("[A-Za-z]", answer) or re.fullmatch("[A-Za-z]", gold):  # a lone letter it compares as text
+        answer, gold = f"({answer})+1", f"({gold})+1"
     return _WORKER.ask(*(_PRODUCT.sub(r"\\cdot ", formula) for formula in (answer, gold)))
 
 

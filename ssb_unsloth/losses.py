@@ -150,7 +150,8 @@ def kd_loss_dense(
     if not stats:
         return KDLoss(loss, kl.detach())
     log_q = log_q.detach()
-    return KDLoss(loss, kl.detach(), (best == log_q.argmax(-1)).to(s.dtype), _entropy(log_p), _entropy(log_q))
+    entropies = [-(log_x.exp() * log_x).sum(-1) for log_x in (log_p, log_q)]
+    return KDLoss(loss, kl.detach(), (best == log_q.argmax(-1)).to(s.dtype), *entropies)
 
 
 def kd_loss(
@@ -198,7 +199,7 @@ def kd_loss(
         chunk = chunk_rows or CHUNK_ROWS
         rows, gradients = _walk(student, teacher, head, weights, labels, terms, wanted, chunk, stats, kernel)
         per_row = kd_weight * temperature**2 * rows["kl"] + ce_weight * rows.pop("ce")
-        loss = (weights * per_row).masked_fill(weights == 0, 0).sum()
+        loss = (weights.to(per_row.dtype) * per_row).masked_fill(weights == 0, 0).sum()
     if any(wanted):
         loss = _WithGradients.apply(loss, *inputs, *gradients)
     return KDLoss(loss, **rows)
@@ -260,12 +261,12 @@ def _walk(
     result = {name: student.new_zeros(n_rows, dtype=dtype) for name in names}
     shapes = (student.shape, weight.shape, weight.shape[:1])
     gradients = [student.new_zeros(x, dtype=dtype) if want else None for x, want in zip(shapes, wanted, strict=True)]
-    d_student, d_weight, d_bias = gradients
+    d_student_NH, d_weight_VH, d_bias_V = gradients
     row_scale = weights.to(dtype)[:, None] * (head.scale * terms.size)
     ignored = weights[:, None] == 0
 
     between: Callable[..., None] = _rows
-    block = max(1, 2**26 // vocabulary)
+    block = max(1, 2**25 // vocabulary)
     if kernel == "triton" and not isinstance(teacher, TeacherTopK):
         from .kernels import kd_rows
 
@@ -275,13 +276,13 @@ def _walk(
 
     chunks = list(_slices(n_rows, chunk_rows))
     most = max((rows.stop - rows.start for rows in chunks), default=0)
-    buffer = student.new_empty((most * (1 + terms.raw_teacher), vocabulary), dtype=dtype)
+    buffer_NV = student.new_empty((most * (1 + terms.raw_teacher), vocabulary), dtype=dtype)
     for rows in chunks:
-        hidden = student[rows].to(weight.dtype)
-        both = torch.cat([hidden, teacher[rows].to(weight.dtype)]) if isinstance(teacher, Tensor) else hidden
-        logits = _multiply(both, weight.T, out=buffer[: len(both)])
-        s, t_hidden = logits[: len(hidden)], logits[len(hidden) :]
-        for part in _slices(len(hidden), block):
+        hidden_NH = student[rows].to(weight.dtype)
+        both_NH = torch.cat([hidden_NH, teacher[rows].to(weight.dtype)]) if isinstance(teacher, Tensor) else hidden_NH
+        logits_NV = _multiply(both_NH, weight.T, out=buffer_NV[: len(both_NH)])
+        s_NV, t_NV = logits_NV[: len(hidden_NH)], logits_NV[len(hidden_NH) :]
+        for part in _slices(len(hidden_NH), block):
             at = slice(rows.start + part.start, rows.start + part.stop)
             t: Tensor | TeacherTopK
             if isinstance(teacher, TeacherTopK):
@@ -289,17 +290,17 @@ def _walk(
             elif isinstance(teacher, TeacherLogits):
                 t = teacher.logits[at].to(dtype, copy=True).clamp_min_(_LOWEST)
             else:
-                t = t_hidden[part]
+                t = t_NV[part]
             words = labels[at].clamp_min(0) if labels is not None and terms.ce_weight else None
-            between(s[part], t, head, words, terms, {name: values[at] for name, values in result.items()})
-        if d_student is not None:
-            _multiply(s, weight, out=d_student[rows]).mul_(row_scale[rows]).masked_fill_(ignored[rows], 0)
-        if d_weight is not None or d_bias is not None:
-            s.mul_(row_scale[rows]).masked_fill_(ignored[rows], 0)
-        if d_weight is not None:
-            torch.addmm(d_weight, s.T, hidden.to(dtype).masked_fill(ignored[rows], 0), out=d_weight)
-        if d_bias is not None:
-            d_bias.add_(s.sum(0))
+            between(s_NV[part], t, head, words, terms, {name: values[at] for name, values in result.items()})
+        if d_student_NH is not None:
+            _multiply(s_NV, weight, out=d_student_NH[rows]).mul_(row_scale[rows]).masked_fill_(ignored[rows], 0)
+        if d_weight_VH is not None or d_bias_V is not None:
+            s_NV.mul_(row_scale[rows]).masked_fill_(ignored[rows], 0)
+        if d_weight_VH is not None:
+            torch.addmm(d_weight_VH, s_NV.T, hidden_NH.to(dtype).masked_fill(ignored[rows], 0), out=d_weight_VH)
+        if d_bias_V is not None:
+            d_bias_V.add_(s_NV.sum(0))
     return result, gradients
 
 
@@ -318,28 +319,28 @@ def _rows(
         _transform_(t, head)
     slope = 1 - (s / head.softcap).square_() if head.softcap and terms.gradient else None
     if words is not None:
-        log_q = F.log_softmax(s, dim=-1)
-        out["ce"].copy_(log_q.gather(-1, words[:, None])[:, 0].neg_())
-        d_ce = log_q.exp_() if terms.gradient else None
+        log_q1 = F.log_softmax(s, dim=-1)
+        out["ce"].copy_(log_q1.gather(-1, words[:, None])[:, 0].neg_())
+        d_ce = log_q1.exp_() if terms.gradient else None
     log_q = outcomes = F.log_softmax(s.div_(terms.temperature), dim=-1)
     if isinstance(t, TeacherTopK):
         log_p, outcomes = t.log_p(s.dtype), t.log_q(log_q)
     else:
         log_p = F.log_softmax(t.div_(terms.temperature), dim=-1)
-    p = log_p.exp()
-    out["kl"].copy_(torch.linalg.vecdot(p, log_p - outcomes).clamp_min_(0))
+    p, q = log_p.exp(), torch.exp(log_q, out=s)
     if "agreement" in out:
         best = t.best() if isinstance(t, TeacherTopK) else log_p.argmax(-1)
         out["agreement"].copy_(best == log_q.argmax(-1))
-        out["teacher_entropy"].copy_(_entropy(log_p))
-        out["student_entropy"].copy_(_entropy(log_q))
+        out["teacher_entropy"].copy_(-torch.linalg.vecdot(p, log_p))
+        out["student_entropy"].copy_(-torch.linalg.vecdot(q, log_q))
+    out["kl"].copy_(torch.linalg.vecdot(p, log_p.sub_(outcomes)).clamp_min_(0))
     if not terms.gradient:
         return
     if isinstance(t, TeacherTopK):  # a word in the tail has its share of the tail's gap
         gap = outcomes.exp() - p
         torch.exp(log_q.sub_(outcomes[:, -1:]), out=s).mul_(gap[:, -1:]).scatter_(-1, t.indices, gap[:, :-1])
     else:
-        torch.exp(log_q, out=s).sub_(p)
+        q.sub_(p)
     s.mul_(terms.kd_weight * terms.temperature / terms.size)
     if words is not None and d_ce is not None:
         d_ce[torch.arange(len(words), device=words.device), words] -= 1
@@ -384,10 +385,6 @@ def _dense_logits(hidden: Tensor, head: Head) -> Tensor:
     logits = F.linear(hidden.to(head.weight.dtype).to(dtype), head.weight.to(dtype))
     logits = (logits if head.bias is None else logits + head.bias) * head.scale
     return head.softcap * torch.tanh(logits / head.softcap) if head.softcap else logits
-
-
-def _entropy(log_p: Tensor) -> Tensor:
-    return -torch.linalg.vecdot(log_p.exp(), log_p)
 
 
 def _check(

@@ -15,13 +15,27 @@ def bar(description: str, unit: str, total: int | None = None, **kwargs: Any) ->
 
 
 def bar_for(description: str, unit: str) -> Any:
-    """The same for libraries that make the bar themselves and fill in `total` (vLLM's `use_tqdm`)."""
+    """The same for vLLM's `use_tqdm`, which makes two bars: one over the prompts it reads, which is not shown, and one
+    that counts the replies."""
 
     def make(iterable: Any = None, **kwargs: Any) -> tqdm[Any]:
-        kept = {k: v for k, v in kwargs.items() if k in ("total", "disable", "initial")}
-        return bar(description, unit, iterable=iterable, **kept)
+        hidden = {"iterable": iterable, "disable": True} if iterable is not None else {}
+        return bar(description, unit, kwargs.get("total"), **hidden)
 
     return make
+
+
+def hush() -> None:
+    """Keep libraries' warnings about each other's optional parts out of the progress."""
+    import logging
+    import os
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
 
 
 def say(text: str) -> None:

@@ -16,7 +16,7 @@ from .backends import Adapter, load_sampler, model_path
 from .config import ProblemsConfig, Recipe
 from .errors import UserError
 from .progress import say
-from .records import Generation, Pair, Problem, read_jsonl, write_jsonl
+from .records import Pair, Problem, read_jsonl, write_jsonl
 from .rundir import FORMAT, RunDir, Work, digest, fingerprint
 
 if TYPE_CHECKING:
@@ -171,13 +171,6 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
     (work.folder / "scores.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     work.tokens = sum(g.n_tokens for g in generations)
     work.summary = {"generations": len(generations)}
-
-
-def read_generations(run: RunDir, benchmark: str, temperature: float) -> dict[str, list[Generation]]:
-    """The kept generations of one benchmark and decoding, by model."""
-    suffix = f"-{benchmark}-{temperature:g}.jsonl"
-    files = sorted(run.stage("evaluate").glob("*" + suffix))
-    return {path.name.removesuffix(suffix): read_jsonl(path, Generation) for path in files}
 
 
 def _report(recipe: Recipe, run: RunDir, work: Work) -> None:

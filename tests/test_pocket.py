@@ -129,7 +129,7 @@ def test_bad_requests_are_one_sentence(split: str, n: int) -> None:
 
 
 def test_problems_imports_nothing_heavy() -> None:
-    code = "import sys; import ssb_unsloth.pocket.problems; print('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, ssb_unsloth.pocket.problems; print('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

@@ -109,11 +109,11 @@ def train(tokenizer: PreTrainedTokenizerBase, steps: int, seed: int) -> Qwen2For
     progress = tqdm(total=steps, desc="pre-training", unit="step", mininterval=5, smoothing=0.05)
     # Each batch is worked on in THREADS parts by threads that meet once a step. Torch's own threads meet in every
     # operation, and at this size wait for each other longer than they work when the machine has anything else to do.
+    torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with ThreadPoolExecutor(THREADS) as pool:
         for step in range(steps):
-            warm, done = min(1.0, (step + 1) / WARM_UP), step / steps
-            lr = LEARNING_RATE * min(warm, 0.5 + 0.5 * math.cos(math.pi * done))
+            lr = LEARNING_RATE * min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
             parts = [next(stream) for _ in range(THREADS)]
             learned = sum(int((labels_BS[:, 1:] != IGNORE).sum()) for _, labels_BS in parts)
             results = list(pool.map(lambda part: _gradients(model, weights, *part), parts))
@@ -127,6 +127,7 @@ def train(tokenizer: PreTrainedTokenizerBase, steps: int, seed: int) -> Qwen2For
             if step % 20 == 0:
                 progress.set_postfix(loss=f"{sum(loss for loss, _ in results) / learned:.3f}")
     progress.close()
+    torch.set_num_threads(torch_threads)
     return model.eval()
 
 

@@ -1,8 +1,8 @@
 """Word problems for the pocket: chains of events over one amount, in wordings that are easy to misread.
 
-Each tricky family has a keyword that suggests one operation, and wordings in which the right operation is the opposite:
-"Tom has 3 more than Mia" and "Mia has 3 more than Tom" hold the same words. Readers who go by the keyword get the second kind
-wrong, as children do (the consistency effect of Lewis and Mayer, 1987); `corpus` writes such readers' solutions.
+Each tricky family has a keyword that suggests one operation, and wordings that ask for the opposite: after "Mia has 9
+shells", both "Tom has 3 more" and "That is 3 more than Tom has" suggest adding. Readers who go by the keyword get the
+second kind wrong, as children do (the consistency effect of Lewis and Mayer, 1987); `corpus` writes their solutions.
 
 Pure Python, no heavy import: `generate` is what recipes and tests call.
 """
@@ -226,9 +226,10 @@ def draw_drill(rng: random.Random, held_out: bool) -> Drill:
 
 
 def generate(split: str, n: int, seed: int) -> list[Problem]:
-    """`n` distinct problems of `train`, `bootstrap`, `validation`, `test`, `test_hard` or `drills`; the same for a seed.
+    """`n` distinct problems of a split (a key of BUCKETS), the same for the same seed. No two splits share an instance.
 
-    The splits are disjoint: no two share an instance. Raises UserError for another split, or more than there are.
+    Raises:
+        UserError: there is no such split, or it does not hold that many.
     """
     if split not in BUCKETS:
         raise UserError(f"The pocket has no split '{split}'; it has {', '.join(BUCKETS)}.")

@@ -1,4 +1,4 @@
-"""The pocket's tokenizer: a small byte-level BPE in Qwen2's manner, in which each long stretch of a prompt is one token.
+"""The pocket's tokenizer: a small byte-level BPE in Qwen2's manner, with one token for each stretch of the prompts.
 
 The prompts stay the paper's, word for word, while a hinted context stays short enough for a tiny model on a laptop.
 The class is Qwen2Tokenizer itself: AutoTokenizer rebuilds that class for every `qwen2` configuration whatever lies in

@@ -1,0 +1,60 @@
+"""What several test files need: tiny random models of several families, and the pocket's tokenizer."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+
+POCKET_RECIPE = "recipes/pocket.yaml"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from ssb_unsloth.backends.transformers import load_tokenizer
+    from ssb_unsloth.config import ModelConfig
+
+    return load_tokenizer(ModelConfig(name="pocket"))
+
+
+@pytest.fixture(scope="session")
+def make_model():
+    """make_model(family): a tiny random causal language model in float32, the same for the same family."""
+    import torch
+    import transformers
+
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "vocab_size": 512,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    extra = {
+        "qwen2": {},
+        "llama": {"tie_word_embeddings": False},
+        "gemma2": {"final_logit_softcapping": 3.0, "query_pre_attn_scalar": 16, "sliding_window": 64},
+        "cohere": {"logit_scale": 0.25},
+        "granite": {"logits_scaling": 4.0},
+    }
+
+    def make(family: str):
+        config = transformers.AutoConfig.for_model(family, **{**shape, **extra[family]})
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        with torch.no_grad():  # wider than the usual start, so that distributions are far from uniform
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(8)
+        return model
+
+    return make

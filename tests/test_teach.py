@@ -1,0 +1,127 @@
+"""The teacher pass: head(hidden) is the model's own distribution, whatever the architecture does to logits."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from ssb_unsloth.collator import Example
+from ssb_unsloth.config import TeachConfig
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.modeling import as_teacher, hidden_states, output_head
+from ssb_unsloth.targets import TargetWriter, Targets, head_logits
+from ssb_unsloth.teach import teach
+
+FAMILIES = ["qwen2", "llama", "gemma2", "cohere", "granite"]
+
+
+def make_examples(n=5):
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(length):
+        return torch.randint(3, 500, (length,), generator=generator).tolist()
+
+    return [Example(f"pair{i}", draw(4 + i), draw(9 + 3 * i), draw(3 + 2 * i)) for i in range(n)]
+
+
+def with_lora(model, **kwargs):
+    peft = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **kwargs))
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5)
+    return peft
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_head_of_hidden_states_is_the_models_logits(make_model, family):
+    model = make_model(family)
+    ids = torch.randint(3, 500, (2, 20), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        ours = head_logits(hidden_states(model, ids, mask), output_head(model))
+        torch.testing.assert_close(ours, model(input_ids=ids, attention_mask=mask).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_the_adapter_is_off_for_the_teacher_and_on_again_afterwards(make_model):
+    base = make_model("qwen2")
+    ids = torch.arange(3, 15)[None]
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        before = hidden_states(base, ids, mask)
+        model = with_lora(base, lora_dropout=0.5).train()
+        with as_teacher(model):
+            assert torch.equal(hidden_states(model, ids, mask), before)
+            assert not model.training
+        assert model.training
+        model.eval()
+        assert not torch.allclose(hidden_states(model, ids, mask), before)
+
+
+@pytest.mark.parametrize("targets", ["hidden", "logits", "top_k"])
+def test_targets_are_those_of_each_pair_on_its_own(make_model, tmp_path, targets):
+    """Batches by length and padding change nothing, and every reply token has its row, end of turn included."""
+    model, examples = make_model("gemma2"), make_examples()
+    writer = TargetWriter(tmp_path)
+    read = teach(model, examples, TeachConfig(targets=targets, top_k=5, batch_tokens=60), 2.0, 0, writer)
+    writer.close({"targets": targets, "temperature": 2.0})
+    assert read == sum(len(e.teacher_ids) + len(e.reply_ids) for e in examples)
+    stored = Targets(tmp_path)
+    for example in examples:
+        ids = torch.tensor([example.teacher_ids + example.reply_ids])
+        with torch.no_grad():
+            logits_RV = model(input_ids=ids).logits[0, len(example.teacher_ids) - 1 : -1]
+        found = stored([example.id])
+        if targets == "hidden":
+            found = head_logits(found, output_head(model))
+        elif targets == "logits":
+            found = found.logits
+        else:
+            expected = torch.log_softmax(logits_RV / 2.0, -1).topk(5)
+            torch.testing.assert_close(found.values, expected.values, rtol=1e-4, atol=1e-4)
+            rest = 1 - expected.values.exp().sum(-1)
+            torch.testing.assert_close(found.log_tail.exp(), rest, rtol=1e-3, atol=1e-5)
+            continue
+        torch.testing.assert_close(found, logits_RV, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_of_targets_is_the_rows_end_to_end(make_model, tmp_path):
+    examples = make_examples()
+    writer = TargetWriter(tmp_path)
+    teach(make_model("qwen2"), examples, TeachConfig(), 2.0, 0, writer)
+    writer.close({"targets": "hidden", "temperature": 2.0})
+    stored = Targets(tmp_path)
+    ids = [examples[3].id, examples[0].id]
+    assert torch.equal(stored(ids), torch.cat([stored([i]) for i in ids]))
+    with pytest.raises(UserError, match="no pair nobody"):
+        stored(["nobody"])
+
+
+def test_a_store_of_hidden_states_takes_their_bytes_and_little_more(make_model, tmp_path):
+    model = make_model("qwen2").to(torch.bfloat16)
+    examples = make_examples(40)
+    writer = TargetWriter(tmp_path)
+    teach(model, examples, TeachConfig(), 2.0, 0, writer)
+    writer.close({"targets": "hidden", "temperature": 2.0})
+    rows = sum(len(e.reply_ids) for e in examples)
+    assert Targets(tmp_path)([examples[0].id]).dtype == torch.bfloat16
+    shard = tmp_path / "targets-00000.safetensors"
+    header = 8 + int.from_bytes(shard.read_bytes()[:8], "little")
+    assert shard.stat().st_size - header == rows * 32 * 2
+
+
+def test_damaged_or_missing_targets_say_what_to_do(make_model, tmp_path):
+    with pytest.raises(UserError, match="ssb teach"):
+        Targets(tmp_path)
+    writer = TargetWriter(tmp_path)
+    teach(make_model("qwen2"), make_examples(), TeachConfig(), 2.0, 0, writer)
+    writer.close({"targets": "hidden", "temperature": 2.0})
+    shard = tmp_path / "targets-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:50])
+    with pytest.raises(UserError, match="--force"):
+        Targets(tmp_path)
+
+
+def test_a_head_under_lora_is_refused(make_model):
+    model = get_peft_model(make_model("llama"), LoraConfig(r=4, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM"))
+    with pytest.raises(UserError, match="lm_head"):
+        output_head(model)

@@ -1,0 +1,196 @@
+"""SSBTrainer against dense autograd written here, and against itself under other ways of cutting a batch."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from ssb_unsloth import SSBConfig, SSBTrainer
+from ssb_unsloth.collator import Example
+from ssb_unsloth.config import TeachConfig
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.targets import TargetWriter, Targets
+from ssb_unsloth.teach import teach
+
+LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], "task_type": "CAUSAL_LM"}
+
+
+def make_examples(n=20, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low, high):
+        length = int(torch.randint(low, high, (1,), generator=generator))
+        return torch.randint(3, 500, (length,), generator=generator).tolist()
+
+    return [Example(f"pair{i}", draw(3, 8), draw(8, 20), draw(2, 12)) for i in range(n)]
+
+
+def make_trainer(model, tokenizer, folder, examples, targets=None, **settings):
+    defaults = {
+        "per_device_train_batch_size": 8,
+        "max_steps": 3,
+        "learning_rate": 1e-2,
+        "report_to": "none",
+        "use_cpu": True,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "seed": 5,
+    }
+    args = SSBConfig(output_dir=str(folder), **{**defaults, **settings})
+    return SSBTrainer(
+        model, args, examples, processing_class=tokenizer, peft_config=LoraConfig(**LORA), targets=targets
+    )
+
+
+def dense_loss(model, examples, temperature, denominator="example"):
+    """Eq. 6 in float64 probabilities, example by example, with nothing of the package's loss or collator."""
+    per_example, rows = [], 0
+    for e in examples:
+        student = model(input_ids=torch.tensor([e.student_ids + e.reply_ids])).logits[0]
+        with torch.no_grad(), model.disable_adapter():
+            teacher = model(input_ids=torch.tensor([e.teacher_ids + e.reply_ids])).logits[0]
+        total = 0.0
+        for j in range(len(e.reply_ids)):
+            p = torch.softmax(teacher[len(e.teacher_ids) - 1 + j].double() / temperature, -1)
+            q = torch.softmax(student[len(e.student_ids) - 1 + j].double() / temperature, -1)
+            total = total + (p * (p.log() - q.log())).sum()
+        per_example.append((total, len(e.reply_ids)))
+        rows += len(e.reply_ids)
+    if denominator == "token":
+        return temperature**2 * sum(t for t, _ in per_example) / rows
+    return temperature**2 * sum(t / n for t, n in per_example) / len(per_example)
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("denominator", ["example", "token"])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_loss_and_gradient_are_eq_6(make_model, tokenizer, tmp_path, denominator, temperature):
+    examples = make_examples(4)
+    trainer = make_trainer(
+        make_model("gemma2"), tokenizer, tmp_path, examples, kd_temperature=temperature, denominator=denominator
+    )
+    model = trainer.model
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.3)
+    loss = trainer.compute_loss(model, trainer.data_collator(examples))
+    loss.backward()
+    ours = gradients(model)
+    model.zero_grad()
+    expected = dense_loss(model, examples, temperature, denominator)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-6 * gradient.abs().max().item() + 1e-8)
+
+
+def test_the_same_prompt_on_both_sides_gives_zero_and_a_shift_does_not(make_model, tokenizer, tmp_path):
+    same = [Example(e.id, e.student_ids, e.student_ids, e.reply_ids) for e in make_examples(4)]
+    trainer = make_trainer(make_model("qwen2"), tokenizer, tmp_path, same)
+    batch = trainer.data_collator(same)
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(0, abs=1e-6)
+    batch["student"].rows_S.sub_(1)
+    assert trainer.compute_loss(trainer.model, batch).item() > 0.1
+
+
+def run_steps(trainer):
+    """(loss, gradient) of each optimizer step."""
+    seen = []
+    original = trainer.create_optimizer
+
+    def create(*args, **kwargs):
+        optimizer = original(*args, **kwargs)
+        optimizer.register_step_pre_hook(lambda *_: seen.append(gradients(trainer.model)))
+        return optimizer
+
+    trainer.create_optimizer = create
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return losses, seen
+
+
+@pytest.mark.parametrize("denominator", ["example", "token"])
+@pytest.mark.parametrize("examples", [24, 21, 17], ids=["even", "uneven", "one-left"])
+def test_accumulation_changes_nothing(make_model, tokenizer, tmp_path, denominator, examples):
+    """1x8, 2x4 and 8x1, also where the epoch's last micro-batches are uneven."""
+    reference = None
+    for micro in (8, 4, 1):
+        trainer = make_trainer(
+            make_model("qwen2"),
+            tokenizer,
+            tmp_path,
+            make_examples(examples),
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=8 // micro,
+            denominator=denominator,
+            max_grad_norm=0.0,
+        )
+        losses, grads = run_steps(trainer)
+        if reference is None:
+            reference = losses, grads
+            continue
+        assert losses == pytest.approx(reference[0], rel=1e-5)
+        assert len(grads) == len(reference[1]) == 3
+        for step, expected in zip(grads, reference[1], strict=True):
+            for name, gradient in expected.items():
+                # 1e-5 of the gradient's size; single entries near zero cancel in float32.
+                assert (step[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
+
+
+@pytest.mark.parametrize("kind", ["hidden", "logits"])
+def test_stored_targets_train_like_the_teacher_on_line(make_model, tokenizer, tmp_path, kind):
+    examples = make_examples()
+    writer = TargetWriter(tmp_path)
+    teach(make_model("qwen2"), examples, TeachConfig(targets=kind), 2.0, 0, writer)
+    writer.close({"targets": kind, "temperature": 2.0})
+    stored, _ = run_steps(make_trainer(make_model("qwen2"), tokenizer, tmp_path, examples, Targets(tmp_path)))
+    on_line, _ = run_steps(make_trainer(make_model("qwen2"), tokenizer, tmp_path, examples))
+    assert stored == pytest.approx(on_line, rel=1e-5)
+
+
+def test_training_brings_student_to_teacher_and_logs_it(make_model, tokenizer, tmp_path):
+    trainer = make_trainer(make_model("qwen2"), tokenizer, tmp_path, make_examples(8), max_steps=40)
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
+    assert {"loss", "grad_norm", "learning_rate", "kl", "agreement"} <= set(rows[0])
+    assert rows[-1]["agreement"] >= rows[0]["agreement"]
+    assert rows[0]["learning_rate"] == pytest.approx(1e-2)
+    slope = [a["learning_rate"] - b["learning_rate"] for a, b in zip(rows, rows[1:], strict=False)]
+    assert max(slope) == pytest.approx(min(slope))  # linear, to zero
+
+
+def test_evaluation_reports_the_same_loss(make_model, tokenizer, tmp_path):
+    examples = make_examples(8)
+    trainer = make_trainer(make_model("qwen2"), tokenizer, tmp_path, examples)
+    expected = dense_loss(trainer.model, examples, 2.0).item()
+    assert trainer.evaluate(trainer.train_dataset)["eval_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_the_trainer_cannot_use_is_said(make_model, tokenizer, tmp_path):
+    with pytest.raises(UserError, match="teacher_prompt"):
+        make_trainer(make_model("qwen2"), tokenizer, tmp_path, [{"prompt": [], "reply": "x"}])
+    with pytest.raises(UserError, match="processing_class"):
+        make_trainer(make_model("qwen2"), None, tmp_path, make_examples())
+    args = SSBConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    with pytest.raises(UserError, match="peft_config"):
+        SSBTrainer(make_model("qwen2"), args, make_examples(), processing_class=tokenizer)
+    with pytest.raises(ValueError, match="kd_temperature"):
+        SSBConfig(output_dir=str(tmp_path), kd_temperature=0)
+
+
+def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "SSBTrainer" in block]
+    assert len(code.strip().splitlines()) <= 20
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(compile(code, "README.md", "exec"), scope)
+    assert scope["trainer"].state.global_step > 0
+    assert list(tmp_path.rglob("adapter_model.safetensors"))
