@@ -105,7 +105,7 @@ class PipProgress(Progress):
         file = re.match(r"\s+(?:Downloading|Using cached) ([^-\s/]+)\S* \(([^)]+)\)", line)
         if line.startswith("Ignoring "):  # a marker: not for this machine
             self.total -= 1
-        elif line.startswith(("Collecting ", "Requirement already satisfied")):
+        elif line.startswith(("Collecting ", "Processing ", "Requirement already")):
             self.done += 1
         elif file:
             self.current = " ({} {})".format(*file.groups())

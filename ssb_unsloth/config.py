@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -147,7 +148,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: the file cannot be read, or anything in it or in the overrides is wrong; all of it in one message.
     """
     try:
-        given = OmegaConf.load(path)
+        given: Any = OmegaConf.load(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe. `ssb recipes` lists those that come with the package.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -156,27 +157,34 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not OmegaConf.is_dict(given):
         raise UserError(f"{path}: expected a mapping of keys to values, as in recipes/pocket.yaml.")
+    parsed = []
     for override in overrides:
         key, sign, _ = override.partition("=")
         if not sign or not key:
             raise UserError(f"{override!r}: expected key=value, as in train.learning_rate=1e-4.")
-    given = OmegaConf.merge(given, OmegaConf.from_dotlist(list(overrides)))
+        try:
+            parsed.append(OmegaConf.from_dotlist([override]))
+        except Exception as error:  # PyYAML's and OmegaConf's own
+            raise UserError(f"{override!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+    given = OmegaConf.merge(given, *parsed)
 
     recipe = OmegaConf.structured(Recipe)
     wrong: list[str] = []
     _fill(recipe, OmegaConf.to_container(given, resolve=False), Recipe, "", wrong)
-    missing = sorted(OmegaConf.missing_keys(recipe))
-    for key in missing:
-        if not any(line.startswith(key) for line in wrong):
-            wrong.append(f"{key}: missing; a recipe has to give it.")
-        OmegaConf.update(recipe, key, "missing")  # a value of the right type, so that the other keys can be looked at
-    resolved = OmegaConf.to_object(recipe)
-    assert isinstance(resolved, Recipe)
-    wrong += _impossible(resolved)
+    try:
+        for key in sorted(OmegaConf.missing_keys(recipe)):
+            if not any(line.startswith(key) for line in wrong):
+                wrong.append(f"{key}: missing; a recipe has to give it.")
+            OmegaConf.update(recipe, key, "missing")  # of the right type, so that the other keys can be looked at
+        resolved = OmegaConf.to_object(recipe)
+        assert isinstance(resolved, Recipe)
+        wrong += _impossible(resolved)
+    except OmegaConfBaseException as error:  # a value such as ${seed} that refers to nothing, or to the wrong type
+        wrong.append(f"{error.full_key}: {str(error).splitlines()[0]}.")
     if wrong:
         heading = f"{path}: {len(wrong)} thing{'s' * (len(wrong) > 1)} to mend:"
         raise UserError("\n".join([heading, *(f"  {line}" for line in wrong)]))
-    return resolved
+    return typing.cast(Recipe, resolved)
 
 
 def save(recipe: Recipe, path: Path) -> None:
@@ -193,12 +201,19 @@ def _fill(recipe: Any, given: Any, kind: type, path: str, wrong: list[str]) -> N
         here = f"{path}{key}"
         if key not in types:
             near = difflib.get_close_matches(str(key), types, n=1)
-            wrong.append(f"{here}: unknown key; " + (f"did you mean {path}{near[0]}?" if near else f"known: {', '.join(types)}."))
+            wrong.append(
+                f"{here}: unknown key; " + (f"did you mean {path}{near[0]}?" if near else f"known: {', '.join(types)}.")
+            )
         elif dataclasses.is_dataclass(types[key]) and isinstance(value, dict):
             _fill(recipe, value, typing.cast(type, types[key]), here + ".", wrong)
         elif typing.get_origin(types[key]) is dict and isinstance(value, dict):
             for name, entry in value.items():
                 item = typing.get_args(types[key])[1]
+                if not str(name).replace("-", "").replace("_", "").isalnum():
+                    wrong.append(
+                        f"{here}.{name}: a name of letters, digits, - and _ is needed, since files are named after it."
+                    )
+                    continue
                 if not isinstance(entry, dict):
                     wrong.append(f"{here}.{name}: expected a mapping with the keys of {item.__name__}.")
                     continue
@@ -214,7 +229,7 @@ def _fill(recipe: Any, given: Any, kind: type, path: str, wrong: list[str]) -> N
 def _spell(type_: Any) -> str:
     if typing.get_origin(type_) is Literal:
         return " or ".join(map(str, typing.get_args(type_)))
-    if dataclasses.is_dataclass(type_):
+    if dataclasses.is_dataclass(type_) or typing.get_origin(type_) is dict:
         return "a mapping"
     return getattr(type_, "__name__", None) if isinstance(type_, type) else str(type_).replace("None", "null")  # type: ignore[return-value]
 
@@ -243,7 +258,11 @@ def _impossible(recipe: Recipe) -> list[str]:
         "train.lora.r": r.train.lora.r,
         "train.lora.alpha": r.train.lora.alpha,
     }
-    wrong = [f"{key}: {value} is not above 0." for key, value in positive.items() if value is not None and not value > 0]
+    wrong = [
+        f"{key}: {value} is not a number above 0."
+        for key, value in positive.items()
+        if value is not None and not 0 < value < math.inf
+    ]
     decodings = {"curate.rollout": r.curate.rollout, "curate.refine": r.curate.refine}
     for key, decoding in decodings.items():
         if not 0 <= decoding.temperature <= 5:
@@ -261,7 +280,9 @@ def _impossible(recipe: Recipe) -> list[str]:
     if r.curate.rollout.temperature == 0 and r.curate.rollouts_file is None:
         wrong.append("curate.rollout.temperature: 0 makes all rollouts of a question equal; use about 0.8.")
     if not 0 < r.sampler.gpu_memory_utilization <= 1:
-        wrong.append(f"sampler.gpu_memory_utilization: {r.sampler.gpu_memory_utilization} is not above 0 and at most 1.")
+        wrong.append(
+            f"sampler.gpu_memory_utilization: {r.sampler.gpu_memory_utilization} is not above 0 and at most 1."
+        )
     if not 0 <= r.train.lora.dropout < 1:
         wrong.append(f"train.lora.dropout: {r.train.lora.dropout} is not from 0 to below 1.")
     if r.train.lora.r > r.sampler.max_lora_rank:
@@ -279,12 +300,10 @@ def _impossible(recipe: Recipe) -> list[str]:
         ("train.probe_questions", r.train.probe_questions),
         ("seed", r.seed),
     ):
-        if value < 0:
-            wrong.append(f"{key}: {value} is below 0.")
+        if not value >= 0:
+            wrong.append(f"{key}: {value} is below 0 or no number.")
     for name, benchmark in r.evaluate.benchmarks.items():
         here = f"evaluate.benchmarks.{name}"
-        if not name.replace("-", "").replace("_", "").isalnum():
-            wrong.append(f"{here}: a name of letters, digits, - and _ is needed, since files are named after it.")
         if benchmark.samples < 1:
             wrong.append(f"{here}.samples: {benchmark.samples} is below 1.")
         if benchmark.temperature is None and not benchmark.greedy:
@@ -294,7 +313,7 @@ def _impossible(recipe: Recipe) -> list[str]:
         if not 0 < benchmark.max_tokens < r.sampler.max_model_len:
             wrong.append(f"{here}.max_tokens: {benchmark.max_tokens} is not between 1 and sampler.max_model_len - 1.")
         if benchmark.limit is not None and benchmark.limit < 1:
-            wrong.append(f"{here}.limit: {benchmark.limit} is not above 0.")
+            wrong.append(f"{here}.limit: {benchmark.limit} is not a number above 0.")
     if not r.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or r.name.startswith("."):
         wrong.append(f"name: {r.name!r} is to name a folder; use letters, digits, -, _ and dots.")
     return wrong

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from .backends import Completion, Request, Sampler, derive_seed
 from .config import CurateConfig, SamplingConfig
@@ -86,11 +87,9 @@ class Curator:
         statistics = Statistics()
         for number, start in enumerate(range(0, len(problems), self.config.wave)):
             wave = problems[start : start + self.config.wave]
-            of_wave = self._keep(f"wave-{number:04}.rollouts.jsonl", lambda w=wave: self._rollouts(w, brought))
+            of_wave = self._keep(f"wave-{number:04}.rollouts.jsonl", self._rollouts, wave, brought)
             contrasts = self.contrasts(wave, of_wave)
-            refined = self._keep(
-                f"wave-{number:04}.refinements.jsonl", lambda w=wave, c=contrasts: self._refinements(w, c)
-            )
+            refined = self._keep(f"wave-{number:04}.refinements.jsonl", self._refinements, wave, contrasts)
             found = _pairs(wave, contrasts, refined)
             statistics = _add(statistics, _count(wave, of_wave, contrasts, refined, len(found)))
             seen += wave
@@ -120,10 +119,10 @@ class Curator:
         }
         return {problem_id: contrast for problem_id, contrast in drawn.items() if contrast is not None}
 
-    def _keep(self, name: str, make: Callable[[], list[Rollout]]) -> list[Rollout]:
+    def _keep(self, name: str, make: Callable[..., list[Rollout]], *arguments: Any) -> list[Rollout]:
         path = self.folder / name
         if not path.exists():
-            write_jsonl(path, make())
+            write_jsonl(path, make(*arguments))
         return read_jsonl(path, Rollout)
 
     def _rollouts(self, wave: Sequence[Problem], brought: dict[str, list[Completion]] | None) -> list[Rollout]:

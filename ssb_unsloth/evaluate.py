@@ -143,8 +143,8 @@ def assert_changes_something(model: str, generations: Sequence[Generation]) -> N
             replies[g.model][tuple(getattr(g, k) for k in key)] = g.text
     if replies[model] and replies[model] == replies[BASE]:
         raise UserError(
-            f"The adapter {model!r} changes none of {len(replies[model]):,} replies: it was not applied, or it has learnt"
-            " nothing. Look at the training curve (train/history.jsonl) and at the learning rate."
+            f"The adapter {model!r} changes none of {len(replies[model]):,} replies: it was not applied, or it has"
+            " learnt nothing. Look at the training curve (train/history.jsonl) and at the learning rate."
         )
 
 

@@ -9,13 +9,16 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")  # no screen needed
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 GREY, BLUE, ORANGE, RED = "#9aa0a6", "#1f6fb4", "#e08214", "#c0392b"
 COLOURS = {"base": GREY, "ssb": BLUE}
-PNG = {"dpi": 150, "metadata": {"Software": ""}}  # no version in the file: the same data give the same bytes
+PNG: dict[str, Any] = {
+    "dpi": 150,
+    "metadata": {"Software": ""},
+}  # no version in the file: the same data give the same bytes
 
 
 def accuracy(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -33,7 +36,9 @@ def accuracy(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
                     axes.bar(x, value, width * 0.92, color=COLOURS.get(model, ORANGE), label=model if g == 0 else None)
                     errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
                     axes.errorbar(x, value, yerr=errors, color="black", capsize=3, linewidth=1)
-                    axes.annotate(f"{value:.0f}", (x, high), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+                    axes.annotate(
+                        f"{value:.0f}", (x, high), (0, 3), textcoords="offset points", ha="center", fontsize=8
+                    )
     labels = [f"{name}\n" + (f"T = {t:g}" if t else "greedy") for name, t in groups]
     axes.set_xticks(range(len(groups)), labels)
     axes.set_ylim(0, 105)
@@ -51,11 +56,19 @@ def training(history: Sequence[Mapping[str, Any]], path: Path) -> None:
         if points:
             steps, values = zip(*points, strict=True)
             few = len(points) < 30
-            axes.plot(steps, values, color=colour, linewidth=1.6 if few else 0.7, alpha=1 if few else 0.45, marker="o" if few else None)
+            axes.plot(
+                steps,
+                values,
+                color=colour,
+                linewidth=1.6 if few else 0.7,
+                alpha=1 if few else 0.45,
+                marker="o" if few else None,
+            )
             if not few:
                 axes.plot(steps, _smooth(values), color=colour, linewidth=2)
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(label)
+        axes.axhline(0, color="none")  # from 0, with the usual margin above
         axes.set_ylim(bottom=0)
     all_axes[0].set_title("(a) training loss", fontsize=10)
     all_axes[1].set_title("(b) gradient norm", fontsize=10)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -265,18 +266,17 @@ def _walk(
     row_scale = weights.to(dtype)[:, None] * (head.scale * terms.size)
     ignored = weights[:, None] == 0
 
-    between: Callable[..., None] = _rows
-    block = max(1, 2**25 // vocabulary)
-    if kernel == "triton" and not isinstance(teacher, TeacherTopK):
-        from .kernels import kd_rows
-
-        between = kd_rows
-    elif student.device.type == "cpu":  # a few rows for each thread, to stay in its cache
-        block = max(1, 2**19 // vocabulary) * torch.get_num_threads()
-
     chunks = list(_slices(n_rows, chunk_rows))
     most = max((rows.stop - rows.start for rows in chunks), default=0)
-    buffer_NV = student.new_empty((most * (1 + terms.raw_teacher), vocabulary), dtype=dtype)
+    on_cpu = student.device.type == "cpu"  # there a few rows for each thread, to stay in its cache
+    block = min(most, max(1, (2**19 if on_cpu else 2**25) // vocabulary) * (torch.get_num_threads() if on_cpu else 1))
+    between: Callable[..., None]
+    if kernel == "triton" and not isinstance(teacher, TeacherTopK):
+        from .kernels import kd_rows as between
+    else:
+        between = partial(_rows, work=student.new_empty((2, block, vocabulary), dtype=dtype))
+
+    buffer_NV = student.new_empty((most + (most if terms.raw_teacher else block), vocabulary), dtype=dtype)
     for rows in chunks:
         hidden_NH = student[rows].to(weight.dtype)
         both_NH = torch.cat([hidden_NH, teacher[rows].to(weight.dtype)]) if isinstance(teacher, Tensor) else hidden_NH
@@ -288,7 +288,7 @@ def _walk(
             if isinstance(teacher, TeacherTopK):
                 t = teacher[at]
             elif isinstance(teacher, TeacherLogits):
-                t = teacher.logits[at].to(dtype, copy=True).clamp_min_(_LOWEST)
+                t = buffer_NV[most:][: part.stop - part.start].copy_(teacher.logits[at]).clamp_min_(_LOWEST)
             else:
                 t = t_NV[part]
             words = labels[at].clamp_min(0) if labels is not None and terms.ce_weight else None
@@ -305,7 +305,13 @@ def _walk(
 
 
 def _rows(
-    s: Tensor, t: Tensor | TeacherTopK, head: Head, words: Tensor | None, terms: Terms, out: dict[str, Tensor]
+    s: Tensor,
+    t: Tensor | TeacherTopK,
+    head: Head,
+    words: Tensor | None,
+    terms: Terms,
+    out: dict[str, Tensor],
+    work: Tensor,
 ) -> None:
     """The work between the products, for a block of n rows.
 
@@ -313,6 +319,7 @@ def _rows(
     t: [n, V] the teacher's, or its final logits, overwritten; or its likeliest words.
     words: [n] labels, for the cross-entropy.
     out: [n] each: what it names is filled.
+    work: [2, n or more, V] scratch, because memory fresh from the system costs a CPU as much as the arithmetic.
     """
     _transform_(s, head)
     if terms.raw_teacher and isinstance(t, Tensor):
@@ -322,12 +329,14 @@ def _rows(
         log_q1 = F.log_softmax(s, dim=-1)
         out["ce"].copy_(log_q1.gather(-1, words[:, None])[:, 0].neg_())
         d_ce = log_q1.exp_() if terms.gradient else None
-    log_q = outcomes = F.log_softmax(s.div_(terms.temperature), dim=-1)
+    log_q = outcomes = torch.log_softmax(s.div_(terms.temperature), dim=-1, out=work[0, : len(s)])
+    q = torch.exp(log_q, out=s)
     if isinstance(t, TeacherTopK):
         log_p, outcomes = t.log_p(s.dtype), t.log_q(log_q)
+        p = log_p.exp()
     else:
-        log_p = F.log_softmax(t.div_(terms.temperature), dim=-1)
-    p, q = log_p.exp(), torch.exp(log_q, out=s)
+        log_p = torch.log_softmax(t.div_(terms.temperature), dim=-1, out=work[1, : len(s)])
+        p = torch.exp(log_p, out=t)
     if "agreement" in out:
         best = t.best() if isinstance(t, TeacherTopK) else log_p.argmax(-1)
         out["agreement"].copy_(best == log_q.argmax(-1))

@@ -26,7 +26,8 @@ def causal_lm(model: nn.Module) -> Any:
 def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Last hidden states [B, S, H], as the head receives them. No tensor as wide as the vocabulary is made."""
     backbone = causal_lm(model).get_decoder()
-    return backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]  # type: ignore[no-any-return]
+    hidden: Tensor = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
+    return hidden
 
 
 def output_head(model: nn.Module) -> Head:

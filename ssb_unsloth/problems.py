@@ -43,10 +43,14 @@ def load_problems(config: ProblemsConfig) -> list[Problem]:
 def _problem(row: dict[str, Any], where: str, config: ProblemsConfig) -> Problem:
     for column in (config.question, config.gold):
         if column not in row:
-            raise UserError(f"{where}: no column {column!r}; it has {', '.join(map(repr, row))}. Name it in the recipe.")
+            raise UserError(
+                f"{where}: no column {column!r}; it has {', '.join(map(repr, row))}. Name it in the recipe."
+            )
     question, gold = row[config.question], row[config.gold]
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"{where}: the question is empty or no text.")
+    if gold is None:
+        raise UserError(f"{where}: the gold answer is empty.")
     try:
         return Problem(stable_id(question), question, gold_from(str(gold), config.gold_format))
     except ValueError as error:
@@ -78,8 +82,9 @@ def _hub_rows(config: ProblemsConfig) -> Iterable[tuple[str, dict[str, Any]]]:
     try:
         rows = datasets.load_dataset(config.source, config.config, split=config.split)
     except Exception as error:  # the hub client raises many kinds: offline, gated, no such name, no such split
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"Data set {config.source!r} (configuration {config.config!r}, split {config.split!r}) cannot be loaded:"
-            f" {str(error).splitlines()[0]} Check the name and the network, or give a local .jsonl or .parquet file."
+            f" {reason} Check the name and the network, or give a local .jsonl or .parquet file."
         ) from None
     return ((f"{config.source}, row {number}", row) for number, row in enumerate(rows, start=1))

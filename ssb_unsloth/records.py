@@ -1,6 +1,6 @@
 """What flows from stage to stage: frozen records, one JSON object a line, with ids that do not depend on run or order.
 
-    Problem --curate--> Rollout, Refinement --> Pair --teach, train--> (tensors) --evaluate--> Generation
+Problem --curate--> Rollout, Refinement --> Pair --teach, train--> (tensors) --evaluate--> Generation
 """
 
 from __future__ import annotations
@@ -90,12 +90,12 @@ def stable_id(*parts: str) -> str:
 
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
-    """Write records one a line; aside first, then renamed, so that a reader never sees half a file. Returns the count."""
+    """Write records one a line; aside first, then renamed: a reader never sees half a file. Returns the count."""
     aside = path.with_name(path.name + ".tmp")
     count = 0
     with aside.open("w", encoding="utf-8") as file:
         for record in records:
-            row = dataclasses.asdict(record) if dataclasses.is_dataclass(record) else record
+            row = record if isinstance(record, dict) else dataclasses.asdict(record)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     aside.replace(path)
@@ -116,12 +116,16 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 try:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise UserError(f"{path}, line {number}: not JSON ({error.msg}); expected one object a line.") from None
+                    raise UserError(
+                        f"{path}, line {number}: not JSON ({error.msg}); expected one object a line."
+                    ) from None
                 if not isinstance(row, dict):
                     raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
                 yield number, row
     except FileNotFoundError:
         raise UserError(f"{path}: no such file.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
 

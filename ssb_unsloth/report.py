@@ -89,6 +89,7 @@ def _pipes(table: Table) -> str:
 
 def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
     c, t = report["curation"], report["training"]["ssb"]
+    trained, total = t["trainable_parameters"], t["total_parameters"]
     differences = [["benchmark", "decoding", "model minus base", "95 % interval, paired over questions"]]
     for d in report["differences"]:
         differences.append(
@@ -130,16 +131,16 @@ was not cut off. Intervals are {how}.
 
 {c["questions"]:,} questions, {c["rollouts"]:,} rollouts ({c["no_answer"]:,} without a box, {c["truncated"]:,} cut off):
 {c["all_right"]:,} questions with only right rollouts, {c["all_wrong"]:,} with only wrong ones, {c["mixed"]:,} mixed
-({c["repeated_wrong"]:,} of them with a repeated wrong answer). {c["refined"]:,} refinements, {c["accepted"]:,} of them right,
-the first {c["pairs"]:,} kept as pairs. The paper used 950 questions for its 256 pairs.
+({c["repeated_wrong"]:,} of them with a repeated wrong answer). {c["refined"]:,} refinements, {c["accepted"]:,} of
+them right, the first {c["pairs"]:,} kept as pairs. The paper used 950 questions for its 256 pairs.
 
 ![From questions to pairs](curation.png)
 
 ## Training
 
-{t["steps"]:,} steps; loss {t["first_loss"]:.3f} at the first and {t["last_loss"]:.3f} at the last. {t["trainable_parameters"]:,} of
-{t["total_parameters"]:,} parameters are trained ({100 * t["trainable_parameters"] / t["total_parameters"]:.1f} %). The figure has the
-panels of the paper's Figure 2; its length is that of the student's own greedy replies to held-out questions.
+{t["steps"]:,} steps; loss {t["first_loss"]:.3f} at the first and {t["last_loss"]:.3f} at the last. {trained:,} of
+{total:,} parameters are trained ({100 * trained / total:.1f} %). The figure has the panels of the paper's Figure 2; its
+length is that of the student's own greedy replies to held-out questions.
 
 ![Loss, gradient norm and reply length over training](training.png)
 
@@ -191,12 +192,15 @@ def _examples(run: RunDir) -> str:
 
 def _greediest(run: RunDir, benchmark: str) -> dict[str, list[Generation]]:
     """The benchmark's generations at its lowest temperature, by model."""
-    pattern = re.compile(rf"(.+)-{re.escape(benchmark)}-([\d.e+-]+)\.jsonl")
-    found: dict[float, dict[str, Path]] = {}
-    for path in sorted(run.stage("evaluate").iterdir()):
-        if match := pattern.fullmatch(path.name):
-            found.setdefault(float(match[2]), {})[match[1]] = path
-    return {model: read_jsonl(path, Generation) for model, path in found[min(found)].items()} if found else {}
+    folder = run.stage("evaluate")
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["scores"]
+    scores = [s for s in scores if s["benchmark"] == benchmark]
+    lowest = min((s["temperature"] for s in scores), default=0.0)
+    return {
+        s["model"]: read_jsonl(folder / f"{s['model']}-{benchmark}-{lowest:g}.jsonl", Generation)
+        for s in scores
+        if s["temperature"] == lowest
+    }
 
 
 def _telling(base: Sequence[Generation], student: Sequence[Generation]) -> list[tuple[Generation, Generation]]:
@@ -209,11 +213,18 @@ def _telling(base: Sequence[Generation], student: Sequence[Generation]) -> list[
 
 
 def _inline(text: str) -> str:
-    return f"`{text}`" if "`" not in text else f"`` {text} ``"
+    """A code span on one line that no text can break out of."""
+    text = " ".join(text.split())
+    ticks = "`" * (_longest_run(text) + 1)
+    return f"{ticks} {text} {ticks}" if "`" in text else f"`{text}`"
 
 
 def _fenced(title: str, text: str) -> str:
     """A block that no text can break out of: the fence is longer than any run of backticks inside."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = "`" * max(3, _longest_run(text) + 1)
     return f"{title}:\n\n{fence}text\n{text}\n{fence}\n"
+
+
+def _longest_run(text: str) -> int:
+    """Length of the longest run of backticks."""
+    return max((len(run) for run in re.findall(r"`+", text)), default=0)

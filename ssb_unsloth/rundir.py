@@ -50,11 +50,13 @@ class RunDir:
         path = self.stage(name) / "manifest.json"
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError:
-            raise UserError(f"{path}: not a manifest any more; delete the folder {path.parent} to make it again.") from None
-        return dict(manifest)
+            manifest = None
+        if not isinstance(manifest, dict) or not {"key", "id", "summary", "cost"} <= set(manifest):
+            raise UserError(f"{path}: not a manifest any more; delete the folder {path.parent} to make it again.")
+        return manifest
 
     def is_fresh(self, name: str, key: str) -> bool:
         manifest = self.manifest(name)
@@ -63,12 +65,18 @@ class RunDir:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep a second process out of the same run."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as file:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"{self.root}: cannot be made or written to ({error.strerror}).") from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserError(f"{self.root}: another ssb process is at work on this run; wait for it or stop it.") from None
+                raise UserError(
+                    f"{self.root}: another ssb process is at work on this run; wait for it or stop it."
+                ) from None
             yield
 
     @contextlib.contextmanager
@@ -117,7 +125,13 @@ def file_hash(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """Identity of an input file or folder: content where it is small, else name, size and time of change."""
+    """Identity of an input file or folder: content where it is small, else name, size and time of change.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file.")
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
     small = 1 << 26
     return digest(

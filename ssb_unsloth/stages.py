@@ -42,7 +42,10 @@ class Stage:
         for name in self.after:
             manifest = run.manifest(name)
             if manifest is None:
-                raise UserError(f"Stage {self.name} reads what {name} writes, and {run.stage(name)} is not there: run `ssb {name}` first.")
+                raise UserError(
+                    f"Stage {self.name} reads what {name} writes, and {run.stage(name)} is not there: run"
+                    f" `ssb {name}` first."
+                )
             inputs[name] = manifest["id"]
         determined_by = {"format": FORMAT, "seed": recipe.seed, **self.determined_by(recipe), "inputs": inputs}
         return digest(determined_by), determined_by

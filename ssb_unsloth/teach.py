@@ -17,7 +17,12 @@ from .targets import TargetWriter, bytes_per_token, make_target
 
 
 def teach(
-    model: nn.Module, examples: Sequence[Example], config: TeachConfig, temperature: float, pad: int, writer: TargetWriter
+    model: nn.Module,
+    examples: Sequence[Example],
+    config: TeachConfig,
+    temperature: float,
+    pad: int,
+    writer: TargetWriter,
 ) -> int:
     """Write the teacher's rows for every example's reply. Returns the number of tokens that the teacher read.
 
@@ -28,7 +33,9 @@ def teach(
     vocabulary, hidden = head.weight.shape
     replies = sum(len(example.reply_ids) for example in examples)
     size = bytes_per_token(config.targets, hidden, vocabulary, config.top_k, head.weight.element_size())
-    say(f"Targets {config.targets}: {size:,} bytes a token, {size * replies / 1e6:,.1f} MB for {replies:,} reply tokens")
+    say(
+        f"Targets {config.targets}: {size:,} bytes a token, {size * replies / 1e6:,.1f} MB for {replies:,} reply tokens"
+    )
     read = 0
     with as_teacher(model), bar("teacher pass", "pair", len(examples)) as shown:
         for batch in _batches(examples, config.batch_tokens):

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from torch import nn
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from .backends import Request
@@ -91,12 +99,21 @@ def train(
     checkpoint = get_last_checkpoint(folder / "checkpoints") if (folder / "checkpoints").exists() else None
     trainer.train(resume_from_checkpoint=checkpoint)
     parameters = list(trainer.model.parameters())
-    trainer.model.save_pretrained(folder / "adapter")
+    save_adapter(cast(PeftModel, trainer.model), folder / "adapter")
     return {
         "history": trainer.state.log_history,
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "total_parameters": sum(p.numel() for p in parameters),
     }
+
+
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """The adapter in PEFT's format. Not by Trainer.save_model, which adds its arguments as a pickle."""
+    model.save_pretrained(str(folder))
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set, in another order each time
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 class LengthProbe(TrainerCallback):
@@ -106,19 +123,28 @@ class LengthProbe(TrainerCallback):
     """
 
     def __init__(
-        self, trainer: SSBTrainer, tokenizer: PreTrainedTokenizerBase, probes: Sequence[Problem], every: int, tokens: int
+        self,
+        trainer: SSBTrainer,
+        tokenizer: PreTrainedTokenizerBase,
+        probes: Sequence[Problem],
+        every: int,
+        tokens: int,
     ) -> None:
         self._trainer, self._every = trainer, every
         self._sampler = TransformersSampler(trainer.model, tokenizer, batch_size=len(probes))
         self._requests = [Request(self._sampler.render(student_messages(p.question)), 0) for p in probes]
         self._decoding = SamplingConfig(temperature=0, max_tokens=tokens)
 
-    def on_train_begin(self, args: SSBConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._measure()
 
-    def on_step_end(self, args: SSBConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self._every == 0 or state.global_step == state.max_steps:
+            wanted = control.should_log
             self._measure()
+            control.should_log = wanted  # logging the length counts as the step's log, and would swallow its loss
 
     def _measure(self) -> None:
         model = self._trainer.model
@@ -133,17 +159,20 @@ class LengthProbe(TrainerCallback):
 class Bar(TrainerCallback):
     """Steps, rate, time left, and the last loss."""
 
-    def on_train_begin(self, args: SSBConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._bar = bar("train", "step", state.max_steps, initial=state.global_step)
 
-    def on_step_end(self, args: SSBConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._bar.update(1)
 
-    def on_log(
-        self, args: SSBConfig, state: TrainerState, control: TrainerControl, logs: dict[str, float], **kwargs: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs = kwargs["logs"]
         if "loss" in logs:
             self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
 
-    def on_train_end(self, args: SSBConfig, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._bar.close()

@@ -68,6 +68,9 @@ class SSBTrainer(Trainer):
         UserError: a data set without the columns, or a head that LoRA touches.
     """
 
+    args: SSBConfig
+    model: nn.Module
+
     def __init__(
         self,
         model: nn.Module,
@@ -83,7 +86,7 @@ class SSBTrainer(Trainer):
             raise UserError("SSBTrainer needs processing_class, the model's tokenizer.")
         if peft_config is not None:
             set_seed(args.seed)  # the adapter's first weights are drawn here
-            model = get_peft_model(model, peft_config)  # type: ignore[arg-type]
+            model = get_peft_model(model, peft_config)
         if targets is None and not isinstance(model, PeftModel):
             raise UserError("Without stored targets the teacher is the model with its adapter off: give a peft_config.")
         output_head(model)  # fails early where the head is not what the loss needs
@@ -91,8 +94,8 @@ class SSBTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=examples_from(train_dataset, processing_class),  # type: ignore[arg-type]
-            eval_dataset=None if eval_dataset is None else examples_from(eval_dataset, processing_class),  # type: ignore[arg-type]
+            train_dataset=examples_from(train_dataset, processing_class),
+            eval_dataset=None if eval_dataset is None else examples_from(eval_dataset, processing_class),
             processing_class=processing_class,
             data_collator=PairCollator(eos if pad is None else pad, targets),
             **kwargs,
@@ -152,10 +155,10 @@ class SSBTrainer(Trainer):
             return self.compute_loss(model, inputs).detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._sums["tokens"]:
+        prefix = next((prefix for prefix in ("", "eval_") if f"{prefix}loss" in logs), None)
+        if self._sums["tokens"] and prefix is not None:
             tokens = torch.stack(self._sums["tokens"]).sum()
             for name in ("kl", "agreement"):
-                prefix = "eval_" if any(key.startswith("eval_") for key in logs) else ""
                 logs[prefix + name] = (torch.stack(self._sums[name]).sum() / tokens).item()
             self._sums = {name: [] for name in self._sums}
         super().log(logs, start_time)
@@ -178,7 +181,10 @@ def _example(number: int, row: Mapping[str, Any], tokenizer: PreTrainedTokenizer
         ids = [*tokenizer.encode(row["reply"], add_special_tokens=False), tokenizer.eos_token_id]
     try:
         return Example(
-            str(row.get("id", number)), render(tokenizer, row["prompt"]), render(tokenizer, row["teacher_prompt"]), list(ids)
+            str(row.get("id", number)),
+            render(tokenizer, row["prompt"]),
+            render(tokenizer, row["teacher_prompt"]),
+            list(ids),
         )
     except ValueError as error:
         raise UserError(f"Row {number} of the data set: {error}") from None
@@ -191,5 +197,5 @@ def _reply_states(model: nn.Module, view: View, device: torch.device) -> Tensor:
 def _to(targets: Teacher, device: torch.device) -> Teacher:
     if isinstance(targets, Tensor):
         return targets.to(device)
-    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(targets).items()}
+    moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(targets).items()}
     return type(targets)(**moved)

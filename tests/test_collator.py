@@ -14,7 +14,13 @@ def test_rows_are_the_positions_that_predict_the_reply():
     seen = view([[1, 2, 3], [4]], [[5, 6], [8, 9, 7]], PAD)
     assert seen.input_ids.tolist() == [[1, 2, 3, 5, 6], [4, 8, 9, 7, PAD]]
     assert seen.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
-    assert list(zip(seen.rows_B.tolist(), seen.rows_S.tolist(), strict=True)) == [(0, 2), (0, 3), (1, 0), (1, 1), (1, 2)]
+    assert list(zip(seen.rows_B.tolist(), seen.rows_S.tolist(), strict=True)) == [
+        (0, 2),
+        (0, 3),
+        (1, 0),
+        (1, 1),
+        (1, 2),
+    ]
 
 
 ids = st.lists(st.integers(0, 9), min_size=1, max_size=6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -221,6 +222,20 @@ def test_any_shape_chunk_and_order(
     near(other.loss, fused.loss)
     near(other.kl, fused.kl[order])
     near(gradients(other, moved["student"])[0], gradients(kd_loss(**a), a["student"])[0][order])
+
+
+@pytest.mark.parametrize("kind", ["hidden", "logits", "top_k"])
+@pytest.mark.parametrize("v", [50, 300_000])  # of the larger, a chunk is worked on in blocks of a row for each thread
+def test_chunks_and_blocks_keep_their_rows(kind: str, v: int) -> None:
+    a = problem(n=7, h=2, v=v) | {"ce_weight": 0.5, "stats": True}
+    logits = torch.randn(7, v, generator=torch.Generator().manual_seed(1))
+    if kind != "hidden":
+        a["teacher"] = TeacherLogits(logits) if kind == "logits" else TeacherTopK.from_logits(logits, 5, 2.0)
+    whole, cut = kd_loss_dense(**a), kd_loss(**a, chunk_rows=3)
+    for field in dataclasses.fields(KDLoss):
+        found, expected = getattr(cut, field.name), getattr(whole, field.name)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    close(gradients(cut, a["student"]), gradients(whole, a["student"]))
 
 
 def test_rows_of_weight_zero_add_exactly_nothing_whatever_they_hold() -> None:

@@ -8,7 +8,7 @@ from ssb_unsloth.collator import Example
 from ssb_unsloth.config import TeachConfig
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.modeling import as_teacher, hidden_states, output_head
-from ssb_unsloth.targets import TargetWriter, Targets, head_logits
+from ssb_unsloth.targets import Targets, TargetWriter, head_logits
 from ssb_unsloth.teach import teach
 
 FAMILIES = ["qwen2", "llama", "gemma2", "cohere", "granite"]
@@ -24,7 +24,9 @@ def make_examples(n=5):
 
 
 def with_lora(model, **kwargs):
-    peft = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **kwargs))
+    peft = get_peft_model(
+        model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **kwargs)
+    )
     with torch.no_grad():
         for name, parameter in peft.named_parameters():
             if "lora_B" in name:
@@ -122,6 +124,8 @@ def test_damaged_or_missing_targets_say_what_to_do(make_model, tmp_path):
 
 
 def test_a_head_under_lora_is_refused(make_model):
-    model = get_peft_model(make_model("llama"), LoraConfig(r=4, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        make_model("llama"), LoraConfig(r=4, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    )
     with pytest.raises(UserError, match="lm_head"):
         output_head(model)

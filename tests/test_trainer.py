@@ -1,5 +1,6 @@
 """SSBTrainer against dense autograd written here, and against itself under other ways of cutting a batch."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ssb_unsloth import SSBConfig, SSBTrainer
 from ssb_unsloth.collator import Example
 from ssb_unsloth.config import TeachConfig
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.targets import TargetWriter, Targets
+from ssb_unsloth.targets import Targets, TargetWriter
 from ssb_unsloth.teach import teach
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], "task_type": "CAUSAL_LM"}
@@ -162,7 +163,7 @@ def test_training_brings_student_to_teacher_and_logs_it(make_model, tokenizer, t
     assert {"loss", "grad_norm", "learning_rate", "kl", "agreement"} <= set(rows[0])
     assert rows[-1]["agreement"] >= rows[0]["agreement"]
     assert rows[0]["learning_rate"] == pytest.approx(1e-2)
-    slope = [a["learning_rate"] - b["learning_rate"] for a, b in zip(rows, rows[1:], strict=False)]
+    slope = [a["learning_rate"] - b["learning_rate"] for a, b in itertools.pairwise(rows)]
     assert max(slope) == pytest.approx(min(slope))  # linear, to zero
 
 

@@ -46,7 +46,11 @@ class Sampler(Protocol):
         ...
 
     def sample(
-        self, requests: Sequence[Request], decoding: SamplingConfig, adapter: Adapter | None = None, title: str = "sample"
+        self,
+        requests: Sequence[Request],
+        decoding: SamplingConfig,
+        adapter: Adapter | None = None,
+        title: str = "sample",
     ) -> list[Completion]:
         """One completion a request, in their order. Prompts must leave room for the reply within max_model_len."""
         ...

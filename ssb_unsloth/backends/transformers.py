@@ -39,8 +39,8 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     """The prompt's token ids under the model's own chat template, up to where the reply begins."""
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    return [int(token) for token in ids]
+    ids: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return list(ids)
 
 
 def load_model(model: ModelConfig) -> torch.nn.Module:
@@ -49,7 +49,7 @@ def load_model(model: ModelConfig) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
 
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             model_path(model),
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
@@ -57,7 +57,8 @@ def load_model(model: ModelConfig) -> torch.nn.Module:
         )
     except (OSError, ValueError) as error:
         raise UserError(f"Model {model.name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
-    return loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[no-any-return]
+    placed: torch.nn.Module = loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return placed
 
 
 class TransformersSampler:
@@ -124,7 +125,7 @@ class TransformersSampler:
             ended = eos in ids
             ids = ids[: ids.index(eos) + 1] if ended else ids
             text = self._tokenizer.decode(ids, skip_special_tokens=True)
-            completions.append(Completion(ids, text, "stop" if ended else "length"))
+            completions.append(Completion(ids, str(text), "stop" if ended else "length"))
         return completions
 
     def _with_adapter(self, adapter: Adapter | None) -> Any:
@@ -147,7 +148,7 @@ class TransformersSampler:
                 if isinstance(self._model, PeftModel):
                     self._model.load_adapter(str(adapter.path), adapter_name=name)
                 else:
-                    self._model = PeftModel.from_pretrained(self._model, str(adapter.path), adapter_name=name).eval()  # type: ignore[arg-type]
+                    self._model = PeftModel.from_pretrained(self._model, str(adapter.path), adapter_name=name).eval()
                 self._loaded[adapter] = name
             self._model.set_adapter(self._loaded[adapter])  # type: ignore[operator]
             yield

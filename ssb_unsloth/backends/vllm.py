@@ -31,6 +31,7 @@ class VLLMSampler:
             os.environ.setdefault(name, value)
         say("Starting vLLM ...")
         import vllm
+        import vllm.inputs
         import vllm.lora.request
         import vllm.platforms
 
@@ -70,7 +71,11 @@ class VLLMSampler:
         return render(self._tokenizer, messages)
 
     def sample(
-        self, requests: Sequence[Request], decoding: SamplingConfig, adapter: Adapter | None = None, title: str = "sample"
+        self,
+        requests: Sequence[Request],
+        decoding: SamplingConfig,
+        adapter: Adapter | None = None,
+        title: str = "sample",
     ) -> list[Completion]:
         parameters = [
             self._vllm.SamplingParams(
@@ -85,7 +90,7 @@ class VLLMSampler:
             for request in requests
         ]
         outputs = self._engine.generate(
-            [{"prompt_token_ids": request.prompt_ids} for request in requests],
+            [self._vllm.inputs.TokensPrompt(prompt_token_ids=request.prompt_ids) for request in requests],
             parameters,
             lora_request=self._lora(adapter),
             use_tqdm=bar_for(title, "reply"),

@@ -1,0 +1,216 @@
+"""The command `ssb`: light to start, and a user's mistake is a sentence and exit code 2, never a traceback."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssb_unsloth import __version__, cli
+from ssb_unsloth.config import load
+from ssb_unsloth.rundir import RunDir
+from ssb_unsloth.stages import STAGES
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "ssb_unsloth"
+POCKET = str(ROOT / "recipes" / "pocket.yaml")
+HEAVY = {"torch", "transformers", "vllm", "unsloth", "trl", "peft", "datasets", "omegaconf", "matplotlib", "numpy"}
+
+
+def ssb(*arguments: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *python, "-m", "ssb_unsloth", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture
+def fails(capsys):
+    """fails(arguments): what is printed by a command that ends with exit code 2."""
+
+    def run(*arguments: str) -> str:
+        try:
+            code = cli.main(arguments)
+        except SystemExit as stop:  # argparse's own way out
+            code = stop.code
+        assert code == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        return err
+
+    return run
+
+
+# -- Help and version -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["recipes"]])
+def test_help_imports_nothing_heavy(arguments):
+    done = ssb(*arguments, python=("-X", "importtime"))
+    imported = re.findall(r"^import time: .*\| +([\w.]+)$", done.stderr, re.M)
+    assert done.returncode == 0
+    assert "ssb_unsloth.cli" in imported
+    assert HEAVY & {module.split(".")[0] for module in imported} == set()
+    assert len(imported) < 200
+
+
+def test_help_names_every_command():
+    text = ssb("--help").stdout
+    for command in ("run", "curate", "teach", "train", "evaluate", "report", "recipes"):
+        assert re.search(rf"^ +{command} +\w", text, re.M), command
+
+
+def test_no_command_at_all_prints_the_help():
+    assert ssb().stdout == ssb("--help").stdout
+
+
+def test_the_version_is_the_packages(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ssb_unsloth {__version__}\n"
+
+
+def test_every_stage_is_a_command():
+    assert list(cli.STAGE_HELP) == list(STAGES)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_recipes_are_listed_with_what_they_are_for(capsys, monkeypatch, tmp_path, inside):
+    monkeypatch.chdir(ROOT if inside else tmp_path)
+    assert cli.main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (pocket,) = [line for line in lines if "pocket.yaml" in line]
+    assert pocket.endswith("  " + (ROOT / "recipes" / "pocket.yaml").read_text().splitlines()[0].lstrip("# "))
+
+
+# -- Mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["bake"], "bake"),
+        (["run"], "RECIPE"),
+        (["--frce"], "--frce"),
+        (["run", POCKET, "--frce"], "--frce"),
+        (["run", POCKET, "--runs"], "--runs"),
+        (["run", POCKET, "seed=1", "--force", "-x", "seed=2"], "-x"),
+        (["recipes", "pocket"], "pocket"),
+        (["run", "none.yaml"], "none.yaml: no such recipe"),
+        (["run", POCKET, "seed"], "'seed': expected key=value"),
+        (["run", POCKET, "seed=one"], "seed: "),
+        (["run", POCKET, "sead=1"], "did you mean seed?"),
+        (["run", POCKET, "seed=[1"], "seed=[1"),
+        (["curate", POCKET, "train.epochs=0"], "train.epochs: 0"),
+    ],
+)
+def test_a_mistake_is_named_and_the_exit_code_is_2(fails, tmp_path, monkeypatch, arguments, named):
+    monkeypatch.chdir(tmp_path)
+    assert named in fails(*arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["run", "none.yaml"], ["run", POCKET, "sead=1"]])
+def test_a_mistake_shows_no_traceback(arguments):
+    done = ssb(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("ssb: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("stage", "first"), [("teach", "curate"), ("train", "curate"), ("evaluate", "train"), ("report", "curate")]
+)
+def test_a_stage_before_its_time_says_which_comes_first(fails, tmp_path, stage, first):
+    assert f"run `ssb {first}` first" in fails(stage, POCKET, "--runs", str(tmp_path))
+
+
+def test_rollouts_that_are_not_there_are_named(fails, tmp_path):
+    file = tmp_path / "none.jsonl"
+    for command in ("run", "curate"):
+        said = fails(command, POCKET, f"curate.rollouts_file={file}", "--runs", str(tmp_path / "runs"))
+        assert f"{file}: no such file" in said
+
+
+def test_a_place_for_runs_that_is_no_folder_is_named(fails, tmp_path):
+    (tmp_path / "runs").write_text("")
+    assert "cannot be made" in fails("curate", POCKET, "--runs", str(tmp_path / "runs"))
+
+
+# -- Overrides, and what is run ---------------------------------------------------------------------------------------
+
+
+def test_overrides_stand_before_and_after_options(fails, tmp_path):
+    fails("teach", POCKET, "name=mine", "--runs", str(tmp_path), "seed=5", "--force", "train.epochs=7")
+    recipe = load(tmp_path / "mine" / "recipe.yaml")
+    assert (recipe.name, recipe.seed, recipe.train.epochs) == ("mine", 5, 7)
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """finished(overrides): run the pocket recipe where all its stages are done; exit code, and the stages started."""
+    recipe, run = load(Path(POCKET)), RunDir(tmp_path / "pocket")
+    for stage in STAGES.values():
+        with run.write(stage.name, *stage.key(recipe, run)) as work:
+            (work.folder / "report.json").write_text('{"scores": []}')
+    started = []
+
+    def go(*arguments: str, code: int = 0):
+        monkeypatch.setattr(cli, "_child", lambda command: started.append(command) or code)
+        return cli.main(["run", POCKET, "--runs", str(tmp_path), *arguments]), started
+
+    return go
+
+
+def test_what_is_up_to_date_is_not_run_again(finished, capsys):
+    assert finished() == (0, [])
+    out, err = capsys.readouterr()
+    assert err.count("up to date") == len(STAGES) + 1
+    assert "report.md" in out
+
+
+def test_force_runs_everything_again_each_stage_in_a_process_of_its_own(finished):
+    code, started = finished("--force", "seed=3407")
+    assert code == 0
+    assert [command[3] for command in started] == list(STAGES)
+    assert all({"--force", "seed=3407", POCKET} <= set(command) for command in started)
+
+
+@pytest.mark.parametrize(
+    ("override", "first"),
+    [
+        ("seed=1", "curate"),
+        ("problems.limit=10", "curate"),
+        ("curate.pairs=10", "curate"),
+        ("train.temperature=3", "teach"),
+        ("train.epochs=1", "train"),
+        ("evaluate.benchmarks.test.limit=10", "evaluate"),
+    ],
+)
+def test_a_change_runs_again_what_depends_on_it(finished, override, first):
+    code, started = finished(override)
+    assert code == 0
+    assert started[0][3] == first
+
+
+def test_a_stage_that_fails_stops_the_run(finished, capsys):
+    for code, expected in ((2, 2), (130, 130), (1, 2)):
+        assert finished("--force", code=code)[0] == expected
+    assert len(finished("--force", code=2)[1]) == 4  # one a run
+    assert "Stage curate failed (exit code 1)" in capsys.readouterr().err
+
+
+# -- The package ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("module", "home"),
+    [("vllm", "backends/vllm.py"), ("unsloth", "backends/unsloth.py"), ("math_verify", "grading.py")],
+)
+def test_what_changes_often_is_imported_by_one_file_only(module, home):
+    imports = re.compile(rf"^\s*(?:import|from)\s+{module}\b|import_module\(\s*[\"']{module}\b", re.M)
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if imports.search(path.read_text(encoding="utf-8"))
+    }
+    assert found <= {home}
+    assert found or not (PACKAGE / home).exists()

@@ -1,0 +1,153 @@
+"""The chain as a user runs it: `ssb run`, each stage a process of its own, on the pocket with real components."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ssb_unsloth.records import Generation, Pair, Rollout, read_jsonl
+
+ROOT = Path(__file__).parent.parent
+RECIPE = str(ROOT / "recipes" / "pocket.yaml")
+DATA = ROOT / "tests" / "data" / "gsm8k"
+SMALL = [
+    "problems.limit=96",
+    "curate.pairs=12",
+    "curate.wave=48",
+    "train.epochs=2",
+    "train.learning_rate=1e-3",
+    "train.probe_steps=3",
+    "train.probe_questions=4",
+    "evaluate.benchmarks.test.limit=24",
+    "evaluate.benchmarks.test-hard.limit=12",
+]
+STAGES = ("curate", "teach", "train", "evaluate", "report")
+
+
+def ssb(*words, code=0):
+    done = subprocess.run([sys.executable, "-m", "ssb_unsloth", *words], capture_output=True, text=True, timeout=900)
+    assert done.returncode == code, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def ids(run):
+    return {stage: json.loads((run / stage / "manifest.json").read_text())["id"] for stage in STAGES}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished small run on the transformers engine: its folder, and how it was started."""
+    runs = tmp_path_factory.mktemp("runs")
+    words = ["run", RECIPE, "--runs", str(runs), "sampler.engine=transformers", *SMALL]
+    return runs / "pocket", words, ssb(*words)
+
+
+def test_a_run_leaves_every_decision_behind(finished):
+    run, _, done = finished
+    assert "T=0.8" in done.stdout
+    assert "report.md" in done.stdout
+    pairs = read_jsonl(run / "curate" / "pairs.jsonl", Pair)
+    rollouts = {r.id for r in read_jsonl(run / "curate" / "rollouts.jsonl", Rollout)}
+    assert pairs
+    assert all({p.right_id, p.wrong_id} <= rollouts for p in pairs)
+    report = json.loads((run / "report" / "report.json").read_text())
+    assert {s["model"] for s in report["scores"]} == {"base", "ssb"}
+    for score in report["scores"]:
+        path = run / "evaluate" / f"{score['model']}-{score['benchmark']}-{score['temperature']:g}.jsonl"
+        kept = read_jsonl(path, Generation)
+        assert score["value"] == sum(g.verdict == "right" for g in kept) / len(kept)
+    assert (run / "recipe.yaml").exists()
+    assert not list(run.rglob("*.bin"))
+    assert not list(run.rglob("*.pt"))
+    assert not list(run.glob("*.partial"))
+
+
+def test_the_training_log_has_the_papers_curves_and_the_students_own_length(finished):
+    history = [json.loads(line) for line in (finished[0] / "train" / "history.jsonl").read_text().splitlines()]
+    steps = [row for row in history if "loss" in row]
+    assert {"loss", "grad_norm", "learning_rate", "kl", "agreement", "step"} <= set(steps[0])
+    assert [row["step"] for row in steps] == list(range(1, len(steps) + 1))
+    probes = [row["step"] for row in history if "reply_tokens" in row]
+    assert probes[0] == 0
+    assert probes[-1] == len(steps)
+
+
+def test_what_is_up_to_date_is_not_run_again_and_a_change_runs_what_depends_on_it(finished):
+    run, words, _ = finished
+    before = ids(run)
+    assert ssb(*words).stderr.count("up to date") >= len(STAGES)
+    assert ids(run) == before
+    ssb(*words, "evaluate.benchmarks.test.limit=20")
+    after = ids(run)
+    assert [stage for stage in STAGES if after[stage] != before[stage]] == ["evaluate", "report"]
+
+
+def test_the_same_recipe_gives_the_same_artefacts(finished):
+    """Repeating every stage by force: pairs, targets, adapter and generations come out equal, byte for byte."""
+    run, words, _ = finished
+    stages = ("curate", "teach", "train")
+    files = [json.loads((run / stage / "manifest.json").read_text())["files"] for stage in stages]
+    for stage in stages:
+        ssb(stage, *words[1:], "--force")
+    again = [json.loads((run / stage / "manifest.json").read_text())["files"] for stage in stages]
+    for one, other in zip(files, again, strict=True):
+        for name in one:
+            if name != "history.jsonl":  # it holds the seconds that training took
+                assert one[name] == other[name], name
+
+
+def test_real_questions_that_the_pocket_cannot_answer_end_in_a_sentence_and_their_statistics(tmp_path):
+    done = ssb(
+        "run",
+        RECIPE,
+        "--runs",
+        str(tmp_path),
+        "sampler.engine=transformers",
+        f"problems.source={DATA / 'train_rows.jsonl'}",
+        "problems.gold_format=####",
+        "problems.limit=null",
+        code=2,
+    )
+    assert "No pair came out of 20 questions" in done.stderr
+    statistics = json.loads((tmp_path / "pocket" / "curate" / "statistics.json").read_text())
+    assert statistics["questions"] + statistics["skipped"] == 20
+    assert statistics["pairs"] == 0
+
+
+@pytest.mark.slow
+def test_the_whole_chain_with_the_real_vllm(tmp_path):
+    ssb("run", RECIPE, "--runs", str(tmp_path), "sampler.engine=vllm", *SMALL)
+    run = tmp_path / "pocket"
+    assert "vllm" in " ".join(json.loads((run / "curate" / "manifest.json").read_text())["versions"])
+    for pair in read_jsonl(run / "curate" / "pairs.jsonl", Pair):
+        assert pair.reply_ids
+    generations = read_jsonl(run / "evaluate" / "ssb-test-0.jsonl", Generation)
+    assert len(generations) == 24
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path):
+    words = ["run", RECIPE, "--runs", str(tmp_path), "sampler.engine=transformers", *SMALL, "curate.pairs=1000"]
+    command = [sys.executable, "-m", "ssb_unsloth", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    partial = tmp_path / "pocket" / "curate.partial"
+    for _ in range(600):
+        if list(partial.glob("wave-0000.rollouts.jsonl")):
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from there" in said
+    assert "Traceback" not in said
+    kept = (partial / "wave-0000.rollouts.jsonl").read_bytes()
+    assert not (tmp_path / "pocket" / "curate").exists()
+    ssb(*words)
+    rollouts = (tmp_path / "pocket" / "curate" / "rollouts.jsonl").read_bytes()
+    assert rollouts.startswith(kept)

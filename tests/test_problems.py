@@ -1,0 +1,157 @@
+"""Problems from JSONL, Parquet, the hub and the generator; what is wrong in a file is named with its line."""
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from ssb_unsloth.config import ProblemsConfig
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.problems import load_problems
+
+GSM8K = Path(__file__).parent / "data" / "gsm8k"
+ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "2 + 1?", "answer": "3"}]
+
+
+@pytest.fixture
+def save(tmp_path):
+    """save(name, rows): the path of a new file of that kind."""
+
+    def write(name: str, rows: list[dict]) -> str:
+        path = tmp_path / name
+        if path.suffix == ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        else:
+            path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def load(source, **kwargs):
+    return load_problems(ProblemsConfig(source=str(source), **kwargs))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_local_file_gives_its_problems_in_order(save, name):
+    problems = load(save(name, ROWS))
+    assert [(p.question, p.gold) for p in problems] == [("1 + 1?", "2"), ("2 + 1?", "3")]
+    assert len({p.id for p in problems}) == 2
+
+
+def test_jsonl_and_parquet_of_the_same_rows_give_the_same_problems(save):
+    assert load(save("a.jsonl", ROWS)) == load(save("b.parquet", ROWS))
+
+
+def test_a_problems_id_depends_on_its_question_alone(save):
+    first = load(save("a.jsonl", ROWS))
+    others = load(save("b.jsonl", [{"n": 1, "q": "2 + 1?", "a": "x = 3"}]), question="q", gold="a")
+    assert others[0].id == first[1].id
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_columns_are_named_in_the_recipe(save, name):
+    source = save(name, [{"level": 5, "problem": "Q", "solution": r"So \boxed{\frac{1}{2}}."}])
+    (problem,) = load(source, question="problem", gold="solution", gold_format="boxed")
+    assert (problem.question, problem.gold) == ("Q", r"\frac{1}{2}")
+
+
+@pytest.mark.parametrize(
+    ("gold_format", "answer", "gold"),
+    [
+        ("plain", " 1,080 ", "1,080"),
+        ("plain", 18, "18"),
+        ("plain", 0, "0"),
+        ("####", "so 2 #### 3\n#### 1,080", "1,080"),
+        ("boxed", r"\boxed{1} or \boxed{\{1, 2\}}", r"\{1, 2\}"),
+    ],
+)
+def test_the_gold_answer_is_found_as_the_recipe_says(save, gold_format, answer, gold):
+    (problem,) = load(save("a.jsonl", [{"question": "Q", "answer": answer}]), gold_format=gold_format)
+    assert problem.gold == gold
+
+
+def test_limit_takes_the_first_and_looks_no_further(save):
+    rows = [*ROWS, {"question": "", "answer": ""}]
+    assert [p.question for p in load(save("a.jsonl", rows), limit=2)] == ["1 + 1?", "2 + 1?"]
+
+
+def test_a_repeated_question_counts_once(save):
+    source = save("a.jsonl", [ROWS[0], {**ROWS[0], "answer": "9"}, ROWS[1]])
+    assert [(p.question, p.gold) for p in load(source)] == [("1 + 1?", "2"), ("2 + 1?", "3")]
+    assert [p.question for p in load(source, limit=2)] == ["1 + 1?", "2 + 1?"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+@pytest.mark.parametrize(
+    ("row", "config", "message"),
+    [
+        ({"question": "Q", "solution": "1"}, {}, "no column 'answer'.*'solution'"),
+        ({"problem": "Q", "answer": "1"}, {}, "no column 'question'.*'problem'"),
+        ({"question": "  ", "answer": "1"}, {}, "question is empty"),
+        ({"question": None, "answer": "1"}, {}, "question is empty"),
+        ({"question": ["Q"], "answer": "1"}, {}, "no text"),
+        ({"question": "Q", "answer": None}, {}, "gold answer"),
+        ({"question": "Q", "answer": " "}, {}, "[Nn]o gold answer"),
+        ({"question": "Q", "answer": "so 3"}, {"gold_format": "####"}, "No gold answer.*gold_format"),
+        ({"question": "Q", "answer": r"\boxed{3"}, {"gold_format": "boxed"}, "No gold answer.*gold_format"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said_with_file_and_line(save, name, row, config, message):
+    with pytest.raises(UserError, match=message) as error:
+        load(save(name, [row]), **config)
+    assert f"{name}, {'line' if name.endswith('jsonl') else 'row'} 1:" in str(error.value)
+
+
+def test_the_line_named_is_that_of_the_file(save):
+    source = save("a.jsonl", [*ROWS, {"question": "Q"}])
+    with pytest.raises(UserError, match=r"a\.jsonl, line 3:"):
+        load(source)
+
+
+def test_files_that_cannot_be_used_are_named(tmp_path, save):
+    (tmp_path / "a.csv").write_text("question,answer\n")
+    (tmp_path / "a.parquet").write_text("no")
+    for source, message in {
+        "none.jsonl": "no such file",
+        "none.parquet": "no such file",
+        "a.csv": r"expected a file ending in \.jsonl or \.parquet",
+        "a.parquet": "not a Parquet file",
+    }.items():
+        with pytest.raises(UserError, match=message) as error:
+            load(tmp_path / source)
+        assert source in str(error.value)
+    with pytest.raises(UserError, match="holds no problem"):
+        load(save("empty.jsonl", []))
+
+
+def test_a_hub_data_set_that_cannot_be_had_is_one_clear_message():
+    with pytest.raises(UserError, match=r"'nobody/no-such-set'.*cannot be loaded") as error:
+        load("nobody/no-such-set", split="train")
+    assert "local .jsonl or .parquet file" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert error.value.__suppress_context__
+
+
+def test_the_pocket_generator_gives_a_splits_first_problems():
+    problems = load("pocket", split="test", limit=20)
+    assert len({p.question for p in problems}) == 20
+    assert problems == load("pocket", split="test", limit=20)
+    assert problems[:5] == load("pocket", split="test", limit=5)
+    with pytest.raises(UserError, match="no split 'tset'"):
+        load("pocket", split="tset")
+
+
+def test_gsm8ks_rows_load_as_they_are():
+    rows = [json.loads(line) for line in (GSM8K / "train_rows.jsonl").open(encoding="utf-8")]
+    problems = load(GSM8K / "train_rows.jsonl", gold_format="####")
+    assert [p.question for p in problems] == [row["question"] for row in rows]
+    assert [p.gold for p in problems] == [row["answer"].split("\n#### ")[1] for row in rows]
+
+
+def test_gsm8ks_recorded_rollouts_are_also_a_file_of_problems():
+    problems = load(GSM8K / "recorded_rollouts.jsonl", gold="gold")
+    assert len(problems) == 38
+    assert all(p.gold for p in problems)

@@ -1,0 +1,230 @@
+"""The report of a small run made by hand: report.json for programs, the rest for people."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+from ssb_unsloth import figures
+from ssb_unsloth.config import BenchmarkConfig, load
+from ssb_unsloth.curate import Statistics
+from ssb_unsloth.evaluate import as_rows, score
+from ssb_unsloth.records import Generation, Pair, Problem, Rollout, write_jsonl
+from ssb_unsloth.report import closing_lines, write_report
+from ssb_unsloth.rundir import RunDir
+
+POCKET = Path(__file__).parent.parent / "recipes" / "pocket.yaml"
+FENCE = "Look:\n```python\nprint(1)\n```\n# Not a heading\n````\n~~~\n"  # a text with fences of its own
+BENCHMARKS = {"math": BenchmarkConfig(source="a.jsonl"), "math-500": BenchmarkConfig(source="b.jsonl", split="test")}
+SCORE_NAMES = {
+    *("model", "benchmark", "split", "scoring", "temperature", "seed", "n_questions", "n_samples"),
+    *("value", "low", "high", "no_answer", "truncated", "mean_tokens"),
+}
+PAIRS = [
+    Pair("a1", "q1", f"Q1? {FENCE}", "2`3", f"right {FENCE}", f"wrong {FENCE}", f"refined {FENCE}", [1], "r", "w", "f")
+]
+FIGURES = ["accuracy.png", "curation.png", "training.png"]
+
+
+def _curate(folder: Path) -> None:
+    pair = PAIRS[0]
+    rollouts = [
+        Rollout("w", "q1", pair.wrong, [1, 2], "stop", 1, "wrong", "1`\n# 3"),
+        Rollout("r", "q1", pair.right, [1, 2], "stop", 2, "right", "2`3"),
+    ]
+    counts = {"questions": 20, "all_right": 5, "all_wrong": 9, "mixed": 6, "repeated_wrong": 2, "refined": 6}
+    statistics = Statistics(**counts, accepted=4, pairs=1, rollouts=80, no_answer=3, truncated=1, tokens=999)
+    write_jsonl(folder / "pairs.jsonl", PAIRS)
+    write_jsonl(folder / "rollouts.jsonl", rollouts)
+    (folder / "statistics.json").write_text(json.dumps(dataclasses.asdict(statistics)))
+
+
+def _train(folder: Path) -> None:
+    rows = [{"step": s, "loss": 1 / s, "grad_norm": 2 / s, "learning_rate": 1e-4} for s in range(1, 41)]
+    write_jsonl(
+        folder / "history.jsonl", [{"step": 0, "reply_tokens": 50.0}, *rows, {"step": 40, "reply_tokens": 60.0}]
+    )
+
+
+def _evaluate(folder: Path) -> None:
+    replies = []
+    for benchmark in BENCHMARKS:
+        problems = [Problem(f"{benchmark}-{i}", f"{benchmark} question {i}? {FENCE}", str(i)) for i in range(4)]
+        write_jsonl(folder / f"problems-{benchmark}.jsonl", problems)
+        for model, right in (("base", {0}), ("ssb", {1, 2})):
+            for temperature in (0.0, 0.8):
+                made = []
+                for i, problem in enumerate(problems):
+                    text = f"{model} at {temperature} on {problem.id}\n{FENCE}"
+                    verdict = "right" if i in right else "no_answer"
+                    made.append(
+                        Generation(
+                            model,
+                            benchmark,
+                            problem.id,
+                            0,
+                            temperature,
+                            1,
+                            text,
+                            9,
+                            "stop",
+                            verdict,
+                            None,
+                            problem.gold,
+                        )
+                    )
+                write_jsonl(folder / f"{model}-{benchmark}-{temperature:g}.jsonl", made)
+                replies += made
+    scores, differences = score(replies, BENCHMARKS, seed=7)
+    rows = {"scores": as_rows(scores), "differences": as_rows(differences)}
+    (folder / "scores.json").write_text(json.dumps(rows))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run: the first four stages made by hand, the report by `write_report`."""
+    recipe, run = load(POCKET, ["name=mine", "seed=7"]), RunDir(tmp_path_factory.mktemp("runs") / "mine")
+    trained = {"steps": 40, "first_loss": 1.0, "last_loss": 0.025, "trainable_parameters": 10, "total_parameters": 110}
+    for name, make in {"curate": _curate, "teach": None, "train": _train, "evaluate": _evaluate}.items():
+        with run.write(name, "key", {}) as work:
+            work.tokens, work.summary = 1234, trained if name == "train" else {}
+            if make:
+                make(work.folder)
+    with run.write("report", "key", {}) as work:
+        write_report(recipe, run, work.folder)
+    return run
+
+
+@pytest.fixture(scope="module")
+def report(run):
+    return json.loads((run.stage("report") / "report.json").read_text(encoding="utf-8"))
+
+
+def text(run: RunDir, name: str) -> str:
+    return (run.stage("report") / name).read_text(encoding="utf-8")
+
+
+def fenced_blocks(markdown: str) -> tuple[list[str], list[str]]:
+    """(contents of the fenced blocks, lines outside of them), read as CommonMark reads fences."""
+    blocks, outside, fence = [], [], ""
+    for line in markdown.split("\n"):
+        run_of_ticks = re.match(r" {0,3}(`{3,})([^`]*)$", line)
+        if fence and run_of_ticks and len(run_of_ticks[1]) >= len(fence) and not run_of_ticks[2].strip():
+            fence = ""
+        elif fence:
+            blocks[-1] += line + "\n"
+        elif run_of_ticks:
+            fence = run_of_ticks[1]
+            blocks.append("")
+        else:
+            outside.append(line)
+    assert not fence
+    return [block.removesuffix("\n") for block in blocks], outside
+
+
+# -- report.json ------------------------------------------------------------------------------------------------------
+
+
+def test_report_json_has_the_names_that_others_read(report):
+    assert {"format", "recipe", "scores", "curation", "training", "cost", "versions", "seed"} <= set(report)
+    assert (report["format"], report["recipe"], report["seed"]) == (1, "mine", 7)
+    for row in report["scores"]:
+        assert set(row) >= SCORE_NAMES
+    expected = ["questions", "all_right", "all_wrong", "mixed", "refined", "accepted", "no_answer", "truncated"]
+    assert [report["curation"][name] for name in expected] == [20, 5, 9, 6, 6, 4, 3, 1]
+    assert report["training"] == {
+        "ssb": {"steps": 40, "first_loss": 1.0, "last_loss": 0.025, "trainable_parameters": 10, "total_parameters": 110}
+    }
+    assert list(report["cost"]) == ["curate", "teach", "train", "evaluate"]
+    for spent in report["cost"].values():
+        assert set(spent) == {"seconds", "peak_rss_bytes", "peak_device_bytes", "tokens"}
+        assert spent["tokens"] == 1234
+    assert {"python", "torch", "transformers"} <= set(report["versions"])
+
+
+def test_scores_lie_between_0_and_1(report):
+    assert len(report["scores"]) == 8  # two models, two benchmarks, two decodings
+    for row in report["scores"]:
+        assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
+        assert 0 <= row["no_answer"] <= 1
+        assert 0 <= row["truncated"] <= 1
+        assert row["scoring"] == "equivalent"
+    assert {(row["model"], row["value"]) for row in report["scores"]} == {("base", 0.25), ("ssb", 0.5)}
+
+
+# -- For people -------------------------------------------------------------------------------------------------------
+
+
+def test_report_md_holds_the_table_and_the_figures(run, report):
+    page = text(run, "report.md")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    for s in report["scores"]:
+        decoding = f"T={s['temperature']:g}" if s["temperature"] else "greedy"
+        (row,) = [row for row in rows if row[:3] == [s["benchmark"], decoding, s["model"]]]
+        assert row[3] == f"{100 * s['value']:.1f} %"
+        assert row[4] == f"{100 * s['low']:.1f} to {100 * s['high']:.1f}"
+    assert any("ssb: +25.0 points" in cell for row in rows for cell in row)
+    assert {"curate", "teach", "train", "evaluate"} <= {row[0] for row in rows}
+    for name in re.findall(r"\]\(([\w.]+)\)", page):
+        assert (run.stage("report") / name).is_file()
+    assert set(re.findall(r"!\[[^]]+\]\(([\w.]+)\)", page)) == set(FIGURES)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_a_png_with_something_on_it(run, name):
+    path = run.stage("report") / name
+    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    picture = matplotlib.image.imread(path)
+    assert min(picture.shape[:2]) >= 400
+    inked = (picture[..., :3] < 0.9).any(axis=-1)
+    assert 0.01 < inked.mean() < 0.6
+    assert inked.any(axis=0).mean() > 0.8  # and over its whole width
+
+
+def test_a_training_that_failed_or_was_not_logged_is_drawn_too(tmp_path):
+    figures.training([], tmp_path / "empty.png")
+    figures.training([{"step": 1, "loss": float("nan"), "grad_norm": float("inf")}], tmp_path / "failed.png")
+    assert all(path.stat().st_size > 5_000 for path in tmp_path.iterdir())
+
+
+def test_the_same_run_gives_the_same_bytes(run, tmp_path):
+    write_report(load(POCKET, ["name=mine", "seed=7"]), run, tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (run.stage("report") / path.name).read_bytes(), path.name
+
+
+def test_examples_show_a_pair_with_its_origins(run):
+    blocks, _ = fenced_blocks(text(run, "examples.md"))
+    pair = PAIRS[0]
+    assert blocks[:4] == [pair.question, pair.wrong, pair.right, pair.reply]
+
+
+def test_no_text_breaks_out_of_its_block(run):
+    _, outside = fenced_blocks(text(run, "examples.md"))
+    assert [line for line in outside if "Not a heading" in line or "~~~" in line or "```" in line] == []
+    titles = [line for line in outside if line.startswith("#")]
+    assert titles[:3] == ["# Worked examples", "## From a question to a pair", "### q1, gold answer `` 2`3 ``"]
+    assert "Wrong rollout w, answer `` 1` # 3 ``:" in outside
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_examples_show_what_base_and_student_answer_greedily(run, benchmark):
+    blocks, outside = fenced_blocks(text(run, "examples.md"))
+    titles = [line for line in outside if line.startswith(f"### {benchmark}, ")]
+    assert [title.split()[2].rstrip(",") for title in titles] == [f"{benchmark}-{i}" for i in (1, 2, 0, 3)]
+    for i in range(4):  # gained, gained, lost, and one that both get wrong
+        question = blocks.index(f"{benchmark} question {i}? {FENCE}")
+        base, student = blocks[question + 1 : question + 3]
+        assert base == f"base at 0.0 on {benchmark}-{i}\n{FENCE}"
+        assert student == f"ssb at 0.0 on {benchmark}-{i}\n{FENCE}"
+
+
+def test_a_finished_run_closes_with_the_table_and_where_the_rest_is(run):
+    lines = closing_lines(run)
+    assert re.search(r"^math +greedy +base +25\.0 % ", lines, re.M)
+    assert re.search(r"^math-500 +T=0\.8 +ssb +50\.0 % ", lines, re.M)
+    for name in ("report.md", "examples.md", *FIGURES):
+        assert name in lines

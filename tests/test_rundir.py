@@ -1,0 +1,169 @@
+"""The run folder: what is finished is whole, what is not is gone on with or thrown away."""
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.rundir import RunDir, digest, fingerprint
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDir(tmp_path / "mine")
+
+
+def write(run, name="curate", key="k1", text="one"):
+    with run.write(name, key, {"seed": 1}) as work:
+        (work.folder / "out.txt").write_text(text)
+
+
+def test_a_stage_is_finished_when_its_manifest_is_there(run):
+    assert run.manifest("curate") is None
+    with run.write("curate", "k1", {"seed": 1}) as work:
+        (work.folder / "sub").mkdir()
+        (work.folder / "sub" / "out.txt").write_text("one")
+        work.tokens, work.summary = 7, {"pairs": 3}
+        assert not run.stage("curate").exists()
+        assert not (work.folder / "manifest.json").exists()
+    manifest = run.manifest("curate")
+    assert (manifest["stage"], manifest["key"], manifest["determined_by"]) == ("curate", "k1", {"seed": 1})
+    assert manifest["files"] == {"sub/out.txt": hashlib.sha256(b"one").hexdigest()}
+    assert manifest["summary"] == {"pairs": 3}
+    assert manifest["cost"]["tokens"] == 7
+    assert manifest["cost"]["peak_rss_bytes"] > 1_000_000
+    assert manifest["versions"]["python"] == sys.version.split()[0]
+    assert sorted(path.name for path in run.root.iterdir()) == ["curate"]
+    assert sorted(path.name for path in run.stage("curate").iterdir()) == ["manifest.json", "sub"]
+
+
+def test_a_stage_is_fresh_for_its_own_key_only(run):
+    assert not run.is_fresh("curate", "k1")
+    write(run)
+    assert run.is_fresh("curate", "k1")
+    assert not run.is_fresh("curate", "k2")
+
+
+def test_a_manifests_id_changes_with_key_and_content(run):
+    ids = []
+    for key, text in (("k1", "one"), ("k1", "two"), ("k2", "one"), ("k1", "one")):
+        write(run, key=key, text=text)
+        ids.append(run.manifest("curate")["id"])
+    assert len(set(ids)) == 3
+    assert ids[0] == ids[3]
+
+
+def stop_in_the_middle(run, key):
+    with contextlib.suppress(RuntimeError), run.write("curate", key, {}) as work:
+        (work.folder / "half.txt").write_text("half")
+        raise RuntimeError
+
+
+def test_what_a_stopped_stage_left_is_there_for_the_same_key(run):
+    stop_in_the_middle(run, "k1")
+    with run.write("curate", "k1", {}) as work:
+        assert (work.folder / "half.txt").read_text() == "half"
+    assert set(run.manifest("curate")["files"]) == {"half.txt"}
+
+
+def test_what_a_stopped_stage_left_is_thrown_away_for_another_key(run):
+    stop_in_the_middle(run, "k1")
+    with run.write("curate", "k2", {}) as work:
+        assert not (work.folder / "half.txt").exists()
+
+
+def test_a_partial_folder_that_says_no_key_is_thrown_away(run):
+    stop_in_the_middle(run, "k1")
+    (run.root / "curate.partial" / ".key").unlink()
+    with run.write("curate", "k1", {}) as work:
+        assert not (work.folder / "half.txt").exists()
+
+
+def test_a_failure_leaves_the_finished_stage_untouched(run):
+    write(run)
+    before = {path.name: path.read_bytes() for path in run.stage("curate").iterdir()}
+    stop_in_the_middle(run, "k2")
+    assert {path.name: path.read_bytes() for path in run.stage("curate").iterdir()} == before
+    assert run.is_fresh("curate", "k1")
+
+
+def test_a_repeated_stage_takes_the_old_ones_place_whole(run):
+    with run.write("curate", "k1", {}) as work:
+        (work.folder / "old.txt").write_text("old")
+    write(run, key="k2")
+    assert sorted(path.name for path in run.stage("curate").iterdir()) == ["manifest.json", "out.txt"]
+    assert sorted(path.name for path in run.root.iterdir()) == ["curate"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"key": "k1"}', "\x00"])
+def test_a_damaged_manifest_is_named_with_the_remedy(run, text):
+    write(run)
+    (run.stage("curate") / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json.*delete the folder"):
+        run.is_fresh("curate", "k1")
+
+
+def test_a_second_process_is_kept_out_of_the_same_run(run):
+    with run.lock():
+        script = (
+            "from pathlib import Path; from ssb_unsloth.rundir import RunDir\n"
+            f"with RunDir(Path({str(run.root)!r})).lock(): pass"
+        )
+        path = os.pathsep.join(filter(None, sys.path))
+        second = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+        )
+        assert second.returncode == 1
+        assert "UserError" in second.stderr
+        assert "another ssb process" in second.stderr
+        with RunDir(run.root.parent / "other").lock():  # another run is another matter
+            pass
+    with run.lock():
+        pass
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    run = RunDir(tmp_path / "file" / "mine")
+    assert run.manifest("curate") is None
+    with pytest.raises(UserError, match="cannot be made"), run.lock():
+        pass
+
+
+def test_a_fingerprint_is_the_contents(tmp_path):
+    file = tmp_path / "data.jsonl"
+    file.write_text("a")
+    first = fingerprint(file)
+    os.utime(file, (1, 1))
+    assert fingerprint(file) == first
+    file.write_text("b")
+    assert fingerprint(file) != first
+
+
+def test_a_folders_fingerprint_changes_with_any_of_its_files(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a").write_text("a")
+    seen = {fingerprint(tmp_path)}
+    (tmp_path / "sub" / "a").write_text("b")
+    seen.add(fingerprint(tmp_path))
+    (tmp_path / "c").write_text("")
+    seen.add(fingerprint(tmp_path))
+    (tmp_path / "c").rename(tmp_path / "d")
+    seen.add(fingerprint(tmp_path))
+    assert len(seen) == 4
+
+
+def test_a_file_that_is_not_there_has_no_fingerprint(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        fingerprint(tmp_path / "none.jsonl")
+
+
+def test_a_digest_does_not_depend_on_the_order_of_keys():
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})
+    assert len(digest(json.loads("{}"))) == 64

@@ -1,0 +1,158 @@
+"""The samplers: seeds, stops and adapters on plain transformers; and the real vLLM against it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from ssb_unsloth.backends import Adapter, Request
+from ssb_unsloth.backends.transformers import TransformersSampler, load_model
+from ssb_unsloth.config import ModelConfig, SamplingConfig
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.pocket.problems import generate
+from ssb_unsloth.prompts import student_messages
+
+POCKET = ModelConfig(name="pocket", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def sampler(tokenizer):
+    return TransformersSampler(load_model(POCKET), tokenizer, batch_size=7)
+
+
+@pytest.fixture(scope="module")
+def requests(sampler):
+    problems = generate("validation", 20, 0)
+    return [Request(sampler.render(student_messages(p.question)), 100 + i) for i, p in enumerate(problems)]
+
+
+def test_a_reply_depends_on_its_own_seed_and_not_on_its_company(sampler, requests):
+    decoding = SamplingConfig(temperature=1.0, top_p=0.95, top_k=20, max_tokens=40)
+    forward = sampler.sample(requests, decoding)
+    backward = sampler.sample(requests[::-1], decoding)[::-1]
+    alone = sampler.sample(requests[3:4], decoding)
+    assert forward == backward
+    assert alone == forward[3:4]
+    reseeded = [Request(r.prompt_ids, r.seed + 1) for r in requests]
+    assert sampler.sample(reseeded, decoding) != forward
+
+
+def test_a_reply_ends_with_the_end_of_turn_or_is_cut_off(sampler, requests, tokenizer):
+    for limit in (5, 160):
+        for reply in sampler.sample(requests, SamplingConfig(temperature=0, max_tokens=limit)):
+            assert (reply.token_ids[-1] == tokenizer.eos_token_id) == (reply.finish_reason == "stop")
+            assert len(reply.token_ids) <= limit
+            assert "<|im_end|>" not in reply.text
+    assert {r.finish_reason for r in sampler.sample(requests, SamplingConfig(temperature=0, max_tokens=5))} == {
+        "length"
+    }
+
+
+def test_samples_follow_the_models_distribution(sampler, tokenizer):
+    """The Gumbel draw against softmax(logits / T), by a chi-squared bound on the first token."""
+    prompt = sampler.render(student_messages("Mia has 3 shells."))
+    decoding = SamplingConfig(temperature=2.0, max_tokens=1)
+    n = 700
+    wide = TransformersSampler(sampler._model, tokenizer, batch_size=n)
+    first = [r.token_ids[0] for r in wide.sample([Request(prompt, seed) for seed in range(n)], decoding)]
+    with torch.no_grad():
+        p = torch.softmax(sampler._model(torch.tensor([prompt])).logits[0, -1] / 2.0, -1)
+    counts = torch.bincount(torch.tensor(first), minlength=len(p))
+    common = p * n > 5
+    chi2 = ((counts[common] - n * p[common]) ** 2 / (n * p[common])).sum()
+    degrees = int(common.sum())
+    assert chi2 < degrees + 4 * (2 * degrees) ** 0.5 + 4
+
+
+def save_adapter(folder, scale):
+    torch.manual_seed(0)
+    model = get_peft_model(
+        load_model(POCKET), LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=scale)
+    model.save_pretrained(folder)
+
+
+def test_adapters_are_switched_and_taken_off(tmp_path, tokenizer, requests):
+    for name, scale in (("one", 0.3), ("two", 0.5)):
+        save_adapter(tmp_path / name, scale)
+    sampler = TransformersSampler(load_model(POCKET), tokenizer, batch_size=20)
+    greedy = SamplingConfig(temperature=0, max_tokens=30)
+    base = sampler.sample(requests, greedy)
+    one, two = (sampler.sample(requests, greedy, Adapter(n, tmp_path / n)) for n in ("one", "two"))
+    assert base != one != two != base
+    assert sampler.sample(requests, greedy) == base
+    assert sampler.sample(requests, greedy, Adapter("one", tmp_path / "one")) == one
+
+
+def test_a_model_that_cannot_be_loaded_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load_model(ModelConfig(name=str(tmp_path)))
+    with pytest.raises(UserError, match="no such folder"):
+        load_model(ModelConfig(name="./nowhere"))
+
+
+VLLM = """
+import json, sys
+from ssb_unsloth.backends import Adapter, Request
+from ssb_unsloth.backends.vllm import VLLMSampler
+from ssb_unsloth.config import ModelConfig, SamplerConfig, SamplingConfig
+from pathlib import Path
+
+if __name__ == "__main__":
+    asked = json.loads(Path(sys.argv[1]).read_text())
+    sampler = VLLMSampler(ModelConfig(name="pocket", dtype="float32"), SamplerConfig(max_model_len=512), seed=0)
+    requests = [Request(ids, seed) for ids, seed in asked["requests"]]
+    greedy, warm = SamplingConfig(temperature=0, max_tokens=30), SamplingConfig(temperature=0.8, max_tokens=30)
+    adapters = [Adapter(path.rsplit("/", 1)[1], Path(path)) for path in asked["adapters"]]
+    ids = lambda replies: [reply.token_ids for reply in replies]
+    answers = {
+        "render": sampler.render(asked["messages"]),
+        "base": ids(sampler.sample(requests, greedy)),
+        "adapters": [ids(sampler.sample(requests, greedy, adapter)) for adapter in adapters],
+        "base again": ids(sampler.sample(requests, greedy)),
+        "forward": ids(sampler.sample(requests, warm)),
+        "backward": ids(sampler.sample(requests[::-1], warm)[::-1]),
+        "reasons": [reply.finish_reason for reply in sampler.sample(requests, greedy)],
+    }
+    Path(sys.argv[2]).write_text(json.dumps(answers))
+"""
+
+
+def test_the_real_vllm_gives_what_transformers_gives(tmp_path, tokenizer, sampler, requests):
+    """Rendering, greedy replies of base and adapters, seeds that do not depend on order, the end of turn kept."""
+    names = ("one", "two")
+    for name, scale in zip(names, (0.3, 0.5), strict=True):
+        save_adapter(tmp_path / name, scale)
+    messages = student_messages("Mia has 3 shells.")
+    script, asked, answered = (tmp_path / name for name in ("script.py", "asked.json", "answered.json"))
+    script.write_text(VLLM)
+    asked.write_text(
+        json.dumps(
+            {
+                "messages": messages,
+                "requests": [[r.prompt_ids, r.seed] for r in requests],
+                "adapters": [str(tmp_path / name) for name in names],
+            }
+        )
+    )
+    subprocess.run([sys.executable, script, asked, answered], check=True, timeout=600)
+    vllm = json.loads(answered.read_text())
+    greedy = SamplingConfig(temperature=0, max_tokens=30)
+    plain = TransformersSampler(load_model(POCKET), tokenizer, batch_size=20)
+    assert vllm["render"] == sampler.render(messages)
+    assert vllm["base"] == vllm["base again"] == [r.token_ids for r in plain.sample(requests, greedy)]
+    for name, theirs in zip(names, vllm["adapters"], strict=True):
+        ours = [r.token_ids for r in plain.sample(requests, greedy, Adapter(name, tmp_path / name))]
+        # Two orders of float32 sums may part where two tokens are equally likely, and go on apart from there.
+        assert sum(a == b for a, b in zip(ours, theirs, strict=True)) >= 18
+        assert theirs != vllm["base"]
+    assert vllm["forward"] == vllm["backward"] != vllm["base"]
+    ends = [ids[-1] == tokenizer.eos_token_id for ids in vllm["base"]]
+    assert [reason == "stop" for reason in vllm["reasons"]] == ends
