@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -128,6 +129,8 @@ def _stage(arguments: argparse.Namespace) -> int:
 
     hush()
     recipe = _load(arguments)
+    if recipe.threads is not None:  # read by torch and vLLM when they are imported
+        os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
     run = RunDir(arguments.runs / recipe.name)
     with run.lock():
         save(recipe, run.root / "recipe.yaml")

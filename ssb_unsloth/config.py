@@ -132,6 +132,7 @@ class EvaluateConfig:
 class Recipe:
     name: str = MISSING
     seed: int = 3407  # released code
+    threads: int | None = None  # CPU threads of a stage; a tiny model is fastest with 1. All cores if null
     model: ModelConfig = field(default_factory=ModelConfig)
     problems: ProblemsConfig = field(default_factory=ProblemsConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -159,11 +160,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path}: expected a mapping of keys to values, as in recipes/pocket.yaml.")
     parsed = []
     for override in overrides:
-        key, sign, _ = override.partition("=")
+        key, sign, value = override.partition("=")
         if not sign or not key:
             raise UserError(f"{override!r}: expected key=value, as in train.learning_rate=1e-4.")
         try:
-            parsed.append(OmegaConf.from_dotlist([override]))
+            # A value may begin with # (gold_format does); to YAML that would be a comment.
+            parsed.append(OmegaConf.from_dotlist([f"{key}='{value}'" if value.startswith("#") else override]))
         except Exception as error:  # PyYAML's and OmegaConf's own
             raise UserError(f"{override!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
     given = OmegaConf.merge(given, *parsed)
@@ -238,6 +240,7 @@ def _impossible(recipe: Recipe) -> list[str]:
     """Values of the right type that cannot work."""
     r = recipe
     positive: dict[str, float | None] = {
+        "threads": r.threads,
         "problems.limit": r.problems.limit,
         "sampler.max_model_len": r.sampler.max_model_len,
         "sampler.batch_size": r.sampler.batch_size,

@@ -28,7 +28,7 @@ from .muon import Muon
 from .problems import Problem, generate
 from .tokenizer import VOCABULARY, train_tokenizer
 
-STEPS = 3000
+STEPS = 2000
 THREADS = 2
 BATCH_TOKENS = 2048  # of each thread, with padding
 LEARNING_RATE = 4e-3
