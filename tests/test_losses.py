@@ -546,6 +546,31 @@ def test_triton_kernel() -> None:
         close(function(**problem()).kl, kd_loss(**problem()).kl)
 
 
+@pytest.mark.parametrize("flags", [False, True])
+def test_triton_kernel_compiles_for_gpus(flags: bool) -> None:
+    """The interpreter accepts programs that the compiler does not; compiling needs no GPU."""
+    triton = pytest.importorskip("triton")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        pytest.skip("Triton was imported as an interpreter")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from ssb_unsloth import kernels
+
+    signature, constants = {}, {}
+    for name in kernels._kd_rows.arg_names:
+        if name.isupper():
+            signature[name] = "constexpr"
+            constants[name] = kernels.BLOCK if name == "BLOCK" else flags or name == "GRADIENT"
+        elif name.endswith("_ptr"):
+            signature[name] = "*i64" if name == "words_ptr" else "*fp32"
+        else:
+            signature[name] = "i32" if name in ("stride_s", "stride_t", "vocabulary") else "fp32"
+    source = ASTSource(fn=kernels._kd_rows, signature=signature, constexprs=constants)
+    for capability in (75, 80, 90):
+        assert triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8}).asm["ptx"]
+
+
 @interpreted
 def test_trl_chunked_divergence() -> None:
     """TRL 1.15 has the same forward KL of hidden states, with soft-cap, scale and temperature, but without T²."""
