@@ -1,9 +1,9 @@
 """Pairs to aligned batches. The one-token shift between a token and the state that predicts it lives here only.
 
 A sequence is prompt + reply, padded on the right; the reply's R tokens stand at P .. P+R-1 for a prompt of P tokens,
-and are predicted by the hidden states at P-1 .. P+R-2. Student and teacher have different prompts and the same reply, so
-their rows match one to one although their positions differ. Masks are made from lengths, never from token ids: the pad
-token may be the end of turn.
+and are predicted by the hidden states at P-1 .. P+R-2. Student and teacher have different prompts and the same reply,
+so their rows match one to one although their positions differ. Masks are made from lengths, never from token ids: the
+pad token may be the end of turn.
 
 Shapes: B examples, S padded length, N reply tokens of all examples end to end, H hidden.
 """

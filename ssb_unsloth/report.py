@@ -118,8 +118,8 @@ def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
     )
     return f"""# {recipe.name}: Semantic Soft Bootstrapping of {recipe.model.name}
 
-Seed {report["seed"]}. Accuracy is pass@1: the last `\\boxed{{}}` is mathematically equal to the gold answer, and the reply
-was not cut off. Intervals are {how}.
+Seed {report["seed"]}. Accuracy is pass@1: the last `\\boxed{{}}` is mathematically equal to the gold answer, and
+the reply was not cut off. Intervals are {how}.
 
 {_pipes(_score_table(report["scores"]))}
 

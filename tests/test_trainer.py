@@ -1,6 +1,8 @@
 """SSBTrainer against dense autograd written here, and against itself under other ways of cutting a batch."""
 
+import ast
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -189,8 +191,13 @@ def test_what_the_trainer_cannot_use_is_said(make_model, tokenizer, tmp_path):
 def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "SSBTrainer" in block]
-    assert len(code.strip().splitlines()) <= 20
+    statements = ast.parse(code).body
+    assert len(statements) <= 10
     monkeypatch.chdir(tmp_path)
+    asked = [{"role": "user", "content": "Mia has 9 shells. Tom gives 3 to Mia. How many shells does Mia have now?"}]
+    hinted = [{"role": "user", "content": asked[0]["content"] + " A right solution: 9+3=12."}]
+    pair = {"prompt": asked, "teacher_prompt": hinted, "reply": "Mia has 9+3=12. The answer is \\boxed{12}."}
+    (tmp_path / "pairs.jsonl").write_text((json.dumps(pair) + "\n") * 8)
     scope: dict = {}
     exec(compile(code, "README.md", "exec"), scope)
     assert scope["trainer"].state.global_step > 0

@@ -39,10 +39,9 @@ class Wording:
 
 
 def _family(name: str, suggests: Operation, adds: list[str], subtracts: list[str]) -> list[Wording]:
+    meanings: tuple[tuple[Operation, list[str]], ...] = (("+", adds), ("-", subtracts))
     return [
-        Wording(name, text, means, suggests, passes_on="{o}" in text)
-        for means, texts in (("+", adds), ("-", subtracts))
-        for text in texts
+        Wording(name, text, means, suggests, passes_on="{o}" in text) for means, texts in meanings for text in texts
     ]
 
 
@@ -217,7 +216,8 @@ def draw_drill(rng: random.Random, held_out: bool) -> Drill:
         if kind == "sum":
             drill = Drill("sum", rng.randint(10, 80), rng.randint(2, 9), rng.choice(("+", "-")))
         elif kind == "larger":
-            drill = Drill("larger", *rng.sample(range(10, 100), 2))
+            one, other = rng.sample(range(10, 100), 2)
+            drill = Drill("larger", one, other)
         else:
             number = rng.randint(2, 49)
             drill = Drill("double", number, number)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import ByteLevel
@@ -53,10 +54,11 @@ def train_tokenizer(seed: int) -> Qwen2Tokenizer:
     )
     backend = blank.backend_tokenizer
     backend.train_from_iterator(_texts(random.Random(f"tokenizer|{seed}")), trainer)
-    learned = json.loads(backend.to_str())["model"]
+    learned: Any = json.loads(backend.to_str())["model"]
+    merges: Any = [tuple(merge) for merge in learned["merges"]]
     tokenizer = Qwen2Tokenizer(
         vocab=learned["vocab"],
-        merges=[tuple(merge) for merge in learned["merges"]],
+        merges=merges,
         unk_token=END_OF_TEXT,
         eos_token=END,
         pad_token=END_OF_TEXT,
