@@ -85,8 +85,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     recipe = _load(arguments)
     run = RunDir(arguments.runs / recipe.name)
-    command = [sys.executable, "-m", "ssb_unsloth", "{stage}", str(arguments.recipe), *arguments.overrides]
-    command += ["--runs", str(arguments.runs)]
+    words = [str(arguments.recipe), *arguments.overrides, "--runs", str(arguments.runs), *["--force"] * arguments.force]
     ran = False
     for number, stage in enumerate(STAGES.values(), start=1):
         if not arguments.force and run.is_fresh(stage.name, stage.key(recipe, run)[0]):
@@ -94,11 +93,8 @@ def _run(arguments: argparse.Namespace) -> int:
             continue
         ran = True
         print(f"[{number}/{len(STAGES)}] {stage.name}: {STAGE_HELP[stage.name]}", file=sys.stderr)
-        words = [stage.name if word == "{stage}" else word for word in command]
-        code = _child(words + ["--force"] * arguments.force)
-        if code == STOPPED:
-            return code
-        if code == 2:
+        code = _child([sys.executable, "-m", "ssb_unsloth", stage.name, *words])
+        if code in (2, STOPPED):
             return code  # the stage has said why
         if code:
             raise UserError(f"Stage {stage.name} failed (exit code {code}); what was finished before it is kept.")

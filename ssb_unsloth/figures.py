@@ -99,13 +99,10 @@ def curation(statistics: Mapping[str, int], path: Path) -> None:
     _finish(figure, [axes], path)
 
 
-def _smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
-    """Exponential moving average, started at the first value."""
-    smooth, last = [], values[0]
-    for value in values:
-        last = weight * last + (1 - weight) * value
-        smooth.append(last)
-    return smooth
+def _smooth(values: Sequence[float], reach: int = 4) -> list[float]:
+    """Mean over each step and its neighbours: unlike a running mean it does not lag behind a steep start."""
+    windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
 
 
 def _finish(figure: Figure, all_axes: Sequence[Axes], path: Path) -> None:

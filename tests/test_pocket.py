@@ -204,6 +204,7 @@ def test_a_shortened_build_runs_through_its_command(
 ) -> None:
     build = pytest.importorskip("ssb_unsloth.pocket.build")
     monkeypatch.setattr(build, "VALIDATION", 8)
+    monkeypatch.setattr(build, "POOL", 128)
     build.main(["--out", str(tmp_path / "model"), "--steps", "3"])
     printed = capsys.readouterr().out
     assert re.search(r"^built .*%", printed, re.MULTILINE)
@@ -212,10 +213,11 @@ def test_a_shortened_build_runs_through_its_command(
     assert built == shipped
 
 
-def test_the_same_seed_builds_the_same_weights() -> None:
+def test_the_same_seed_builds_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     from ssb_unsloth.pocket import build
 
+    monkeypatch.setattr(build, "POOL", 128)
     tokenizer = build.train_tokenizer(0)
     first, again, other = (build.train(tokenizer, 2, seed) for seed in (0, 0, 1))
     for name, weight in first.state_dict().items():

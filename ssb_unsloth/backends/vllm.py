@@ -61,6 +61,7 @@ class VLLMSampler:
                 max_lora_rank=config.max_lora_rank,
                 generation_config="vllm",  # nothing inherited from the model's generation_config
                 disable_log_stats=True,
+                use_tqdm_on_load=False,
                 **(cpu_only if on_cpu else {}),
             )
         except (ValueError, RuntimeError, OSError) as error:
