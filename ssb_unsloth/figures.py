@@ -6,12 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # no screen needed
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure  # not pyplot: no screen is needed, and a notebook's own settings stay as they are
 
 GREY, BLUE, ORANGE, RED = "#9aa0a6", "#1f6fb4", "#e08214", "#c0392b"
 COLOURS = {"base": GREY, "ssb": BLUE}
@@ -25,7 +21,8 @@ def accuracy(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Bars of base and student with their 95 % intervals, a group for each benchmark and decoding."""
     groups = sorted({(s["benchmark"], s["temperature"]) for s in scores})
     models = list(dict.fromkeys(s["model"] for s in scores))
-    figure, axes = plt.subplots(figsize=(max(5.0, 1.7 * len(groups) + 1), 3.6), layout="constrained")
+    figure = Figure(figsize=(max(5.0, 1.7 * len(groups) + 1), 3.6), layout="constrained")
+    axes = figure.subplots()
     width = 0.8 / len(models)
     for m, model in enumerate(models):
         for g, group in enumerate(groups):
@@ -50,7 +47,8 @@ def accuracy(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
 def training(history: Sequence[Mapping[str, Any]], path: Path) -> None:
     """The panels of the paper's Figure 2: loss, gradient norm, completion length (here the student's own)."""
     panels = (("loss", "loss (Eq. 6)", BLUE), ("grad_norm", "gradient norm", ORANGE), ("reply_tokens", "tokens", GREY))
-    figure, all_axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    all_axes = figure.subplots(1, 3)
     for axes, (key, label, colour) in zip(all_axes, panels, strict=True):
         points = [(row["step"], row[key]) for row in history if key in row]
         if points:
@@ -88,7 +86,8 @@ def curation(statistics: Mapping[str, int], path: Path) -> None:
         ("refinement right", s["accepted"], BLUE),
         ("kept as pairs", s["pairs"], ORANGE),
     ]
-    figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
     names, values, colours = zip(*rows, strict=True)
     bars = axes.barh(range(len(rows)), values, color=colours, height=0.7)
     axes.bar_label(bars, labels=[f"{v:,}" for v in values], padding=4, fontsize=9)
@@ -110,4 +109,3 @@ def _finish(figure: Figure, all_axes: Sequence[Axes], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9)
     figure.savefig(path, **PNG)
-    plt.close(figure)

@@ -15,6 +15,9 @@ from typing import Any, TypeVar
 
 from .errors import UserError
 
+EXAMPLES = 6  # pairs that the report follows from the question to what the student now answers
+EXAMPLES_BENCHMARK = "pairs.examples"  # where evaluate keeps the replies to them; no recipe's benchmark has a dot
+
 
 @dataclass(frozen=True)
 class Problem:

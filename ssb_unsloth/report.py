@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from .config import Recipe
-from .records import Generation, Pair, Problem, Rollout, read_jsonl, read_rows
+from .records import EXAMPLES, EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, read_jsonl, read_rows
 from .rundir import RunDir, versions
 
 FORMAT = 1  # of report.json
-EXAMPLES = 6
 STAGES = ("curate", "teach", "train", "evaluate")
 CURATION = ("questions", "all_right", "all_wrong", "mixed", "refined", "accepted", "no_answer", "truncated")
 TRAINING = ("steps", "first_loss", "last_loss", "trainable_parameters", "total_parameters")
@@ -162,7 +161,8 @@ def _examples(run: RunDir) -> str:
     """Pairs with their origins, then benchmark questions that base and student answer differently."""
     pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)[:EXAMPLES]
     rollouts = {r.id: r for r in read_jsonl(run.stage("curate") / "rollouts.jsonl", Rollout)}
-    parts = ["# Worked examples", "", "## From a question to a pair", ""]
+    answers = {model: _answers(run, model) for model in ("base", "ssb")}
+    parts = ["# Worked examples", "", "## From a question to a pair, and what base and student now answer", ""]
     for pair in pairs:
         wrong, right = rollouts[pair.wrong_id], rollouts[pair.right_id]
         parts += [
@@ -172,8 +172,12 @@ def _examples(run: RunDir) -> str:
             _fenced(f"Wrong rollout {wrong.id}, answer {_inline(wrong.answer or 'none')}", wrong.text),
             _fenced(f"Right rollout {right.id}", right.text),
             _fenced(f"Refinement {pair.refinement_id}, which the student learns", pair.reply),
+            _fenced(f"Base, greedy: {answers['base'][pair.problem_id].verdict}", answers["base"][pair.problem_id].text),
+            _fenced(
+                f"Student, greedy: {answers['ssb'][pair.problem_id].verdict}", answers["ssb"][pair.problem_id].text
+            ),
         ]
-    parts += ["## What base and student now answer", ""]
+    parts += ["## Questions that neither was trained on", ""]
     for path in sorted(run.stage("evaluate").glob("problems-*.jsonl")):
         benchmark = path.stem.removeprefix("problems-")
         problems = {p.id: p for p in read_jsonl(path, Problem)}
@@ -188,6 +192,12 @@ def _examples(run: RunDir) -> str:
                 _fenced(f"Student: {student.verdict}", student.text),
             ]
     return "\n".join(parts)
+
+
+def _answers(run: RunDir, model: str) -> dict[str, Generation]:
+    """A model's greedy replies to the first pairs' questions, by problem."""
+    path = run.stage("evaluate") / f"{model}-{EXAMPLES_BENCHMARK}-0.jsonl"
+    return {g.problem_id: g for g in read_jsonl(path, Generation)}
 
 
 def _greediest(run: RunDir, benchmark: str) -> dict[str, list[Generation]]:

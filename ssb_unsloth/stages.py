@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .backends import Adapter, load_sampler, model_path
-from .config import ProblemsConfig, Recipe
+from .config import BenchmarkConfig, ProblemsConfig, Recipe
 from .errors import UserError
 from .progress import say
-from .records import Pair, Problem, read_jsonl, write_jsonl
+from .records import EXAMPLES, EXAMPLES_BENCHMARK, Pair, Problem, read_jsonl, write_jsonl
 from .rundir import FORMAT, RunDir, Work, digest, fingerprint
 
 if TYPE_CHECKING:
@@ -166,10 +166,15 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
     benchmarks = {name: (config, load_problems(config)) for name, config in recipe.evaluate.benchmarks.items()}
     for name, (_, problems) in benchmarks.items():
         write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
+    # The first pairs' own questions: no score, since the student was trained on them, but the report shows the replies.
+    first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:EXAMPLES]]
+    shown = BenchmarkConfig(source="pairs", temperature=None, max_tokens=recipe.curate.rollout.max_tokens)
+    benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
     sampler = load_sampler(recipe.model, recipe.sampler, recipe.seed)
     models = {BASE: None, STUDENT: Adapter(STUDENT, run.stage("train") / "adapter")}
     generations = evaluate(sampler, models, benchmarks, recipe.sampler.max_model_len, recipe.seed, work.folder)
-    scores, differences = score(generations, recipe.evaluate.benchmarks, recipe.seed)
+    scored = [g for g in generations if g.benchmark in recipe.evaluate.benchmarks]
+    scores, differences = score(scored, recipe.evaluate.benchmarks, recipe.seed)
     result = {"scores": as_rows(scores), "differences": as_rows(differences)}
     (work.folder / "scores.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     work.tokens = sum(g.n_tokens for g in generations)
@@ -206,7 +211,7 @@ STAGES = {
         Stage("train", ("curate", "teach"), lambda r: {"model": _model_identity(r), "train": asdict(r.train)}, _train),
         Stage(
             "evaluate",
-            ("train",),
+            ("curate", "train"),
             lambda r: {
                 "model": _model_identity(r),
                 "sampler": asdict(r.sampler),

@@ -12,7 +12,7 @@ from ssb_unsloth import figures
 from ssb_unsloth.config import BenchmarkConfig, load
 from ssb_unsloth.curate import Statistics
 from ssb_unsloth.evaluate import as_rows, score
-from ssb_unsloth.records import Generation, Pair, Problem, Rollout, write_jsonl
+from ssb_unsloth.records import EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, write_jsonl
 from ssb_unsloth.report import closing_lines, write_report
 from ssb_unsloth.rundir import RunDir
 
@@ -49,6 +49,11 @@ def _train(folder: Path) -> None:
     )
 
 
+def _generation(model: str, benchmark: str, problem: Problem, temperature: float, verdict: str) -> Generation:
+    text = f"{model} at {temperature} on {problem.id}\n{FENCE}"
+    return Generation(model, benchmark, problem.id, 0, temperature, 1, text, 9, "stop", verdict, None, problem.gold)
+
+
 def _evaluate(folder: Path) -> None:
     replies = []
     for benchmark in BENCHMARKS:
@@ -56,28 +61,16 @@ def _evaluate(folder: Path) -> None:
         write_jsonl(folder / f"problems-{benchmark}.jsonl", problems)
         for model, right in (("base", {0}), ("ssb", {1, 2})):
             for temperature in (0.0, 0.8):
-                made = []
-                for i, problem in enumerate(problems):
-                    text = f"{model} at {temperature} on {problem.id}\n{FENCE}"
-                    verdict = "right" if i in right else "no_answer"
-                    made.append(
-                        Generation(
-                            model,
-                            benchmark,
-                            problem.id,
-                            0,
-                            temperature,
-                            1,
-                            text,
-                            9,
-                            "stop",
-                            verdict,
-                            None,
-                            problem.gold,
-                        )
-                    )
+                made = [
+                    _generation(model, benchmark, problem, temperature, "right" if i in right else "no_answer")
+                    for i, problem in enumerate(problems)
+                ]
                 write_jsonl(folder / f"{model}-{benchmark}-{temperature:g}.jsonl", made)
                 replies += made
+    for model, verdict in (("base", "wrong"), ("ssb", "right")):
+        asked = [Problem(pair.problem_id, pair.question, pair.gold) for pair in PAIRS]
+        made = [_generation(model, EXAMPLES_BENCHMARK, problem, 0.0, verdict) for problem in asked]
+        write_jsonl(folder / f"{model}-{EXAMPLES_BENCHMARK}-0.jsonl", made)
     scores, differences = score(replies, BENCHMARKS, seed=7)
     rows = {"scores": as_rows(scores), "differences": as_rows(differences)}
     (folder / "scores.json").write_text(json.dumps(rows))
@@ -199,14 +192,16 @@ def test_the_same_run_gives_the_same_bytes(run, tmp_path):
 def test_examples_show_a_pair_with_its_origins(run):
     blocks, _ = fenced_blocks(text(run, "examples.md"))
     pair = PAIRS[0]
-    assert blocks[:4] == [pair.question, pair.wrong, pair.right, pair.reply]
+    answers = [f"{model} at 0.0 on {pair.problem_id}\n{FENCE}" for model in ("base", "ssb")]
+    assert blocks[:6] == [pair.question, pair.wrong, pair.right, pair.reply, *answers]
 
 
 def test_no_text_breaks_out_of_its_block(run):
     _, outside = fenced_blocks(text(run, "examples.md"))
     assert [line for line in outside if "Not a heading" in line or "~~~" in line or "```" in line] == []
     titles = [line for line in outside if line.startswith("#")]
-    assert titles[:3] == ["# Worked examples", "## From a question to a pair", "### q1, gold answer `` 2`3 ``"]
+    assert titles[0] == "# Worked examples"
+    assert titles[2] == "### q1, gold answer `` 2`3 ``"
     assert "Wrong rollout w, answer `` 1` # 3 ``:" in outside
 
 

@@ -43,7 +43,8 @@ class VLLMSampler:
             "enforce_eager": True,
             # A prompt cut into chunks makes vLLM rewind the request's generator, which only CUDA's can do (0.32).
             "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(config.max_model_len, 8192),
+            # LoRA's matrices are copied for every token of a batch here: small batches stay in the cache.
+            "max_num_batched_tokens": max(config.max_model_len, 256),
             "max_num_seqs": 256,
         }
         on_cpu = vllm.platforms.current_platform.is_cpu()

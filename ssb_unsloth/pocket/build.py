@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,20 @@ def batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[tuple[Ten
             yield ids_BS, labels_BS
 
 
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Keep torch to one thread: its own meet in every operation, and at this size wait for each other longer than they
+    work as soon as the machine has anything else to do.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_torch_thread()
 def train(tokenizer: PreTrainedTokenizerBase, steps: int, seed: int) -> Qwen2ForCausalLM:
     """Train a fresh model for `steps` batches, with a warm-up and a cosine to zero."""
     torch.manual_seed(seed)
@@ -109,10 +124,7 @@ def train(tokenizer: PreTrainedTokenizerBase, steps: int, seed: int) -> Qwen2For
     weights = [*matrices, *others]
     stream = batches(tokenizer, seed)
     progress = tqdm(total=steps, desc="pre-training", unit="step", mininterval=5, smoothing=0.05)
-    # Each batch is worked on in THREADS parts by threads that meet once a step. Torch's own threads meet in every
-    # operation, and at this size wait for each other longer than they work when the machine has anything else to do.
-    torch_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    # Each batch is worked on in THREADS parts, by threads that meet once a step.
     with ThreadPoolExecutor(THREADS) as pool:
         for step in range(steps):
             lr = LEARNING_RATE * min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
@@ -129,7 +141,6 @@ def train(tokenizer: PreTrainedTokenizerBase, steps: int, seed: int) -> Qwen2For
             if step % 20 == 0:
                 progress.set_postfix(loss=f"{sum(loss for loss, _ in results) / learned:.3f}")
     progress.close()
-    torch.set_num_threads(torch_threads)
     return model.eval()
 
 
@@ -159,6 +170,7 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path)
     tokenizer.save_pretrained(out)
 
 
+@_one_torch_thread()
 @torch.inference_mode()
 def accuracy(folder: Path, problems: Sequence[Problem], temperature: float, seed: int = 0) -> float:
     """Share of the problems whose last box holds the gold number; greedy at temperature 0."""
