@@ -69,7 +69,7 @@ def _curate(recipe: Recipe, run: RunDir, work: Work) -> None:
     problems = load_problems(recipe.problems)
     curator = Curator(
         recipe.curate,
-        make_sampler=lambda: load_sampler(recipe.model, recipe.sampler, recipe.seed),
+        make_sampler=lambda: load_sampler(recipe.model, recipe.sampler, recipe.seed, adapters=False),
         max_model_len=recipe.sampler.max_model_len,
         seed=recipe.seed,
         folder=work.folder,
@@ -170,7 +170,7 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
     first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:EXAMPLES]]
     shown = BenchmarkConfig(source="pairs", temperature=None, max_tokens=recipe.curate.rollout.max_tokens)
     benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
-    sampler = load_sampler(recipe.model, recipe.sampler, recipe.seed)
+    sampler = load_sampler(recipe.model, recipe.sampler, recipe.seed, adapters=True)
     models = {BASE: None, STUDENT: Adapter(STUDENT, run.stage("train") / "adapter")}
     generations = evaluate(sampler, models, benchmarks, recipe.sampler.max_model_len, recipe.seed, work.folder)
     scored = [g for g in generations if g.benchmark in recipe.evaluate.benchmarks]

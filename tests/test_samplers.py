@@ -107,7 +107,8 @@ from pathlib import Path
 
 if __name__ == "__main__":
     asked = json.loads(Path(sys.argv[1]).read_text())
-    sampler = VLLMSampler(ModelConfig(name="pocket", dtype="float32"), SamplerConfig(max_model_len=512), seed=0)
+    model, config = ModelConfig(name="pocket", dtype="float32"), SamplerConfig(max_model_len=512)
+    sampler = VLLMSampler(model, config, seed=0, adapters=True)
     requests = [Request(ids, seed) for ids, seed in asked["requests"]]
     greedy, warm = SamplingConfig(temperature=0, max_tokens=30), SamplingConfig(temperature=0.8, max_tokens=30)
     adapters = [Adapter(path.rsplit("/", 1)[1], Path(path)) for path in asked["adapters"]]

@@ -56,8 +56,11 @@ class Sampler(Protocol):
         ...
 
 
-def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int) -> Sampler:
-    """The engine that the recipe names; `auto` takes vLLM where it is installed, and says so where it is not."""
+def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool) -> Sampler:
+    """The engine that the recipe names; `auto` takes vLLM where it is installed, and says so where it is not.
+
+    `adapters`: whether it will be asked to put LoRA adapters on; vLLM sets memory and time aside for that.
+    """
     engine = config.engine
     if engine == "auto":
         engine = "vllm" if find_spec("vllm") else "transformers"
@@ -71,7 +74,7 @@ def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int) -> Sample
             )
         from .vllm import VLLMSampler
 
-        return VLLMSampler(model, config, seed)
+        return VLLMSampler(model, config, seed, adapters)
     from .transformers import TransformersSampler, load_model, load_tokenizer
 
     return TransformersSampler(load_model(model), load_tokenizer(model), config.batch_size)

@@ -26,7 +26,7 @@ DEFAULTS = {  # read when vllm is imported; what the user has set wins
 
 
 class VLLMSampler:
-    def __init__(self, model: ModelConfig, config: SamplerConfig, seed: int) -> None:
+    def __init__(self, model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool) -> None:
         for name, value in DEFAULTS.items():
             os.environ.setdefault(name, value)
         say("Starting vLLM ...")
@@ -58,7 +58,7 @@ class VLLMSampler:
                 max_model_len=config.max_model_len,
                 gpu_memory_utilization=config.gpu_memory_utilization,
                 enable_prefix_caching=True,
-                enable_lora=True,
+                enable_lora=adapters,
                 max_lora_rank=config.max_lora_rank,
                 generation_config="vllm",  # nothing inherited from the model's generation_config
                 disable_log_stats=True,
