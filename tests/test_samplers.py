@@ -70,7 +70,7 @@ def test_samples_follow_the_models_distribution(sampler, tokenizer):
 def save_adapter(folder, scale):
     torch.manual_seed(0)
     model = get_peft_model(
-        load_model(POCKET), LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        load_model(POCKET), LoraConfig(r=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
     )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -80,7 +80,7 @@ def save_adapter(folder, scale):
 
 
 def test_adapters_are_switched_and_taken_off(tmp_path, tokenizer, requests):
-    for name, scale in (("one", 0.3), ("two", 0.5)):
+    for name, scale in (("one", 1.0), ("two", 2.0)):
         save_adapter(tmp_path / name, scale)
     sampler = TransformersSampler(load_model(POCKET), tokenizer, batch_size=20)
     greedy = SamplingConfig(temperature=0, max_tokens=30)
@@ -129,7 +129,7 @@ if __name__ == "__main__":
 def test_the_real_vllm_gives_what_transformers_gives(tmp_path, tokenizer, sampler, requests):
     """Rendering, greedy replies of base and adapters, seeds that do not depend on order, the end of turn kept."""
     names = ("one", "two")
-    for name, scale in zip(names, (0.3, 0.5), strict=True):
+    for name, scale in zip(names, (1.0, 2.0), strict=True):
         save_adapter(tmp_path / name, scale)
     messages = student_messages("Mia has 3 shells.")
     script, asked, answered = (tmp_path / name for name in ("script.py", "asked.json", "answered.json"))
