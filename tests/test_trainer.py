@@ -202,3 +202,14 @@ def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), scope)
     assert scope["trainer"].state.global_step > 0
     assert list(tmp_path.rglob("adapter_model.safetensors"))
+
+
+def test_gradient_checkpointing_changes_nothing(make_model, tokenizer, tmp_path):
+    plain, checkpointed = (
+        run_steps(make_trainer(make_model("qwen2"), tokenizer, tmp_path, make_examples(), gradient_checkpointing=on))
+        for on in (False, True)
+    )
+    assert checkpointed[0] == pytest.approx(plain[0], rel=1e-6)
+    for step, expected in zip(checkpointed[1], plain[1], strict=True):
+        for name, gradient in expected.items():
+            torch.testing.assert_close(step[name], gradient, rtol=1e-5, atol=1e-8)
