@@ -136,7 +136,10 @@ def fingerprint(path: Path) -> str:
     small = 1 << 26
     return digest(
         [
-            [f.name, file_hash(f) if f.stat().st_size < small else [f.stat().st_size, f.stat().st_mtime_ns]]
+            [
+                str(f.relative_to(path)),
+                file_hash(f) if f.stat().st_size < small else [f.stat().st_size, f.stat().st_mtime_ns],
+            ]
             for f in files
         ]
     )

@@ -59,7 +59,7 @@ def _model_identity(recipe: Recipe) -> dict[str, Any]:
 
 def _problems_identity(config: ProblemsConfig) -> dict[str, Any]:
     path = Path(config.source).expanduser()
-    return {**asdict(config), "files": fingerprint(path) if path.is_file() else None}
+    return {**asdict(config), "files": fingerprint(path) if path.exists() else None}
 
 
 def _curate(recipe: Recipe, run: RunDir, work: Work) -> None:
