@@ -8,9 +8,10 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from ssb_unsloth import backends
 from ssb_unsloth.backends import Adapter, Request
 from ssb_unsloth.backends.transformers import TransformersSampler, load_model
-from ssb_unsloth.config import ModelConfig, SamplingConfig
+from ssb_unsloth.config import ModelConfig, SamplerConfig, SamplingConfig
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.prompts import student_messages
@@ -100,6 +101,7 @@ def test_a_model_that_cannot_be_loaded_is_one_sentence(tmp_path):
 
 VLLM = """
 import json, sys
+from ssb_unsloth import backends
 from ssb_unsloth.backends import Adapter, Request
 from ssb_unsloth.backends.vllm import VLLMSampler
 from ssb_unsloth.config import ModelConfig, SamplerConfig, SamplingConfig
@@ -157,3 +159,12 @@ def test_the_real_vllm_gives_what_transformers_gives(tmp_path, tokenizer, sample
     assert vllm["forward"] == vllm["backward"] != vllm["base"]
     ends = [ids[-1] == tokenizer.eos_token_id for ids in vllm["base"]]
     assert [reason == "stop" for reason in vllm["reasons"]] == ends
+
+
+def test_without_vllm_one_line_says_so_and_transformers_samples(monkeypatch, capsys):
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    chosen = backends.load_sampler(POCKET, SamplerConfig(engine="auto"), seed=0, adapters=False)
+    assert isinstance(chosen, TransformersSampler)
+    assert [line for line in capsys.readouterr().err.splitlines() if "vLLM is not installed here" in line]
+    with pytest.raises(UserError, match=r"sampler\.engine=transformers"):
+        backends.load_sampler(POCKET, SamplerConfig(engine="vllm"), seed=0, adapters=False)
