@@ -118,7 +118,10 @@ class BenchmarkConfig(ProblemsConfig):
     """Held-out problems. `max_tokens` is the length limit of a reply."""
 
     samples: int = 1  # replies a question at `temperature`
-    temperature: float | None = 0.8  # null: greedy only
+    temperature: float | None = 0.8  # null: greedy only. The paper's decoding is unstated; all of this is ours
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    repetition_penalty: float = 1.0
     greedy: bool = True
     max_tokens: int = 1024
 
@@ -126,6 +129,7 @@ class BenchmarkConfig(ProblemsConfig):
 @dataclass
 class EvaluateConfig:
     benchmarks: dict[str, BenchmarkConfig] = field(default_factory=dict)
+    default_prompt: bool = False  # the base a second time, with no tutor prompt: its chat template's own default
 
 
 @dataclass

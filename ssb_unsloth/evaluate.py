@@ -1,204 +1,243 @@
-"""The evaluate stage: every model on every benchmark through one sampler engine, every reply kept and graded."""
+"""The evaluate stage: every entrant on every benchmark, every reply kept and graded. `scores` makes the statistics.
+
+Entrants that share a model share an engine, with all their adapters in it; engines run one after another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
-from .backends import Adapter, Request, Sampler, derive_seed
-from .config import BenchmarkConfig, SamplingConfig
+from .backends import Adapter, Request, Sampler, derive_seed, load_sampler
+from .config import BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
 from .errors import UserError
-from .grading import Verdict, grade
-from .prompts import student_messages
-from .records import Generation, Problem, read_jsonl, write_jsonl
-from .stats import bootstrap_mean, paired_bootstrap, wilson
+from .grading import grade
+from .prompts import default_messages, student_messages
+from .records import Generation, Problem, generations_file, read_jsonl, write_jsonl
+from .scores import BASE
 
-BASE = "base"
+DEFAULT_PROMPT = f"{BASE}-default-prompt"  # the base without the tutor prompt
+PROMPTS = {"tutor": student_messages, "default": default_messages}
+
+Benchmarks = Mapping[str, tuple[BenchmarkConfig, Sequence[Problem]]]
 
 
 @dataclass(frozen=True)
-class Score:
-    """pass@1 (paper, Eq. 7) of one model on one benchmark under one decoding; shares between 0 and 1.
+class Entrant:
+    """What takes part: a model, or a model with a LoRA adapter, under a name and a recipe's seed.
 
-    `low`, `high`: 95 %, Wilson's for one reply a question, a bootstrap over questions for the mean of several.
+    All requests' seeds derive from `seed` alone, so what differs between two entrants' replies is the model. Several
+    seeds of one name are one entry of the report, with a mean and a spread.
     """
 
-    model: str
-    benchmark: str
-    split: str
-    scoring: str
-    temperature: float
+    name: str
+    model: ModelConfig
+    adapter: Path | None
     seed: int
-    n_questions: int
-    n_samples: int
-    value: float
-    low: float
-    high: float
-    interval: str
-    no_answer: float
-    truncated: float
-    mean_tokens: float
+    prompt: Literal["tutor", "default"] = "tutor"
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A model minus the base on the same questions, with a paired bootstrap over them (95 %)."""
-
-    model: str
-    benchmark: str
-    temperature: float
-    value: float
-    low: float
-    high: float
+def base_entrants(model: ModelConfig, seed: int, default_prompt: bool = False) -> list[Entrant]:
+    """The base, and on demand the base once more under its chat template's own default prompt."""
+    base = Entrant(BASE, model, None, seed)
+    return [base, dataclasses.replace(base, name=DEFAULT_PROMPT, prompt="default")] if default_prompt else [base]
 
 
 def evaluate(
-    sampler: Sampler,
-    models: Mapping[str, Adapter | None],
-    benchmarks: Mapping[str, tuple[BenchmarkConfig, Sequence[Problem]]],
-    max_model_len: int,
-    seed: int,
+    entrants: Sequence[Entrant],
+    benchmarks: Benchmarks,
+    sampler: SamplerConfig,
     folder: Path,
+    make_sampler: Callable[..., Sampler] = load_sampler,
 ) -> list[Generation]:
-    """All generations, model after model; those of each decoding are kept in `folder` as soon as they are there.
+    """All generations, entrant after entrant; those of each decoding are kept in `folder` as soon as they are there.
+
+    What is kept already is not sampled again, and an engine starts only where something is missing.
 
     Raises:
-        UserError: a prompt leaves no room for the reply, or an adapter that changes no reply at all.
+        UserError: a prompt leaves no room for the reply, an adapter that changes no reply at all, or a kept file that
+            does not hold what it should.
+        ValueError: two entrants with the same name and seed.
     """
-    generations: list[Generation] = []
-    for model, adapter in models.items():
-        for name, (config, problems) in benchmarks.items():
-            for temperature, samples in decodings(config):
-                path = folder / f"{model}-{name}-{temperature:g}.jsonl"
-                if not path.exists():
-                    decoding = SamplingConfig(temperature=temperature, max_tokens=config.max_tokens)
-                    write_jsonl(
-                        path, _generate(sampler, model, adapter, name, problems, decoding, samples, max_model_len, seed)
-                    )
-                generations += read_jsonl(path, Generation)
-    for model, adapter in models.items():
-        if adapter is not None:
-            assert_changes_something(model, generations)
-    return generations
+    if len({(e.name, e.seed) for e in entrants}) < len(entrants):
+        raise ValueError("Two entrants have the same name and the same seed.")
+    jobs = [_jobs(entrant, benchmarks, folder) for entrant in entrants]
+    engines: dict[str, list[_Job]] = {}
+    for entrant, own in zip(entrants, jobs, strict=True):
+        engines.setdefault(json.dumps(asdict(entrant.model)), []).extend(own)
+    for group in engines.values():
+        missing = [job for job in group if not job.path.exists()]
+        if not all(job.ungraded.exists() for job in missing):
+            with_adapters = any(job.entrant.adapter is not None for job in missing)
+            engine = make_sampler(missing[0].entrant.model, sampler, missing[0].entrant.seed, adapters=with_adapters)
+            try:
+                for job in missing:
+                    job.sample(engine, sampler.max_model_len)
+                    job.grade()
+            finally:
+                engine.close()
+        for job in missing:
+            job.grade()
+    kept = [[g for job in own for g in job.read()] for own in jobs]
+    for entrant, replies in zip(entrants, kept, strict=True):
+        if entrant.adapter is not None:
+            assert_changes_something(entrant, replies, entrants, kept)
+    return [g for replies in kept for g in replies]
 
 
-def decodings(config: BenchmarkConfig) -> list[tuple[float, int]]:
-    """(temperature, replies a question); greedy is temperature 0."""
-    greedy = [(0.0, 1)] if config.greedy else []
-    return greedy + ([(config.temperature, config.samples)] if config.temperature is not None else [])
-
-
-def _generate(
-    sampler: Sampler,
-    model: str,
-    adapter: Adapter | None,
-    benchmark: str,
-    problems: Sequence[Problem],
-    decoding: SamplingConfig,
-    samples: int,
-    max_model_len: int,
-    seed: int,
-) -> list[Generation]:
-    wanted = [(problem, sample) for problem in problems for sample in range(samples)]
-    requests = []
-    for problem, sample in wanted:
-        ids = sampler.render(student_messages(problem.question))
-        if len(ids) + decoding.max_tokens > max_model_len:
-            raise UserError(
-                f"Benchmark {benchmark!r}: problem {problem.id} takes {len(ids)} tokens and its reply up to"
-                f" {decoding.max_tokens}, more than sampler.max_model_len ({max_model_len}). Raise it, or lower the"
-                " benchmark's max_tokens; a benchmark is never scored on a part of its problems."
-            )
-        # The same seed for every model: what differs between two replies is the model alone.
-        requests.append(Request(ids, derive_seed(seed, "evaluate", benchmark, problem.id, sample)))
-    kind = f"T={decoding.temperature:g}" if decoding.temperature else "greedy"
-    completions = sampler.sample(requests, decoding, adapter, title=f"{model}: {benchmark}, {kind}")
+def decodings(config: BenchmarkConfig) -> list[tuple[SamplingConfig, int]]:
+    """The decodings with their numbers of replies a question; greedy is temperature 0."""
+    sampled = [] if config.temperature is None else [(config.temperature, config.samples)]
     return [
-        Generation(
-            model=model,
-            benchmark=benchmark,
-            problem_id=problem.id,
-            sample=sample,
-            temperature=decoding.temperature,
-            seed=request.seed,
-            text=completion.text,
-            n_tokens=len(completion.token_ids),
-            finish_reason=completion.finish_reason,
-            verdict=verdict.verdict,
-            answer=verdict.answer,
-            gold=problem.gold,
+        (
+            SamplingConfig(
+                temperature=temperature,
+                top_p=config.top_p,
+                top_k=config.top_k,
+                repetition_penalty=config.repetition_penalty,
+                max_tokens=config.max_tokens,
+            ),
+            samples,
         )
-        for (problem, sample), request, completion in zip(wanted, requests, completions, strict=True)
-        for verdict in [grade(completion.text, problem.gold, completion.finish_reason)]
+        for temperature, samples in [(0.0, 1)] * config.greedy + sampled
     ]
 
 
-def assert_changes_something(model: str, generations: Sequence[Generation]) -> None:
+def _jobs(entrant: Entrant, benchmarks: Benchmarks, folder: Path) -> list[_Job]:
+    return [
+        _Job(entrant, name, problems, decoding, samples, folder)
+        for name, (config, problems) in benchmarks.items()
+        for decoding, samples in decodings(config)
+    ]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One entrant on one benchmark under one decoding: a file of generations."""
+
+    entrant: Entrant
+    benchmark: str
+    problems: Sequence[Problem]
+    decoding: SamplingConfig
+    samples: int
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        e = self.entrant
+        return self.folder / generations_file(e.name, e.seed, self.benchmark, self.decoding.temperature)
+
+    @property
+    def ungraded(self) -> Path:
+        """The replies before they are graded: a grader that fails loses nothing."""
+        return self.path.with_name(self.path.name + ".ungraded")
+
+    def sample(self, engine: Sampler, max_model_len: int) -> None:
+        if self.ungraded.exists():
+            return
+        entrant, decoding = self.entrant, self.decoding
+        wanted = [(problem, sample) for problem in self.problems for sample in range(self.samples)]
+        prompts: dict[str, list[int]] = {}
+        for problem in self.problems:
+            ids = prompts[problem.id] = engine.render(PROMPTS[entrant.prompt](problem.question))
+            if len(ids) + decoding.max_tokens > max_model_len:
+                raise UserError(
+                    f"Benchmark {self.benchmark!r}: problem {problem.id} takes {len(ids)} tokens and its reply up to"
+                    f" {decoding.max_tokens}, more than sampler.max_model_len ({max_model_len}). Raise it, or lower the"
+                    " benchmark's max_tokens; a benchmark is never scored on a part of its problems."
+                )
+        requests = [
+            Request(prompts[problem.id], derive_seed(entrant.seed, "evaluate", self.benchmark, problem.id, sample))
+            for problem, sample in wanted
+        ]
+        adapter = Adapter(f"{entrant.name}-{entrant.seed}", entrant.adapter) if entrant.adapter else None
+        kind = f"T={decoding.temperature:g}" if decoding.temperature else "greedy"
+        completions = engine.sample(requests, decoding, adapter, title=f"{entrant.name}: {self.benchmark}, {kind}")
+        write_jsonl(
+            self.ungraded,
+            [
+                Generation(
+                    model=entrant.name,
+                    run_seed=entrant.seed,
+                    benchmark=self.benchmark,
+                    problem_id=problem.id,
+                    sample=sample,
+                    prompt=entrant.prompt,
+                    **asdict(decoding),
+                    seed=request.seed,
+                    text=completion.text,
+                    n_tokens=len(completion.token_ids),
+                    finish_reason=completion.finish_reason,
+                    verdict="",
+                    answer=None,
+                    gold=problem.gold,
+                )
+                for (problem, sample), request, completion in zip(wanted, requests, completions, strict=True)
+            ],
+        )
+
+    def grade(self) -> None:
+        if self.path.exists():
+            return
+        write_jsonl(self.path, map(graded, read_jsonl(self.ungraded, Generation)))
+        self.ungraded.unlink()
+
+    def read(self) -> list[Generation]:
+        """The kept generations.
+
+        Raises:
+            UserError: they are another model's or benchmark's, or not one for each problem and sample.
+        """
+        generations = read_jsonl(self.path, Generation)
+        entrant = self.entrant
+        for g in generations:
+            if (g.model, g.run_seed, g.benchmark) != (entrant.name, entrant.seed, self.benchmark):
+                raise UserError(
+                    f"{self.path}: holds generations of {g.model!r} (seed {g.run_seed}) on {g.benchmark!r}, where those"
+                    f" of {entrant.name!r} (seed {entrant.seed}) on {self.benchmark!r} were expected; delete the file"
+                    " to sample them again."
+                )
+        counts = Counter((g.problem_id, g.sample) for g in generations)
+        wanted = Counter((problem.id, sample) for problem in self.problems for sample in range(self.samples))
+        if counts != wanted:
+            (problem_id, sample), _ = next(iter(((wanted - counts) or (counts - wanted)).items()))
+            what = "is missing" if wanted - counts else "stands there twice, or should not be there"
+            raise UserError(
+                f"{self.path}: {len(generations):,} generations where {wanted.total():,} were expected; sample {sample}"
+                f" of problem {problem_id} {what}. Delete the file to sample them again."
+            )
+        return generations
+
+
+def graded(g: Generation) -> Generation:
+    """The generation with its verdict, from its text, gold and finish reason alone."""
+    result = grade(g.text, g.gold, g.finish_reason)
+    return dataclasses.replace(g, verdict=result.verdict.value, answer=result.answer)
+
+
+def assert_changes_something(
+    entrant: Entrant, replies: Sequence[Generation], entrants: Sequence[Entrant], kept: Sequence[Sequence[Generation]]
+) -> None:
     """An engine that ignores an adapter serves the base without a word: then every reply is the base's."""
-    key = ("benchmark", "problem_id", "sample", "temperature")
-    replies: dict[str, dict[tuple[object, ...], str]] = {BASE: {}, model: {}}
-    for g in generations:
-        if g.model in replies:
-            replies[g.model][tuple(getattr(g, k) for k in key)] = g.text
-    if replies[model] and replies[model] == replies[BASE]:
+
+    def key(g: Generation) -> tuple[object, ...]:
+        return g.benchmark, g.problem_id, g.temperature, g.seed if g.temperature else 0
+
+    bare = {
+        key(g): g.text
+        for other, its in zip(entrants, kept, strict=True)
+        if other.adapter is None and (other.model, other.prompt) == (entrant.model, entrant.prompt)
+        for g in its
+    }
+    shared = [g for g in replies if key(g) in bare]
+    if shared and all(g.text == bare[key(g)] for g in shared):
         raise UserError(
-            f"The adapter {model!r} changes none of {len(replies[model]):,} replies: it was not applied, or it has"
-            " learnt nothing. Look at the training curve (train/history.jsonl) and at the learning rate."
+            f"The adapter {entrant.name!r} ({entrant.adapter}) changes none of {len(shared):,} replies: it was not"
+            " applied, or it has learnt nothing. Look at the training curve (train/history.jsonl) and at the learning"
+            " rate."
         )
-
-
-def score(
-    generations: Sequence[Generation], benchmarks: Mapping[str, BenchmarkConfig], seed: int
-) -> tuple[list[Score], list[Difference]]:
-    """Scores of every model, benchmark and decoding, and each model's difference from the base."""
-    groups: dict[tuple[str, str, float], dict[str, list[Generation]]] = {}
-    for g in generations:
-        groups.setdefault((g.model, g.benchmark, g.temperature), {}).setdefault(g.problem_id, []).append(g)
-    scores, differences = [], []
-    for (model, benchmark, temperature), by_question in groups.items():
-        replies = [g for group in by_question.values() for g in group]
-        right = _right(by_question)
-        samples = len(replies) // len(by_question)
-        value = sum(right) / len(right)
-        low, high = wilson(sum(right), len(right)) if samples == 1 else bootstrap_mean(right, seed=seed)
-        scores.append(
-            Score(
-                model=model,
-                benchmark=benchmark,
-                split=benchmarks[benchmark].split,
-                scoring="equivalent",
-                temperature=temperature,
-                seed=seed,
-                n_questions=len(by_question),
-                n_samples=samples,
-                value=value,
-                low=low,
-                high=high,
-                interval="wilson" if samples == 1 else "bootstrap",
-                no_answer=_share(replies, Verdict.NO_ANSWER),
-                truncated=_share(replies, Verdict.TRUNCATED),
-                mean_tokens=sum(g.n_tokens for g in replies) / len(replies),
-            )
-        )
-        base = groups.get((BASE, benchmark, temperature))
-        if model != BASE and base is not None:
-            if list(base) != list(by_question):
-                raise UserError(f"Benchmark {benchmark!r}: {model} and the base answered different questions.")
-            differences.append(
-                Difference(model, benchmark, temperature, *paired_bootstrap(right, _right(base), seed=seed))
-            )
-    return scores, differences
-
-
-def _right(by_question: Mapping[str, Sequence[Generation]]) -> list[float]:
-    """Share of right replies, question by question."""
-    return [sum(g.verdict == Verdict.RIGHT for g in group) / len(group) for group in by_question.values()]
-
-
-def _share(replies: Sequence[Generation], verdict: Verdict) -> float:
-    return sum(g.verdict == verdict for g in replies) / len(replies)
-
-
-def as_rows(records: Sequence[Score] | Sequence[Difference]) -> list[dict[str, object]]:
-    return [asdict(record) for record in records]

@@ -68,13 +68,22 @@ class Pair:
 
 @dataclass(frozen=True)
 class Generation:
-    """One graded reply of one model to one benchmark problem. `sample` is 0-based; greedy decoding has one."""
+    """One graded reply of one model to one benchmark problem, with all that it was sampled by.
+
+    `sample` is 0-based; greedy decoding (temperature 0) has one. `run_seed` is the recipe's, `seed` the request's own.
+    """
 
     model: str
+    run_seed: int
     benchmark: str
     problem_id: str
     sample: int
+    prompt: str  # "tutor", or "default": the question alone under the model's chat template
     temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    max_tokens: int
     seed: int
     text: str
     n_tokens: int
@@ -143,3 +152,8 @@ def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
             raise UserError(f"{path}, line {number}: not a {kind.__name__}; missing or unknown fields: {wrong}.")
         records.append(kind(**row))
     return records
+
+
+def generations_file(model: str, run_seed: int, benchmark: str, temperature: float) -> str:
+    """Name of the file that holds a model's generations on a benchmark under one decoding."""
+    return f"{model}-{run_seed}-{benchmark}-{temperature:g}.jsonl"

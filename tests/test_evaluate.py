@@ -8,17 +8,20 @@ import pytest
 from scipy.stats import binomtest
 
 from ssb_unsloth.backends import Adapter, Completion
-from ssb_unsloth.config import BenchmarkConfig
+from ssb_unsloth.config import BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.evaluate import as_rows, decodings, evaluate, score
-from ssb_unsloth.records import Generation, Problem, read_jsonl
+from ssb_unsloth.evaluate import Entrant, base_entrants, decodings, evaluate
+from ssb_unsloth.records import Generation, Problem, read_jsonl, read_rows, write_jsonl
+from ssb_unsloth.scores import as_rows, score
 
 TEST = BenchmarkConfig(source="test.jsonl", split="held_out", samples=1, temperature=None, max_tokens=50)
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + 1?", str(i + 1)) for i in range(8)]
-ADAPTER = Adapter("ssb", Path("adapter"))
+MODEL = ModelConfig(name="some-model")
+ADAPTER = Adapter("ssb-1", Path("adapter"))
+ENTRANTS = [*base_entrants(MODEL, 1), Entrant("ssb", MODEL, ADAPTER.path, 1)]
 
 
-def generations(model, verdicts, temperature=0.0, benchmark="test", first=0):
+def generations(model, verdicts, temperature=0.0, benchmark="test", first=0, run_seed=3):
     """One reply for each verdict; a list of verdicts is a question with several samples."""
     made = []
     for question, given in enumerate(verdicts, start=first):
@@ -27,18 +30,24 @@ def generations(model, verdicts, temperature=0.0, benchmark="test", first=0):
             finish = "length" if verdict == "truncated" else "stop"
             made.append(
                 Generation(
-                    model,
-                    benchmark,
-                    f"p{question}",
-                    sample,
-                    temperature,
-                    1,
-                    text,
-                    10 + question,
-                    finish,
-                    verdict,
-                    "1",
-                    "2",
+                    model=model,
+                    run_seed=run_seed,
+                    benchmark=benchmark,
+                    problem_id=f"p{question}",
+                    sample=sample,
+                    prompt="tutor",
+                    temperature=temperature,
+                    top_p=1.0,
+                    top_k=0,
+                    repetition_penalty=1.0,
+                    max_tokens=50,
+                    seed=1,
+                    text=text,
+                    n_tokens=10 + question,
+                    finish_reason=finish,
+                    verdict=verdict,
+                    answer="1",
+                    gold="2",
                 )
             )
     return made
@@ -135,7 +144,8 @@ def test_answers_to_different_questions_are_not_compared():
     ],
 )
 def test_a_benchmark_is_decoded_greedily_and_at_its_temperature(config, expected):
-    assert decodings(BenchmarkConfig(source="x", **config)) == expected
+    sampling = [(SamplingConfig(temperature=t, max_tokens=1024), samples) for t, samples in expected]
+    assert decodings(BenchmarkConfig(source="x", **config)) == sampling
 
 
 # -- Sampling ---------------------------------------------------------------------------------------------------------
@@ -147,13 +157,25 @@ class ScriptedSampler:
     def __init__(self, base=range(3), ssb=range(6)):
         self.known = {None: set(base), "ssb": set(ssb)}
         self.calls = []
+        self.started = []
+        self.open = 0
+
+    def start(self, model, config, seed, adapters):
+        """Stands where `load_sampler` does."""
+        self.started.append((model.name, adapters))
+        self.open += 1
+        assert self.open == 1, "two engines at a time"
+        return self
+
+    def close(self):
+        self.open -= 1
 
     def render(self, messages):
         return [int(messages[-1]["content"].split()[2])] * 10
 
     def sample(self, requests, decoding, adapter=None, title="sample"):
         self.calls.append((adapter, decoding, requests))
-        known = self.known[adapter.name if adapter else None]
+        known = self.known[adapter.name.split("-")[0] if adapter else None]
         replies = []
         for request in requests:
             number = request.prompt_ids[0]
@@ -163,7 +185,8 @@ class ScriptedSampler:
 
 
 def run(sampler, folder, config=TEST, max_model_len=100):
-    return evaluate(sampler, {"base": None, "ssb": ADAPTER}, {"test": (config, PROBLEMS)}, max_model_len, 1, folder)
+    limits = SamplerConfig(max_model_len=max_model_len)
+    return evaluate(ENTRANTS, {"test": (config, PROBLEMS)}, limits, folder, sampler.start)
 
 
 def test_every_reply_is_graded_and_kept(tmp_path):
@@ -174,7 +197,7 @@ def test_every_reply_is_graded_and_kept(tmp_path):
     assert [g.n_tokens for g in replies] == [*range(1, 9)] * 2
     assert {(g.answer, g.gold) for g in replies if g.problem_id == "p7"} == {("7", "8")}
     kept = [g for path in sorted(tmp_path.iterdir()) for g in read_jsonl(path, Generation)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["base-test-0.jsonl", "ssb-test-0.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base-1-test-0.jsonl", "ssb-1-test-0.jsonl"]
     assert kept == replies
 
 
@@ -195,13 +218,13 @@ def test_a_second_call_takes_what_is_kept_and_samples_only_the_rest(tmp_path):
     resumed = ScriptedSampler()
     assert run(resumed, tmp_path) == first
     assert resumed.calls == []
-    (tmp_path / "ssb-test-0.jsonl").unlink()
+    (tmp_path / "ssb-1-test-0.jsonl").unlink()
     assert run(resumed, tmp_path) == first
     assert [call[0] for call in resumed.calls] == [ADAPTER]
 
 
 def test_an_adapter_that_changes_nothing_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="'ssb' changes none of 8 replies"):
+    with pytest.raises(UserError, match=r"'ssb' \(adapter\) changes none of 8 replies"):
         run(ScriptedSampler(base=range(3), ssb=range(3)), tmp_path)
 
 
@@ -212,3 +235,70 @@ def test_a_benchmark_is_never_scored_on_a_part_of_its_problems(tmp_path):
     assert sampler.calls == []
     assert list(tmp_path.glob("*.jsonl")) == []
     assert len(run(sampler, tmp_path, max_model_len=60)) == 16
+
+
+def test_an_engine_serves_all_adapters_of_a_model_and_is_closed_before_the_next(tmp_path):
+    other = ModelConfig(name="another-model")
+    entrants = [
+        *base_entrants(MODEL, 1, default_prompt=True),
+        Entrant("ssb", MODEL, Path("first"), 1),
+        Entrant("base-other", other, None, 1),
+        Entrant("ssb", MODEL, Path("second"), 2),
+    ]
+    sampler = ScriptedSampler()
+    replies = evaluate(entrants, {"test": (TEST, PROBLEMS)}, SamplerConfig(max_model_len=100), tmp_path, sampler.start)
+    assert sampler.started == [("some-model", True), ("another-model", False)]
+    assert sampler.open == 0
+    assert [call[0] and call[0].path.name for call in sampler.calls] == [None, None, "first", "second", None]
+    asked = list(dict.fromkeys((g.model, g.run_seed, g.prompt) for g in replies))
+    assert asked == [
+        ("base", 1, "tutor"),
+        ("base-default-prompt", 1, "default"),
+        ("ssb", 1, "tutor"),
+        ("base-other", 1, "tutor"),
+        ("ssb", 2, "tutor"),
+    ]
+    with pytest.raises(ValueError, match="same name"):
+        evaluate([*entrants, entrants[0]], {}, SamplerConfig(), tmp_path, sampler.start)
+
+
+def test_replies_are_kept_before_they_are_graded(tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no grader here")
+
+    sampler = ScriptedSampler()
+    with monkeypatch.context() as patch:
+        patch.setattr("ssb_unsloth.evaluate.grade", broken)
+        with pytest.raises(RuntimeError, match="no grader"):
+            run(sampler, tmp_path)
+    assert len(sampler.calls) == 1
+    again = ScriptedSampler()
+    replies = run(again, tmp_path)
+    assert [call[0] for call in again.calls] == [ADAPTER]
+    assert sum(g.verdict == "right" for g in replies) == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda rows: rows[:-1], "7 generations where 8 were expected; sample 0 of problem p7 is missing"),
+        (
+            lambda rows: [*rows, rows[0]],
+            "9 generations where 8 were expected; sample 0 of problem p0 stands there twice",
+        ),
+        (lambda rows: [{**row, "benchmark": "other"} for row in rows], "generations of 'ssb' .seed 1. on 'other'"),
+        (lambda rows: [{**row, "model": "grpo"} for row in rows], "generations of 'grpo'"),
+        (
+            lambda rows: [{k: v for k, v in row.items() if k != "problem_id"} for row in rows],
+            "line 1: not a Generation",
+        ),
+    ],
+)
+def test_kept_replies_that_are_not_the_expected_ones_are_named_and_stay(tmp_path, change, says):
+    run(ScriptedSampler(), tmp_path)
+    path = tmp_path / "ssb-1-test-0.jsonl"
+    write_jsonl(path, change([row for _, row in read_rows(path)]))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=says):
+        run(ScriptedSampler(), tmp_path)
+    assert path.read_bytes() == before

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ssb_unsloth.records import Generation, Pair, Rollout, read_jsonl
+from ssb_unsloth.records import Generation, Pair, Rollout, generations_file, read_jsonl
 
 ROOT = Path(__file__).parent.parent
 RECIPE = str(ROOT / "recipes" / "pocket.yaml")
@@ -59,7 +59,8 @@ def test_a_run_leaves_every_decision_behind(finished):
     report = json.loads((run / "report" / "report.json").read_text())
     assert {s["model"] for s in report["scores"]} == {"base", "ssb"}
     for score in report["scores"]:
-        path = run / "evaluate" / f"{score['model']}-{score['benchmark']}-{score['temperature']:g}.jsonl"
+        name = generations_file(score["model"], score["seed"], score["benchmark"], score["temperature"])
+        path = run / "evaluate" / name
         kept = read_jsonl(path, Generation)
         assert score["value"] == sum(g.verdict == "right" for g in kept) / len(kept)
     assert (run / "recipe.yaml").exists()
@@ -127,7 +128,7 @@ def test_the_whole_chain_with_the_real_vllm(tmp_path):
     assert "vllm" in " ".join(json.loads((run / "curate" / "manifest.json").read_text())["versions"])
     for pair in read_jsonl(run / "curate" / "pairs.jsonl", Pair):
         assert pair.reply_ids
-    generations = read_jsonl(run / "evaluate" / "ssb-test-0.jsonl", Generation)
+    generations = read_jsonl(run / "evaluate" / generations_file("ssb", 3407, "test", 0), Generation)
     assert len(generations) == 24
 
 

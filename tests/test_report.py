@@ -11,10 +11,10 @@ import pytest
 from ssb_unsloth import figures
 from ssb_unsloth.config import BenchmarkConfig, load
 from ssb_unsloth.curate import Statistics
-from ssb_unsloth.evaluate import as_rows, score
-from ssb_unsloth.records import EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, write_jsonl
+from ssb_unsloth.records import EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, generations_file, write_jsonl
 from ssb_unsloth.report import closing_lines, write_report
 from ssb_unsloth.rundir import RunDir
+from ssb_unsloth.scores import as_rows, score
 
 POCKET = Path(__file__).parent.parent / "recipes" / "pocket.yaml"
 FENCE = "Look:\n```python\nprint(1)\n```\n# Not a heading\n````\n~~~\n"  # a text with fences of its own
@@ -51,7 +51,8 @@ def _train(folder: Path) -> None:
 
 def _generation(model: str, benchmark: str, problem: Problem, temperature: float, verdict: str) -> Generation:
     text = f"{model} at {temperature} on {problem.id}\n{FENCE}"
-    return Generation(model, benchmark, problem.id, 0, temperature, 1, text, 9, "stop", verdict, None, problem.gold)
+    sampling = ("tutor", temperature, 1.0, 0, 1.0, 99)
+    return Generation(*(model, 7, benchmark, problem.id, 0), *sampling, 1, text, 9, "stop", verdict, None, problem.gold)
 
 
 def _evaluate(folder: Path) -> None:
@@ -65,12 +66,12 @@ def _evaluate(folder: Path) -> None:
                     _generation(model, benchmark, problem, temperature, "right" if i in right else "no_answer")
                     for i, problem in enumerate(problems)
                 ]
-                write_jsonl(folder / f"{model}-{benchmark}-{temperature:g}.jsonl", made)
+                write_jsonl(folder / generations_file(model, 7, benchmark, temperature), made)
                 replies += made
     for model, verdict in (("base", "wrong"), ("ssb", "right")):
         asked = [Problem(pair.problem_id, pair.question, pair.gold) for pair in PAIRS]
         made = [_generation(model, EXAMPLES_BENCHMARK, problem, 0.0, verdict) for problem in asked]
-        write_jsonl(folder / f"{model}-{EXAMPLES_BENCHMARK}-0.jsonl", made)
+        write_jsonl(folder / generations_file(model, 7, EXAMPLES_BENCHMARK, 0.0), made)
     scores, differences = score(replies, BENCHMARKS, seed=7)
     rows = {"scores": as_rows(scores), "differences": as_rows(differences)}
     (folder / "scores.json").write_text(json.dumps(rows))

@@ -55,6 +55,10 @@ class Sampler(Protocol):
         """One completion a request, in their order. Prompts must leave room for the reply within max_model_len."""
         ...
 
+    def close(self) -> None:
+        """Give its memory back, so that another engine can start in this process."""
+        ...
+
 
 def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool) -> Sampler:
     """The engine that the recipe names; `auto` takes vLLM where it is installed, and says so where it is not.

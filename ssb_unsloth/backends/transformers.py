@@ -98,6 +98,12 @@ class TransformersSampler:
                 shown.update(len(chosen))
         return [completions[i] for i in range(len(requests))]
 
+    def close(self) -> None:
+        import torch
+
+        del self._model
+        torch.cuda.empty_cache()
+
     def _sample_batch(self, requests: Sequence[Request], decoding: SamplingConfig) -> list[Completion]:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList

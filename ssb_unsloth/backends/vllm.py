@@ -102,6 +102,13 @@ class VLLMSampler:
             for reply in (output.outputs[0] for output in outputs)
         ]
 
+    def close(self) -> None:
+        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+        self._engine.llm_engine.engine_core.shutdown()
+        del self._engine
+        cleanup_dist_env_and_memory()
+
     def _lora(self, adapter: Adapter | None) -> Any:
         """An id of its own for each adapter: reusing one would serve the cached prefixes of another."""
         if adapter is None:

@@ -30,6 +30,11 @@ def student_messages(question: str) -> Messages:
     return [{"role": "system", "content": text("tutor")}, {"role": "user", "content": question}]
 
 
+def default_messages(question: str) -> Messages:
+    """The question alone: the model's chat template adds whatever system prompt it has of its own."""
+    return [{"role": "user", "content": question}]
+
+
 def teacher_messages(question: str, right: str | None, wrong: str | None) -> Messages:
     """The hinted context u_SSB: the question, one right and one wrong rollout, and the request for a robust solution.
 
