@@ -77,7 +77,9 @@ class CurateConfig:
 
 @dataclass
 class TeachConfig:
-    targets: Literal["hidden", "logits", "top_k", "online"] = "hidden"  # what is stored of the teacher; online: nothing
+    # What is stored of the teacher. Exact: hidden, logits (the paper's), online (nothing: run in the training step).
+    # Approximate: top_k with a tail bucket. An ablation: one_hot, all its mass on its likeliest word.
+    targets: Literal["hidden", "logits", "top_k", "one_hot", "online"] = "hidden"
     top_k: int = 64  # for targets: top_k
     batch_tokens: int = 8192  # ours: padded tokens of a teacher-forced batch
 
@@ -105,6 +107,9 @@ class TrainConfig:
     max_grad_norm: float = 1.0  # ours
     temperature: float = 2.0  # T_KD; the paper says > 1, the released code 2
     denominator: Literal["example", "token"] = "example"  # paper Eq. 6; the released code takes the token mean
+    kd_weight: float = 1.0  # released code: lambda_KD, of T² KL
+    ce_weight: float = 0.0  # released code: lambda_CE, of the cross-entropy of the reply's own tokens
+    sharpen: float = 1.0  # ours: what the teacher's logits are multiplied by; the paper's teacher is as it is
     gradient_checkpointing: bool = False
     save_steps: int = 50  # a stopped run goes on from the last multiple
     logging_steps: int = 1
@@ -260,6 +265,7 @@ def _impossible(recipe: Recipe) -> list[str]:
         "train.learning_rate": r.train.learning_rate,
         "train.max_grad_norm": r.train.max_grad_norm,
         "train.temperature": r.train.temperature,
+        "train.sharpen": r.train.sharpen,
         "train.save_steps": r.train.save_steps,
         "train.logging_steps": r.train.logging_steps,
         "train.lora.r": r.train.lora.r,
@@ -301,6 +307,8 @@ def _impossible(recipe: Recipe) -> list[str]:
     if micro > 0 and r.train.batch_size % micro:
         wrong.append(f"train.micro_batch_size: {micro} does not divide train.batch_size ({r.train.batch_size}).")
     for key, value in (
+        ("train.kd_weight", r.train.kd_weight),
+        ("train.ce_weight", r.train.ce_weight),
         ("train.warmup_steps", r.train.warmup_steps),
         ("train.weight_decay", r.train.weight_decay),
         ("train.probe_steps", r.train.probe_steps),
@@ -309,6 +317,10 @@ def _impossible(recipe: Recipe) -> list[str]:
     ):
         if not value >= 0:
             wrong.append(f"{key}: {value} is below 0 or no number.")
+    if r.train.kd_weight == r.train.ce_weight == 0:
+        wrong.append("train.kd_weight: 0 with train.ce_weight 0 leaves no loss; give one of them a weight.")
+    if r.teach.targets == "one_hot" and r.train.sharpen != 1:
+        wrong.append("train.sharpen: changes nothing of one-hot targets; leave it at 1, or take other teach.targets.")
     for name, benchmark in r.evaluate.benchmarks.items():
         here = f"evaluate.benchmarks.{name}"
         if benchmark.samples < 1:

@@ -47,6 +47,7 @@ def _kd_rows(
     scale,
     softcap,
     temperature,
+    t_temperature,
     kd_share,
     ce_share,
     HAS_BIAS: tl.constexpr,
@@ -79,7 +80,7 @@ def _kd_rows(
         if RAW_TEACHER:
             t = _final(t, bias, scale, softcap, HAS_BIAS, HAS_CAP)
         s /= temperature
-        t /= temperature
+        t /= t_temperature
 
         top = tl.max(tl.where(real, s, -float("inf")), axis=0)
         if STATS:
@@ -134,7 +135,7 @@ def _kd_rows(
             t = tl.load(t_ptr + words, mask=real, other=0.0)
             if RAW_TEACHER:
                 t = _final(t, bias, scale, softcap, HAS_BIAS, HAS_CAP)
-            g = kd_share * (tl.exp(s / temperature - s_lse) - tl.exp(t / temperature - t_lse))
+            g = kd_share * (tl.exp(s / temperature - s_lse) - tl.exp(t / t_temperature - t_lse))
             if HAS_CE:
                 g += ce_share * (tl.exp(s - s1_lse) - tl.where(words == label, 1.0, 0.0))
             if HAS_CAP:
@@ -169,6 +170,7 @@ def kd_rows(s: Tensor, t: Tensor, head: Head, words: Tensor | None, terms: Terms
         head.scale,
         head.softcap or 1.0,
         terms.temperature,
+        terms.teacher_temperature,
         terms.kd_weight * terms.temperature / terms.size,
         terms.ce_weight / terms.size,
         BLOCK=BLOCK,

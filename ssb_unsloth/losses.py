@@ -3,7 +3,8 @@
 The convention, stated here and nowhere else. For row n, one reply token of one example:
 
     s_n, t_n   student's and teacher's logits at temperature 1, after the head's own transforms    [V]
-    p_n, q_n   softmax(t_n / T), softmax(s_n / T): teacher and student at the KD temperature T
+    p_n, q_n   softmax(a t_n / T), softmax(s_n / T): teacher and student at the KD temperature T; a, `sharpen`, is 1
+               in the paper, and above 1 an experiment of ours: a teacher more certain than the model is
     KL_n       sum_v p_nv (log p_nv - log q_nv): forward, teacher first, in nats
     CE_n       -log softmax(s_n)[label_n]: at temperature 1
     loss       sum_n w_n (kd_weight T² KL_n + ce_weight CE_n)
@@ -18,6 +19,7 @@ Shapes: N rows (the reply tokens of a batch, end to end), H hidden, V vocabulary
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -53,14 +55,14 @@ class TeacherLogits:
 class TeacherTopK:
     """The teacher's k likeliest words of each row, and the mass of all others in one tail bucket. Approximate.
 
-    The KL over these k + 1 outcomes is a true KL and at most the exact one. What is stored belongs to one temperature:
-    the tail's mass at another cannot be told from it.
+    The KL over these k + 1 outcomes is a true KL and at most the exact one. What is stored belongs to one temperature
+    (the teacher's, T / sharpen): the tail's mass at another cannot be told from it.
     """
 
     values: Tensor  # [N, k] log-probabilities at `temperature`
     indices: Tensor  # [N, k] int64, their words, distinct within a row
     log_tail: Tensor  # [N] log-probability of all other words together at `temperature`; -inf for none
-    temperature: float
+    temperature: float | None  # None: the same at any, as of a one-hot teacher
 
     @classmethod
     def from_logits(cls, logits: Tensor, k: int, temperature: float) -> TeacherTopK:
@@ -68,6 +70,12 @@ class TeacherTopK:
         log_p = F.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature, dim=-1)
         values, indices = log_p.topk(k, dim=-1)
         return cls(values, indices, log_p.scatter(-1, indices, -torch.inf).logsumexp(-1), temperature)
+
+    @classmethod
+    def one_hot(cls, words: Tensor) -> TeacherTopK:
+        """All mass on one word of each row, [N] int64; the KL is then -log q of that word."""
+        zeros = torch.zeros(words.shape, device=words.device)
+        return cls(zeros[:, None], words[:, None], zeros - torch.inf, None)
 
     def __getitem__(self, rows: slice) -> TeacherTopK:
         return TeacherTopK(self.values[rows], self.indices[rows], self.log_tail[rows], self.temperature)
@@ -130,10 +138,11 @@ def kd_loss_dense(
     labels: Tensor | None = None,
     kd_weight: float = 1.0,
     ce_weight: float = 0.0,
+    sharpen: float = 1.0,
     stats: bool = False,
 ) -> KDLoss:
     """`kd_loss` by plain autograd over [N, V] logits: to read, to test against, and to differentiate twice."""
-    _check(student, teacher, head, weights, temperature, labels, ce_weight)
+    _check(student, teacher, head, weights, temperature, labels, ce_weight, sharpen)
     s = _dense_logits(student, head)
     log_q = outcomes = F.log_softmax(s / temperature, dim=-1)
     with torch.no_grad():
@@ -141,7 +150,7 @@ def kd_loss_dense(
             log_p, best = teacher.log_p(s.dtype), teacher.best()
         else:
             t = teacher.logits if isinstance(teacher, TeacherLogits) else _dense_logits(teacher, head)
-            log_p = F.log_softmax(t.to(s.dtype) / temperature, dim=-1).clamp_min(_LOWEST)
+            log_p = F.log_softmax(t.to(s.dtype) * (sharpen / temperature), dim=-1).clamp_min(_LOWEST)
             best = log_p.argmax(-1)
     if isinstance(teacher, TeacherTopK):
         outcomes = teacher.log_q(log_q)
@@ -165,6 +174,7 @@ def kd_loss(
     labels: Tensor | None = None,
     kd_weight: float = 1.0,
     ce_weight: float = 0.0,
+    sharpen: float = 1.0,
     chunk_rows: int | None = None,
     stats: bool = False,
     kernel: Literal["torch", "triton"] = "torch",
@@ -182,6 +192,7 @@ def kd_loss(
             autocast.
         weights: [N], see `row_weights`. A row of weight 0 adds exactly nothing, whatever it holds.
         temperature: the KD temperature T, above 0.
+        sharpen: what the teacher's logits are multiplied by, above 0.
         labels: [N] the reply tokens; needed if `ce_weight` is not 0. A negative one counts as word 0: give its row
             weight 0.
         chunk_rows: the most rows whose logits exist at a time (default CHUNK_ROWS); results do not depend on it.
@@ -192,10 +203,10 @@ def kd_loss(
         ValueError: shapes, temperature, or labels do not fit together.
         RuntimeError: in backward, if a second derivative is asked for.
     """
-    _check(student, teacher, head, weights, temperature, labels, ce_weight, chunk_rows)
+    _check(student, teacher, head, weights, temperature, labels, ce_weight, sharpen, chunk_rows)
     inputs = (student, head.weight, head.bias)
     wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
-    terms = Terms(temperature, kd_weight, ce_weight, isinstance(teacher, Tensor), any(wanted))
+    terms = Terms(temperature, temperature / sharpen, kd_weight, ce_weight, isinstance(teacher, Tensor), any(wanted))
     with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
         chunk = chunk_rows or CHUNK_ROWS
         rows, gradients = _walk(student, teacher, head, weights, labels, terms, wanted, chunk, stats, kernel)
@@ -232,6 +243,7 @@ class Terms:
     """What the work between the products has to know besides its tensors."""
 
     temperature: float
+    teacher_temperature: float
     kd_weight: float
     ce_weight: float
     raw_teacher: bool  # the teacher's logits still need the head's bias, scale and soft-cap
@@ -335,7 +347,7 @@ def _rows(
         log_p, outcomes = t.log_p(s.dtype), t.log_q(log_q)
         p = log_p.exp()
     else:
-        log_p = torch.log_softmax(t.div_(terms.temperature), dim=-1, out=work[1, : len(s)])
+        log_p = torch.log_softmax(t.div_(terms.teacher_temperature), dim=-1, out=work[1, : len(s)])
         p = torch.exp(log_p, out=t)
     if "agreement" in out:
         best = t.best() if isinstance(t, TeacherTopK) else log_p.argmax(-1)
@@ -404,19 +416,22 @@ def _check(
     temperature: float,
     labels: Tensor | None,
     ce_weight: float,
+    sharpen: float,
     chunk_rows: int | None = None,
 ) -> None:
     """Raise ValueError if shapes, temperature and labels do not fit together."""
     if not temperature > 0:
         raise ValueError(f"temperature: expected a number above 0, found {temperature}.")
+    if not 0 < sharpen < math.inf:
+        raise ValueError(f"sharpen: expected a number above 0, found {sharpen}.")
     if ce_weight and labels is None:
         raise ValueError("ce_weight is not 0, so `labels` are needed: the reply token of each row.")
     if chunk_rows is not None and chunk_rows < 1:
         raise ValueError(f"chunk_rows: expected a positive number or None for the default, found {chunk_rows}.")
-    if isinstance(teacher, TeacherTopK) and teacher.temperature != temperature:
+    if isinstance(teacher, TeacherTopK) and teacher.temperature not in (None, temperature / sharpen):
         raise ValueError(
-            f"The teacher's top-k was stored at temperature {teacher.temperature:g} and the loss has {temperature:g}: "
-            "the tail's mass is known at the former only, so store the targets again."
+            f"The teacher's top-k was stored at temperature {teacher.temperature:g} and the loss has"
+            f" {temperature / sharpen:g}: the tail's mass is known at the former only, so store the targets again."
         )
     n, (v, h) = len(student), head.weight.shape
     expected = {"student": (student, (n, h)), "weights": (weights, (n,))}

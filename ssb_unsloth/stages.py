@@ -114,15 +114,24 @@ def _teach(recipe: Recipe, run: RunDir, work: Work) -> None:
     from .teach import teach
 
     pairs = read_pairs(run)
-    writer = TargetWriter(work.folder)
+    writer, kept = TargetWriter(work.folder), {}
     if recipe.teach.targets != "online":
         tokenizer = load_tokenizer(recipe.model)
         examples = _examples(pairs, tokenizer)
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        work.tokens = teach(load_model(recipe.model), examples, recipe.teach, recipe.train.temperature, pad, writer)
-    writer.close({"targets": recipe.teach.targets, "temperature": recipe.train.temperature})
+        temperature = recipe.train.temperature / recipe.train.sharpen
+        taught = teach(load_model(recipe.model), examples, recipe.teach, temperature, pad, writer)
+        work.tokens = taught.tokens
+        if taught.mean_mass is not None:
+            kept = {"mean_mass": taught.mean_mass, "least_mass": taught.least_mass, "mass_temperature": temperature}
+    writer.close({"targets": recipe.teach.targets, "temperature": _stored_temperature(recipe)})
     replies = sum(len(pair.reply_ids) for pair in pairs)
-    work.summary = {"targets": recipe.teach.targets, "pairs": len(pairs), "reply_tokens": replies}
+    work.summary = {"targets": recipe.teach.targets, "pairs": len(pairs), "reply_tokens": replies, **kept}
+
+
+def _stored_temperature(recipe: Recipe) -> float | None:
+    """The temperature that the targets belong to: the teacher's where a tail was made at it, else none."""
+    return recipe.train.temperature / recipe.train.sharpen if recipe.teach.targets == "top_k" else None
 
 
 def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
@@ -206,7 +215,7 @@ STAGES = {
         Stage(
             "teach",
             ("curate",),
-            lambda r: {"model": _model_identity(r), "teach": asdict(r.teach), "temperature": r.train.temperature},
+            lambda r: {"model": _model_identity(r), "teach": asdict(r.teach), "temperature": _stored_temperature(r)},
             _teach,
         ),
         Stage("train", ("curate", "teach"), lambda r: {"model": _model_identity(r), "train": asdict(r.train)}, _train),
@@ -227,9 +236,19 @@ STAGES = {
 
 
 def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
-    """Run a stage in this process unless it is fresh. Returns whether it ran."""
+    """Run a stage in this process unless it is fresh. Returns whether it ran.
+
+    Raises:
+        UserError: a stage that this one reads has not been run, or was run with other settings.
+    """
     stage = STAGES[name]
     key, determined_by = stage.key(recipe, run)
+    for before in stage.after:
+        if not run.is_fresh(before, STAGES[before].key(recipe, run)[0]):
+            raise UserError(
+                f"{run.stage(before)}: made with other settings than this recipe's, or from older inputs; run"
+                f" `ssb {before}` first, or `ssb run`."
+            )
     if not force and run.is_fresh(name, key):
         return False
     with run.write(name, key, determined_by) as work:

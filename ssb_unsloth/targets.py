@@ -3,8 +3,11 @@
     hidden   the backbone's last hidden states in the dtype that the head receives; head(hidden) is the teacher's full
              distribution, exactly, because the head is frozen: H x 2 bytes a token in half precision
     logits   the paper's choice (§3.1.4), in the model's dtype: V x 2 bytes a token
-    top_k    the k likeliest words and one tail bucket, at the KD temperature; approximate, k x 6 bytes a token
+    top_k    the k likeliest words and one tail bucket, at the teacher's temperature; approximate, k x 6 bytes a token
+    one_hot  an ablation: all mass on the teacher's likeliest word (k = 1 without a tail), 4 bytes a token. Not SFT: the
+             word at each position is the hinted teacher's first choice, which may differ from the reply's own token
 
+The teacher's temperature is T_KD, or T_KD / sharpen (losses.py).
 Shapes: R reply tokens of a pair, N reply tokens of a batch, H hidden, V vocabulary, k words kept.
 """
 
@@ -33,23 +36,28 @@ def bytes_per_token(targets: str, hidden: int, vocabulary: int, top_k: int, item
         "hidden": hidden * itemsize,
         "logits": vocabulary * itemsize,
         "top_k": top_k * (itemsize + 4) + 4,
+        "one_hot": 4,
         "online": 0,
     }[targets]
 
 
-def make_target(targets: str, hidden_RH: Tensor, head: Head, top_k: int, temperature: float) -> dict[str, Tensor]:
-    """The named tensors that are stored for one pair."""
+def make_target(
+    targets: str, hidden_RH: Tensor, head: Head, top_k: int, temperature: float
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The named tensors that are stored for one pair; and where not all of the teacher is kept, the mass [R] that is.
+
+    `temperature` is the teacher's; hidden and logits do not depend on it.
+    """
     if targets == "hidden":
-        return {"hidden": hidden_RH}
+        return {"hidden": hidden_RH}, None
     logits_RV = head_logits(hidden_RH, head)
     if targets == "logits":
-        return {"logits": logits_RV}
-    kept = TeacherTopK.from_logits(logits_RV, top_k, temperature)
-    return {
-        "values": kept.values.to(hidden_RH.dtype),
-        "indices": kept.indices.to(torch.int32),
-        "log_tail": kept.log_tail,
-    }
+        return {"logits": logits_RV}, None
+    kept = TeacherTopK.from_logits(logits_RV, top_k if targets == "top_k" else 1, temperature)
+    indices, mass_R = kept.indices.to(torch.int32), 1 - kept.log_tail.exp()
+    if targets == "one_hot":
+        return {"words": indices[:, 0]}, mass_R
+    return {"values": kept.values.to(hidden_RH.dtype), "indices": indices, "log_tail": kept.log_tail}, mass_R
 
 
 def head_logits(hidden_RH: Tensor, head: Head) -> Tensor:
@@ -114,6 +122,8 @@ class Targets:
             return self._rows(pair_ids, "hidden")
         if kind == "logits":
             return TeacherLogits(self._rows(pair_ids, "logits"))
+        if kind == "one_hot":
+            return TeacherTopK.one_hot(self._rows(pair_ids, "words").long())
         values, indices, log_tail = (self._rows(pair_ids, name) for name in ("values", "indices", "log_tail"))
         return TeacherTopK(values.float(), indices.long(), log_tail, self.header["temperature"])
 

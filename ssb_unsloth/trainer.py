@@ -36,6 +36,11 @@ class SSBConfig(TrainingArguments):
     denominator: Literal["example", "token"] = field(
         default="example", metadata={"help": "Mean over examples of token means (Eq. 6), or over all tokens."}
     )
+    kd_weight: float = field(default=1.0, metadata={"help": "Weight of T² KL; lambda_KD of the released code."})
+    ce_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the reply tokens' cross-entropy; lambda_CE of the released code."}
+    )
+    sharpen: float = field(default=1.0, metadata={"help": "Multiplies the teacher's logits; 1 is the paper."})
     learning_rate: float = field(default=2e-4, metadata={"help": "The released code's."})
     per_device_train_batch_size: int = field(default=4, metadata={"help": "The paper's batch (§4.1)."})
     lr_scheduler_type: str = field(default="linear", metadata={"help": "The released code's."})
@@ -46,6 +51,10 @@ class SSBConfig(TrainingArguments):
         super().__post_init__()
         if not self.kd_temperature > 0:
             raise ValueError(f"kd_temperature: {self.kd_temperature} is not above 0.")
+        if not self.sharpen > 0:
+            raise ValueError(f"sharpen: {self.sharpen} is not above 0.")
+        if min(self.kd_weight, self.ce_weight) < 0 or self.kd_weight == self.ce_weight == 0:
+            raise ValueError(f"kd_weight, ce_weight: {self.kd_weight}, {self.ce_weight}; one above 0, none below.")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns: pairs lose their columns if this is true; leave it false.")
 
@@ -140,6 +149,10 @@ class SSBTrainer(Trainer):
             head,
             row_weights(lengths, num_items_in_batch, self.args.denominator),
             temperature=self.args.kd_temperature,
+            labels=inputs["labels"].to(device),
+            kd_weight=self.args.kd_weight,
+            ce_weight=self.args.ce_weight,
+            sharpen=self.args.sharpen,
             stats=True,
         )
         assert out.agreement is not None

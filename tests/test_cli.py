@@ -180,7 +180,8 @@ def test_force_runs_everything_again_each_stage_in_a_process_of_its_own(finished
         ("seed=1", "curate"),
         ("problems.limit=10", "curate"),
         ("curate.pairs=10", "curate"),
-        ("train.temperature=3", "teach"),
+        ("teach.targets=logits", "teach"),
+        ("train.temperature=3", "train"),
         ("train.epochs=1", "train"),
         ("evaluate.benchmarks.test.limit=10", "evaluate"),
     ],
@@ -189,6 +190,27 @@ def test_a_change_runs_again_what_depends_on_it(finished, override, first):
     code, started = finished(override)
     assert code == 0
     assert started[0][3] == first
+
+
+def test_targets_of_another_format_or_temperature_are_never_used_again(finished, tmp_path):
+    """The key of the teach stage differs for every format; that of top_k also for every temperature of the teacher."""
+    run = RunDir(tmp_path / "pocket")
+
+    def key(*overrides: str) -> str:
+        return STAGES["teach"].key(load(Path(POCKET), overrides), run)[0]
+
+    formats = ["hidden", "logits", "top_k", "one_hot", "online"]
+    assert len({key(f"teach.targets={name}") for name in formats}) == len(formats)
+    for name in formats:
+        changed = [key(f"teach.targets={name}", f"train.{x}") for x in ("temperature=3", "temperature=2", "sharpen=1")]
+        assert (changed[0] != changed[1]) == (name == "top_k")
+        assert changed[1] == changed[2]
+    assert key("teach.targets=top_k", "train.sharpen=2") == key("teach.targets=top_k", "train.temperature=1")
+    assert key("teach.targets=top_k", "teach.top_k=8") != key("teach.targets=top_k", "teach.top_k=9")
+
+
+def test_training_alone_refuses_targets_made_for_another_recipe(finished, fails, tmp_path):
+    assert "run `ssb teach` first" in fails("train", POCKET, "--runs", str(tmp_path), "teach.targets=logits")
 
 
 def test_a_stage_that_fails_stops_the_run(finished, capsys):

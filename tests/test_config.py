@@ -168,6 +168,9 @@ def test_a_value_of_the_wrong_type_is_named(complaint, text, path):
         ("train.learning_rate=.inf", "train.learning_rate"),
         ("train.weight_decay=-0.1", "train.weight_decay"),
         ("train.temperature=0", "train.temperature"),
+        ("train.sharpen=0", "train.sharpen"),
+        ("train.kd_weight=0", "train.kd_weight"),  # and no cross-entropy
+        ("train.ce_weight=-1", "train.ce_weight"),
         ("train.micro_batch_size=3", "train.micro_batch_size"),
         ("train.lora.dropout=1", "train.lora.dropout"),
         ("train.lora.r=64", "train.lora.r"),
@@ -187,6 +190,11 @@ def test_a_value_that_cannot_work_is_named(override, path):
 def test_a_benchmark_without_any_decoding_is_refused():
     with pytest.raises(UserError, match="nothing would be sampled"):
         load(POCKET, ["evaluate.benchmarks.test.temperature=null", "evaluate.benchmarks.test.greedy=false"])
+
+
+def test_sharpening_what_is_one_hot_is_refused():
+    with pytest.raises(UserError, match="changes nothing"):
+        load(POCKET, ["teach.targets=one_hot", "train.sharpen=2"])
 
 
 @pytest.mark.parametrize("name", ["a/b", "a.b", "a[0]", "a b", ""])

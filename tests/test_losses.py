@@ -88,14 +88,16 @@ def check_against_oracle(function: Callable[..., KDLoss], teacher_kind: str, hea
     student, weights, labels = arguments["student"], arguments["weights"], arguments["labels"]
     temperature = options["temperature"]
     kd_weight, ce_weight = options.setdefault("kd_weight", 1.0), options.setdefault("ce_weight", 0.0)
+    sharpen = options.get("sharpen", 1.0)
     teacher_logits = oracles.head_logits(arguments["teacher"].double().tolist(), *as_lists(head))
     k = K if teacher_kind == "top_k" else None
     exact = torch.tensor(teacher_logits, dtype=torch.float64)
     teacher = {
         "hidden": arguments["teacher"],
         "logits": TeacherLogits(exact),
-        "top_k": TeacherTopK.from_logits(exact, K, temperature),
+        "top_k": TeacherTopK.from_logits(exact, K, temperature / sharpen),
     }[teacher_kind]
+    teacher_logits = [[sharpen * x for x in row] for row in teacher_logits]
 
     def value(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> float:
         moved = replace(head, weight=weight, bias=bias)
@@ -145,6 +147,27 @@ def test_oracle(function: Callable[..., KDLoss], teacher: str, head: Head, tempe
 def test_oracle_with_cross_entropy(function: Callable[..., KDLoss], teacher: str, head: str) -> None:
     check_against_oracle(function, teacher, HEADS[head], temperature=2.0, kd_weight=0.7, ce_weight=0.3)
     check_against_oracle(function, teacher, HEADS[head], temperature=2.0, kd_weight=0.0, ce_weight=1.0)
+
+
+@both
+@pytest.mark.parametrize("teacher", ["hidden", "logits", "top_k"])
+def test_oracle_with_a_sharpened_teacher(function: Callable[..., KDLoss], teacher: str) -> None:
+    check_against_oracle(function, teacher, HEADS["softcap"], temperature=2.0, sharpen=1.5, ce_weight=0.3)
+
+
+@both
+def test_a_one_hot_teacher(function: Callable[..., KDLoss]) -> None:
+    """The KL is -log q of its word at the KD temperature, and the gradient T (q - onehot)."""
+    a = problem()
+    a |= {"head": Head(torch.eye(V), None), "student": torch.randn(N, V).requires_grad_(), "weights": torch.ones(N)}
+    words = torch.tensor([0, 3, 10, 3, 7, 1])
+    result = function(**a | {"teacher": TeacherTopK.one_hot(words), "temperature": 3.0}, stats=True)
+    q = torch.softmax(a["student"].detach() / 3.0, -1)
+    close(result.kl, -q[torch.arange(N), words].log())
+    close(result.loss.detach(), 9 * result.kl.sum())
+    close(gradients(result, a["student"])[0], 3 * (q - torch.nn.functional.one_hot(words, V)))
+    close(result.teacher_entropy, torch.zeros(N))
+    assert result.agreement.tolist() == (q.argmax(-1) == words).float().tolist()
 
 
 @both
@@ -323,6 +346,8 @@ def test_top_k_bounds_the_exact_loss_and_reaches_it() -> None:
 
     with pytest.raises(ValueError, match="stored at temperature 1"):
         kd_loss(**a | {"teacher": TeacherTopK.from_logits(logits, 3, 1.0)})
+    with pytest.raises(ValueError, match=r"stored at temperature 2 and the loss has 1:"):
+        kd_loss(**a | {"teacher": TeacherTopK.from_logits(logits, 3, 2.0), "sharpen": 2.0})
     kept = TeacherTopK.from_logits(logits, 3, 2.0)
     narrow = replace(kept, values=kept.values.bfloat16(), log_tail=kept.log_tail.bfloat16())
     torch.testing.assert_close(kd_loss(**a | {"teacher": narrow}).kl, kl[2], rtol=0.05, atol=0.01)
@@ -508,6 +533,7 @@ def test_without_gradients() -> None:
     ("change", "message"),
     [
         ({"temperature": 0.0}, "temperature: expected a number above 0"),
+        ({"sharpen": 0.0}, "sharpen: expected a number above 0"),
         ({"labels": None, "ce_weight": 1.0}, "`labels` are needed"),
         ({"weights": torch.ones(N + 1)}, r"weights: expected shape \[6\], found \[7\]"),
         ({"teacher": torch.ones(N - 1, H)}, r"teacher: expected shape \[6, 4\], found \[5, 4\]"),
@@ -539,6 +565,8 @@ def test_triton_kernel() -> None:
         check_against_oracle(function, teacher, HEADS[head], temperature=2.0)
     check_against_oracle(function, "hidden", HEADS["bias"], temperature=1.0)
     check_against_oracle(function, "hidden", HEADS["softcap"], temperature=2.0, kd_weight=0.7, ce_weight=0.3)
+    check_against_oracle(function, "hidden", HEADS["softcap"], temperature=2.0, sharpen=1.5)
+    check_against_oracle(function, "logits", HEADS["plain"], temperature=2.0, sharpen=0.5)
     check_against_oracle(function, "top_k", HEADS["plain"], temperature=2.0)
     test_extreme_logits(function)
     test_equal_models_have_no_loss_and_a_shift_by_one_row_has(function)

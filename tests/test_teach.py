@@ -59,14 +59,14 @@ def test_the_adapter_is_off_for_the_teacher_and_on_again_afterwards(make_model):
         assert not torch.allclose(hidden_states(model, ids, mask), before)
 
 
-@pytest.mark.parametrize("targets", ["hidden", "logits", "top_k"])
+@pytest.mark.parametrize("targets", ["hidden", "logits", "top_k", "one_hot"])
 def test_targets_are_those_of_each_pair_on_its_own(make_model, tmp_path, targets):
     """Batches by length and padding change nothing, and every reply token has its row, end of turn included."""
     model, examples = make_model("gemma2"), make_examples()
     writer = TargetWriter(tmp_path)
-    read = teach(model, examples, TeachConfig(targets=targets, top_k=5, batch_tokens=60), 2.0, 0, writer)
+    taught = teach(model, examples, TeachConfig(targets=targets, top_k=5, batch_tokens=60), 2.0, 0, writer)
     writer.close({"targets": targets, "temperature": 2.0})
-    assert read == sum(len(e.teacher_ids) + len(e.reply_ids) for e in examples)
+    assert taught.tokens == sum(len(e.teacher_ids) + len(e.reply_ids) for e in examples)
     stored = Targets(tmp_path)
     for example in examples:
         ids = torch.tensor([example.teacher_ids + example.reply_ids])
@@ -77,6 +77,10 @@ def test_targets_are_those_of_each_pair_on_its_own(make_model, tmp_path, targets
             found = head_logits(found, output_head(model))
         elif targets == "logits":
             found = found.logits
+        elif targets == "one_hot":
+            assert torch.equal(found.indices[:, 0], logits_RV.argmax(-1))
+            assert not found.log_p(torch.float32).exp()[:, 1].any()
+            continue
         else:
             expected = torch.log_softmax(logits_RV / 2.0, -1).topk(5)
             torch.testing.assert_close(found.values, expected.values, rtol=1e-4, atol=1e-4)
@@ -84,6 +88,31 @@ def test_targets_are_those_of_each_pair_on_its_own(make_model, tmp_path, targets
             torch.testing.assert_close(found.log_tail.exp(), rest, rtol=1e-3, atol=1e-5)
             continue
         torch.testing.assert_close(found, logits_RV, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("targets", "k"), [("top_k", 5), ("one_hot", 1)])
+def test_approximate_targets_say_how_much_mass_they_hold(make_model, tmp_path, capsys, targets, k):
+    model, examples = make_model("qwen2"), make_examples()
+    taught = teach(model, examples, TeachConfig(targets=targets, top_k=5), 1.5, 0, TargetWriter(tmp_path))
+    masses = []
+    for e in examples:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([e.teacher_ids + e.reply_ids])).logits[0, len(e.teacher_ids) - 1 : -1]
+        masses += (logits.double() / 1.5).softmax(-1).topk(k).values.sum(-1).tolist()
+    assert taught.mean_mass == pytest.approx(sum(masses) / len(masses), rel=1e-4)
+    assert taught.least_mass == pytest.approx(min(masses), rel=1e-4)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Approximate" in said
+    assert f"{taught.mean_mass:.1%}" in said
+    assert f"{taught.least_mass:.1%}" in said
+    with pytest.raises(UserError, match=r"teach.top_k: 513 .* 512 words"):
+        teach(model, examples, TeachConfig(targets="top_k", top_k=513), 1.5, 0, TargetWriter(tmp_path))
+
+
+def test_exact_targets_say_nothing_of_mass(make_model, tmp_path, capsys):
+    taught = teach(make_model("qwen2"), make_examples(), TeachConfig(), 2.0, 0, TargetWriter(tmp_path))
+    assert taught.mean_mass is taught.least_mass is None
+    assert "Approximate" not in capsys.readouterr().err
 
 
 def test_a_batch_of_targets_is_the_rows_end_to_end(make_model, tmp_path):

@@ -47,7 +47,7 @@ def make_trainer(model, tokenizer, folder, examples, targets=None, **settings):
     )
 
 
-def dense_loss(model, examples, temperature, denominator="example"):
+def dense_loss(model, examples, temperature, denominator="example", kd_weight=1.0, ce_weight=0.0, sharpen=1.0):
     """Eq. 6 in float64 probabilities, example by example, with nothing of the package's loss or collator."""
     per_example, rows = [], 0
     for e in examples:
@@ -55,15 +55,17 @@ def dense_loss(model, examples, temperature, denominator="example"):
         with torch.no_grad(), model.disable_adapter():
             teacher = model(input_ids=torch.tensor([e.teacher_ids + e.reply_ids])).logits[0]
         total = 0.0
-        for j in range(len(e.reply_ids)):
-            p = torch.softmax(teacher[len(e.teacher_ids) - 1 + j].double() / temperature, -1)
-            q = torch.softmax(student[len(e.student_ids) - 1 + j].double() / temperature, -1)
-            total = total + (p * (p.log() - q.log())).sum()
+        for j, token in enumerate(e.reply_ids):
+            p = torch.softmax(sharpen * teacher[len(e.teacher_ids) - 1 + j].double() / temperature, -1)
+            logits = student[len(e.student_ids) - 1 + j].double()
+            q = torch.softmax(logits / temperature, -1)
+            total = total + kd_weight * temperature**2 * (p * (p.log() - q.log())).sum()
+            total = total - ce_weight * torch.softmax(logits, -1)[token].log()
         per_example.append((total, len(e.reply_ids)))
         rows += len(e.reply_ids)
     if denominator == "token":
-        return temperature**2 * sum(t for t, _ in per_example) / rows
-    return temperature**2 * sum(t / n for t, n in per_example) / len(per_example)
+        return sum(t for t, _ in per_example) / rows
+    return sum(t / n for t, n in per_example) / len(per_example)
 
 
 def gradients(model):
@@ -72,10 +74,13 @@ def gradients(model):
 
 @pytest.mark.parametrize("denominator", ["example", "token"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_loss_and_gradient_are_eq_6(make_model, tokenizer, tmp_path, denominator, temperature):
+@pytest.mark.parametrize(
+    "mix", [{}, {"kd_weight": 0.7, "ce_weight": 0.3}, {"sharpen": 1.5}], ids=["paper", "mix", "sharpened"]
+)
+def test_loss_and_gradient_are_eq_6(make_model, tokenizer, tmp_path, denominator, temperature, mix):
     examples = make_examples(4)
     trainer = make_trainer(
-        make_model("gemma2"), tokenizer, tmp_path, examples, kd_temperature=temperature, denominator=denominator
+        make_model("gemma2"), tokenizer, tmp_path, examples, kd_temperature=temperature, denominator=denominator, **mix
     )
     model = trainer.model
     with torch.no_grad():
@@ -86,7 +91,7 @@ def test_loss_and_gradient_are_eq_6(make_model, tokenizer, tmp_path, denominator
     loss.backward()
     ours = gradients(model)
     model.zero_grad()
-    expected = dense_loss(model, examples, temperature, denominator)
+    expected = dense_loss(model, examples, temperature, denominator, **mix)
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for name, gradient in gradients(model).items():
@@ -184,8 +189,9 @@ def test_what_the_trainer_cannot_use_is_said(make_model, tokenizer, tmp_path):
     args = SSBConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True)
     with pytest.raises(UserError, match="peft_config"):
         SSBTrainer(make_model("qwen2"), args, make_examples(), processing_class=tokenizer)
-    with pytest.raises(ValueError, match="kd_temperature"):
-        SSBConfig(output_dir=str(tmp_path), kd_temperature=0)
+    for wrong in ({"kd_temperature": 0}, {"sharpen": 0}, {"ce_weight": -1}, {"kd_weight": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            SSBConfig(output_dir=str(tmp_path), **wrong)
 
 
 def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
