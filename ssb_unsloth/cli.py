@@ -137,8 +137,9 @@ def _stage(arguments: argparse.Namespace) -> int:
 
 def _load(arguments: argparse.Namespace) -> Recipe:
     from .config import load
+    from .hardware import choose, here
 
-    return load(arguments.recipe, arguments.overrides)
+    return choose(load(arguments.recipe, arguments.overrides), here())
 
 
 def _list_recipes() -> int:

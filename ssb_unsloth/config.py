@@ -20,6 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .errors import UserError
 
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank (0.32, config/lora.py)
+
 
 @dataclass
 class ModelConfig:
@@ -27,7 +29,7 @@ class ModelConfig:
 
     name: str = MISSING  # hub id, local folder, or "pocket": the tiny model that comes with the package
     revision: str | None = None  # hub revision; the default branch if null
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: what the card is best at (hardware.py)
     trust_remote_code: bool = False  # ours: never run a repository's code unless the recipe says so
 
 
@@ -59,8 +61,9 @@ class SamplingConfig:
 class SamplerConfig:
     engine: Literal["auto", "vllm", "transformers"] = "auto"  # auto: vLLM where it is installed
     max_model_len: int = 4096  # prompt and reply, tokens
-    gpu_memory_utilization: float = 0.85  # vLLM's share of the card
-    max_lora_rank: int = 32
+    gpu_memory_utilization: float | str = "auto"  # vLLM's share of the card; auto: nearly all that is free
+    attention_backend: str = "auto"  # vLLM's name of it, e.g. TRITON_ATTN; auto: by the card (hardware.py)
+    max_lora_rank: int = 32  # the ranks that vLLM takes are LORA_RANKS
     batch_size: int = 64  # transformers engine only: sequences at a time
 
 
@@ -292,9 +295,13 @@ def _impossible(recipe: Recipe) -> list[str]:
         wrong.append(f"curate.rollouts: {r.curate.rollouts}; a right and a wrong one take at least 2.")
     if r.curate.rollout.temperature == 0 and r.curate.rollouts_file is None:
         wrong.append("curate.rollout.temperature: 0 makes all rollouts of a question equal; use about 0.8.")
-    if not 0 < r.sampler.gpu_memory_utilization <= 1:
+    share = r.sampler.gpu_memory_utilization
+    if share != "auto" and not (isinstance(share, float) and 0 < share <= 1):
+        wrong.append(f"sampler.gpu_memory_utilization: {share} is not auto, nor a number above 0 and at most 1.")
+    if r.sampler.engine != "transformers" and r.sampler.max_lora_rank not in LORA_RANKS:
         wrong.append(
-            f"sampler.gpu_memory_utilization: {r.sampler.gpu_memory_utilization} is not above 0 and at most 1."
+            f"sampler.max_lora_rank: {r.sampler.max_lora_rank} is none of those that vLLM takes"
+            f" ({', '.join(map(str, LORA_RANKS))}); use the next above train.lora.r."
         )
     if not 0 <= r.train.lora.dropout < 1:
         wrong.append(f"train.lora.dropout: {r.train.lora.dropout} is not from 0 to below 1.")

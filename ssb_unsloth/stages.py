@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .backends import load_sampler, model_path
-from .config import BenchmarkConfig, ProblemsConfig, Recipe
+from .config import BenchmarkConfig, ProblemsConfig, Recipe, SamplerConfig
 from .errors import UserError
 from .progress import say
 from .records import EXAMPLES, EXAMPLES_BENCHMARK, Pair, Problem, read_jsonl, write_jsonl
@@ -55,6 +55,11 @@ def _model_identity(recipe: Recipe) -> dict[str, Any]:
     path = Path(model_path(recipe.model))
     local = fingerprint(path) if path.exists() else None
     return {**asdict(recipe.model), "files": local}
+
+
+def _sampler_identity(config: SamplerConfig) -> dict[str, Any]:
+    """Without what depends on how full the card is at the moment."""
+    return {key: value for key, value in asdict(config).items() if key != "gpu_memory_utilization"}
 
 
 def _problems_identity(config: ProblemsConfig) -> dict[str, Any]:
@@ -206,7 +211,7 @@ STAGES = {
             lambda r: {
                 "model": _model_identity(r),
                 "problems": _problems_identity(r.problems),
-                "sampler": asdict(r.sampler),
+                "sampler": _sampler_identity(r.sampler),
                 "curate": asdict(r.curate),
                 "rollouts": fingerprint(Path(r.curate.rollouts_file)) if r.curate.rollouts_file else None,
             },
@@ -224,13 +229,18 @@ STAGES = {
             ("curate", "train"),
             lambda r: {
                 "model": _model_identity(r),
-                "sampler": asdict(r.sampler),
+                "sampler": _sampler_identity(r.sampler),
                 "default_prompt": r.evaluate.default_prompt,
                 "benchmarks": {name: _problems_identity(b) for name, b in r.evaluate.benchmarks.items()},
             },
             _evaluate,
         ),
-        Stage("report", ("curate", "teach", "train", "evaluate"), lambda r: {"recipe": asdict(r)}, _report),
+        Stage(
+            "report",
+            ("curate", "teach", "train", "evaluate"),
+            lambda r: {"recipe": {**asdict(r), "sampler": _sampler_identity(r.sampler)}},
+            _report,
+        ),
     )
 }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import ModelConfig, SamplingConfig
 from ..errors import UserError
+from ..hardware import choose_model, here
 from ..progress import bar
 from ..prompts import Messages
 from . import Adapter, Completion, Request, model_path
@@ -53,7 +54,7 @@ def load_model(model: ModelConfig) -> torch.nn.Module:
             model_path(model),
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
-            dtype=model.dtype if model.dtype == "auto" else getattr(torch, model.dtype),
+            dtype=getattr(torch, choose_model(model, here()).dtype),
         )
     except (OSError, ValueError) as error:
         raise UserError(f"Model {model.name!r} cannot be loaded: {str(error).splitlines()[0]}") from None

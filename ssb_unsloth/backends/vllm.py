@@ -12,6 +12,7 @@ from typing import Any
 
 from ..config import ModelConfig, SamplerConfig, SamplingConfig
 from ..errors import UserError
+from ..hardware import choose_model, choose_sampler, here
 from ..progress import bar_for, say
 from ..prompts import Messages
 from . import Adapter, Completion, Request, model_path
@@ -35,6 +36,7 @@ class VLLMSampler:
         import vllm.lora.request
         import vllm.platforms
 
+        model, config = choose_model(model, here()), choose_sampler(config, here())
         self._vllm = vllm
         self._tokenizer = load_tokenizer(model)
         self._adapters: dict[Adapter, Any] = {}
@@ -57,6 +59,7 @@ class VLLMSampler:
                 seed=seed,
                 max_model_len=config.max_model_len,
                 gpu_memory_utilization=config.gpu_memory_utilization,
+                attention_backend=None if config.attention_backend == "auto" else config.attention_backend,
                 enable_prefix_caching=True,
                 enable_lora=adapters,
                 max_lora_rank=config.max_lora_rank,

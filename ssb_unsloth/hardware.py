@@ -1,0 +1,203 @@
+"""The machine's card as nvidia-smi shows it, the cards' data sheets, and what a recipe's `auto` becomes on each.
+
+Standard library only (and the recipe's dataclasses), because it is asked before anything heavy is installed or imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import subprocess
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .config import ModelConfig, Recipe, SamplerConfig
+
+OLDEST = (7, 5)  # compute capability: CUDA 13 compiles for nothing older (Turing; the T4)
+BFLOAT16 = (8, 0)  # Ampere: the first with bfloat16, and the oldest that FlashAttention runs on
+# Oldest driver by the major version of CUDA that torch was compiled for (NVIDIA, "CUDA Compatibility", table 1).
+DRIVERS = {"13": (580,), "12": (525,)}
+MOST_OF_THE_CARD = 0.92  # vLLM's own default (0.32)
+KEPT_FREE_MIB = 1536  # ours: for CUDA's context, its graphs, and what the allocator cannot fit together
+CPU_SHARE = 0.85  # vLLM's CPU build asks for a share and does not use it, since its cache has a size of its own
+
+
+@dataclass(frozen=True)
+class Card:
+    """A graphics card: from the table below, or found here."""
+
+    name: str
+    memory_mib: int  # as nvidia-smi reports it; a little less than the data sheet says
+    capability: tuple[int, int] | None  # CUDA's compute capability
+    tflops: float | None = None  # dense 16-bit tensor-core peak with float32 sums, 1e12 operations a second
+    bandwidth: float | None = None  # of its memory, 1e9 bytes a second
+    source: str = ""
+    free_mib: int | None = None  # found here only
+    driver: str = ""  # found here only
+
+    @property
+    def bfloat16(self) -> bool:
+        return self.capability is not None and self.capability >= BFLOAT16
+
+
+# Peaks are without sparsity: where a data sheet states only the sparse figure, half of it.
+CARDS = {
+    "t4": Card("Tesla T4", 15360, (7, 5), 65, 320, "T4 data sheet; no bfloat16"),
+    "rtx3090": Card("NVIDIA GeForce RTX 3090", 24576, (8, 6), 71, 936, "GA102 whitepaper, appendix A"),
+    "a10": Card("NVIDIA A10", 23028, (8, 6), 125, 600, "A10 data sheet"),
+    "a6000": Card("NVIDIA RTX A6000", 49140, (8, 6), 154.8, 768, "GA102 whitepaper, appendix B"),
+    "a100-40gb": Card("NVIDIA A100-SXM4-40GB", 40960, (8, 0), 312, 1555, "A100 data sheet"),
+    "a100-80gb": Card("NVIDIA A100-SXM4-80GB", 81920, (8, 0), 312, 2039, "A100 data sheet"),
+    "l4": Card("NVIDIA L4", 23034, (8, 9), 121, 300, "L4 data sheet, half of the sparse 242"),
+    "l40s": Card("NVIDIA L40S", 46068, (8, 9), 362, 864, "L40S data sheet"),
+    "rtx4090": Card("NVIDIA GeForce RTX 4090", 24564, (8, 9), 165.2, 1008, "Ada whitepaper, appendix A"),
+    "h100-pcie": Card("NVIDIA H100 PCIe", 81559, (9, 0), 756, 2000, "H100 data sheet, half of the sparse 1,513"),
+    "h100": Card("NVIDIA H100 80GB HBM3", 81559, (9, 0), 989, 3350, "H100 data sheet (SXM), half of the sparse 1,979"),
+    "h200": Card("NVIDIA H200", 143771, (9, 0), 989, 4800, "H200 data sheet (SXM), half of the sparse 1,979"),
+    "b200": Card("NVIDIA B200", 183359, (10, 0), 2250, 8000, "HGX B200 data sheet, an eighth of the dense 18,000"),
+    "rtx5090": Card("NVIDIA GeForce RTX 5090", 32607, (12, 0), 209.5, 1792, "RTX Blackwell whitepaper, appendix A"),
+}
+
+
+def card_named(name: str) -> Card:
+    """A card of the table.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    try:
+        return CARDS[name.lower()]
+    except KeyError:
+        raise UserError(f"--gpu {name}: unknown card; known: {', '.join(CARDS)}.") from None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What nvidia-smi says: the cards that a program started here would see, or why there are none."""
+
+    cards: tuple[Card, ...]
+    problem: str = ""  # a sentence; "" with cards
+    broken: bool = False  # there is a card or a driver, and it does not answer
+
+
+_FIELDS = "index,uuid,name,memory.total,memory.free,driver_version,compute_cap"
+
+
+def find_cards(seconds: float = 20) -> Found:
+    """Ask nvidia-smi, which comes with the driver, for this machine's cards; CUDA_VISIBLE_DEVICES hides some or all."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return Found((), "CUDA_VISIBLE_DEVICES is set to none, which hides every GPU.")
+    answer = ""
+    for fields in (_FIELDS, _FIELDS.removesuffix(",compute_cap")):  # drivers before 510 do not know compute_cap
+        try:
+            done = subprocess.run(
+                ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+            )
+        except (FileNotFoundError, PermissionError):
+            return Found((), "There is no NVIDIA GPU here, or its driver is not installed (no nvidia-smi).")
+        except subprocess.TimeoutExpired:
+            return Found((), f"nvidia-smi does not answer within {seconds:.0f} seconds: the driver hangs.", broken=True)
+        answer = (done.stdout + done.stderr).strip()
+        if done.returncode == 0:
+            break
+    else:
+        if "No devices were found" in answer:
+            return Found((), "The NVIDIA driver is installed, and it finds no GPU.", broken=True)
+        said = answer.splitlines()[0] if answer else f"exit code {done.returncode}"
+        return Found((), f"nvidia-smi fails: {said.rstrip('.')}.", broken=True)
+    rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
+    cards = [_card(*row[2:]) for row in _visible(rows, visible)]
+    if not cards:
+        return Found((), f"CUDA_VISIBLE_DEVICES={visible} names no GPU that nvidia-smi lists.", broken=True)
+    return Found(tuple(cards))
+
+
+def _visible(rows: list[list[str]], visible: str | None) -> list[list[str]]:
+    """The rows (index, uuid, ...) that CUDA_VISIBLE_DEVICES leaves, in its order."""
+    if visible is None:
+        return rows
+    wanted = [word.strip() for word in visible.split(",") if word.strip()]
+    # MIG-...: a part of a card, which nvidia-smi lists under the whole one only.
+    return [r for word in wanted for r in rows if word == r[0] or r[1].startswith(word) or word.startswith("MIG-")]
+
+
+def _card(name: str, total: str, free: str, driver: str, capability: str = "") -> Card:
+    known = next((card for card in CARDS.values() if card.name == name), None)
+    parts = re.fullmatch(r"(\d+)\.(\d+)", capability)
+    return Card(
+        name=name,
+        memory_mib=int(total) if total.isdigit() else known.memory_mib if known else 0,
+        capability=(int(parts[1]), int(parts[2])) if parts else known.capability if known else None,
+        tflops=known.tflops if known else None,
+        bandwidth=known.bandwidth if known else None,
+        source=known.source if known else "",
+        free_mib=int(free) if free.isdigit() else None,
+        driver=driver,
+    )
+
+
+def torch_build() -> tuple[str, str | None] | None:
+    """(version, CUDA version or None for a CPU build) of the torch that is installed, without importing it."""
+    spec = find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    version = re.search(r"^__version__ = ['\"](.+?)['\"]", text, re.M)
+    cuda = re.search(r"^cuda\b.*= ['\"](.+?)['\"]", text, re.M)
+    return version[1] if version else "?", cuda[1] if cuda else None
+
+
+@functools.cache
+def here() -> Card | None:
+    """The card that a stage started here would compute on, None where that is the CPU. Asked once a process."""
+    build = torch_build()
+    if build is not None and build[1] is None:
+        return None
+    cards = find_cards().cards
+    return cards[0] if cards else None
+
+
+# -- What `auto` becomes ------------------------------------------------------------------------------------------------
+
+
+def choose(recipe: Recipe, card: Card | None) -> Recipe:
+    """The recipe with each `auto` that depends on the card replaced by what is best on it; what is said stays."""
+    return replace(recipe, model=choose_model(recipe.model, card), sampler=choose_sampler(recipe.sampler, card))
+
+
+def choose_model(model: ModelConfig, card: Card | None) -> ModelConfig:
+    """`dtype`: bfloat16 from Ampere on, float16 on older cards, float32 on a CPU."""
+    if model.dtype != "auto":
+        return model
+    if card is None:
+        return replace(model, dtype="float32")
+    return replace(model, dtype="bfloat16" if card.bfloat16 else "float16")
+
+
+def choose_sampler(sampler: SamplerConfig, card: Card | None) -> SamplerConfig:
+    """vLLM's share of the card's memory, and its attention back-end by the compute capability.
+
+    The share: all of what is free but KEPT_FREE_MIB, since a stage has the card to itself; vLLM refuses to start with
+    more than is free. The back-ends follow vLLM's own order of preference (0.32, platforms/cuda.py): FlashAttention
+    from Ampere on, FlashInfer on the B200, and Triton on the T4, which neither of the others runs on.
+    """
+    if sampler.gpu_memory_utilization == "auto":
+        share = CPU_SHARE
+        if card is not None and card.memory_mib:
+            free = card.memory_mib if card.free_mib is None else card.free_mib
+            share = min(MOST_OF_THE_CARD, int(100 * (free - KEPT_FREE_MIB) / card.memory_mib) / 100)
+        sampler = replace(sampler, gpu_memory_utilization=max(share, 0.05))
+    if sampler.attention_backend == "auto" and card is not None and card.capability is not None:
+        backend = "TRITON_ATTN" if not card.bfloat16 else "FLASHINFER" if card.capability[0] == 10 else "FLASH_ATTN"
+        sampler = replace(sampler, attention_backend=backend)
+    return sampler

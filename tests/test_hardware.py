@@ -1,0 +1,226 @@
+"""What the machine can do, seen through nvidia-smi: a stand-in on PATH gives its answers, right and wrong ones."""
+
+import dataclasses
+import sys
+
+import pytest
+
+from ssb_unsloth import hardware
+from ssb_unsloth.config import LORA_RANKS, ModelConfig, Recipe, SamplerConfig, load, save
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.hardware import CARDS, Found, choose, find_cards, here, torch_build
+
+A100 = "0, GPU-aaaa, NVIDIA A100-SXM4-40GB, 40960, 40339, 580.82.07, 8.0"
+T4 = "1, GPU-bbbb, Tesla T4, 15360, 15095, 580.82.07, 7.5"
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """nvidia_smi(answer, code): a program of that name on PATH that says so, whatever it is asked."""
+
+    def install(answer: str, code: int = 0, seconds: float = 0, old: bool = False):
+        program = tmp_path / "nvidia-smi"
+        refuse = "case $1 in *compute_cap*) echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2;; esac"
+        lines = ["#!/bin/sh", refuse if old else "", f"sleep {seconds}", f"cat <<'END'\n{answer}\nEND", f"exit {code}"]
+        program.write_text("\n".join(lines) + "\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        hardware.here.cache_clear()
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    yield install
+    hardware.here.cache_clear()
+
+
+# -- nvidia-smi ---------------------------------------------------------------------------------------------------------
+
+
+def test_cards_are_read_with_what_their_data_sheets_add(nvidia_smi):
+    nvidia_smi(f"{A100}\n{T4}")
+    a100, t4 = find_cards().cards
+    assert (a100.name, a100.memory_mib, a100.free_mib) == ("NVIDIA A100-SXM4-40GB", 40960, 40339)
+    assert (a100.driver, a100.capability, a100.tflops) == ("580.82.07", (8, 0), 312)
+    assert a100.bfloat16
+    assert not t4.bfloat16
+
+
+def test_a_card_that_the_table_does_not_know_is_described_by_what_nvidia_smi_says(nvidia_smi):
+    nvidia_smi("0, GPU-cccc, NVIDIA Something New, 49152, 49000, 600.1, 13.0")
+    (card,) = find_cards().cards
+    assert (card.memory_mib, card.capability, card.tflops) == (49152, (13, 0), None)
+
+
+def test_an_old_driver_that_does_not_know_compute_cap_is_asked_without(nvidia_smi):
+    nvidia_smi("0, GPU-bbbb, Tesla T4, 15360, 15095, 470.57.02", old=True)
+    (card,) = find_cards().cards
+    assert (card.capability, card.driver) == ((7, 5), "470.57.02")  # the capability from the table
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        ("0", ["NVIDIA A100-SXM4-40GB"]),
+        ("1,0", ["Tesla T4", "NVIDIA A100-SXM4-40GB"]),
+        ("GPU-bb", ["Tesla T4"]),
+    ],
+)
+def test_cuda_visible_devices_chooses_and_orders(nvidia_smi, monkeypatch, visible, names):
+    nvidia_smi(f"{A100}\n{T4}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [card.name for card in find_cards().cards] == names
+
+
+@pytest.mark.parametrize(
+    ("visible", "said"), [("", "hides every GPU"), ("-1", "hides every GPU"), ("7", "names no GPU")]
+)
+def test_cuda_visible_devices_that_leaves_nothing_is_the_reason(nvidia_smi, monkeypatch, visible, said):
+    nvidia_smi(A100)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = find_cards()
+    assert found.cards == ()
+    assert said in found.problem
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        (
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that ...",
+            9,
+            "couldn't communicate with the NVIDIA driver",
+        ),
+        ("Failed to initialize NVML: Driver/library version mismatch", 18, "Driver/library version mismatch"),
+        ("No devices were found", 6, "finds no GPU"),
+        ("", 3, "exit code 3"),
+    ],
+)
+def test_what_is_wrong_with_the_driver_is_said(nvidia_smi, answer, code, said):
+    nvidia_smi(answer, code)
+    found = find_cards()
+    assert found.cards == ()
+    assert found.broken
+    assert said in found.problem
+
+
+def test_a_driver_that_hangs_is_not_waited_for(nvidia_smi):
+    nvidia_smi(A100, seconds=5)
+    assert "does not answer" in find_cards(seconds=0.2).problem
+
+
+def test_without_nvidia_smi_there_is_no_card(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert find_cards() == Found((), "There is no NVIDIA GPU here, or its driver is not installed (no nvidia-smi).")
+
+
+def test_the_build_of_torch_is_read_without_importing_it():
+    import torch
+
+    assert torch_build() == (torch.__version__, torch.version.cuda)
+
+
+def test_a_cpu_build_of_torch_computes_on_the_cpu_whatever_the_machine_has(nvidia_smi, monkeypatch):
+    nvidia_smi(A100)
+    monkeypatch.setattr(hardware, "torch_build", lambda: ("2.13.0+cpu", None))
+    assert here() is None
+    here.cache_clear()
+    monkeypatch.setattr(hardware, "torch_build", lambda: ("2.13.0", "13.0"))
+    card = here()
+    assert card is not None
+    assert card.name == "NVIDIA A100-SXM4-40GB"
+
+
+# -- The table ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_every_card_is_described_whole_and_plausibly(name):
+    card = CARDS[name]
+    assert card.capability is not None
+    assert card.capability >= hardware.OLDEST
+    assert card.source
+    assert card.bfloat16 == (card.capability[0] >= 8)
+    assert 10_000 < card.memory_mib < 300_000
+    # Operations a byte: every card with tensor cores needs between 50 and 500 of them to be busy.
+    assert 50 < 1000 * card.tflops / card.bandwidth < 500
+
+
+def test_an_unknown_card_is_named_with_those_that_are_known():
+    with pytest.raises(UserError, match=r"--gpu a1000: unknown card; known: t4, .*a100-40gb"):
+        hardware.card_named("a1000")
+
+
+# -- What auto becomes --------------------------------------------------------------------------------------------------
+
+
+def recipe(**sampler):
+    return Recipe(name="x", model=ModelConfig(name="m"), sampler=SamplerConfig(**sampler))
+
+
+@pytest.mark.parametrize(
+    ("card", "dtype", "backend"),
+    [
+        ("t4", "float16", "TRITON_ATTN"),
+        ("l4", "bfloat16", "FLASH_ATTN"),
+        ("rtx4090", "bfloat16", "FLASH_ATTN"),
+        ("a100-40gb", "bfloat16", "FLASH_ATTN"),
+        ("h200", "bfloat16", "FLASH_ATTN"),
+        ("b200", "bfloat16", "FLASHINFER"),
+        (None, "float32", "auto"),
+    ],
+)
+def test_dtype_and_attention_follow_the_card(card, dtype, backend):
+    chosen = choose(recipe(), CARDS[card] if card else None)
+    assert (chosen.model.dtype, chosen.sampler.attention_backend) == (dtype, backend)
+    assert choose(chosen, CARDS["t4"]) == chosen or card is None  # nothing is left to choose
+
+
+@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("used_mib", [0, 3000])
+def test_vllms_share_leaves_room_and_is_never_more_than_what_is_free(name, used_mib):
+    card = dataclasses.replace(CARDS[name], free_mib=CARDS[name].memory_mib - used_mib)
+    share = choose(recipe(), card).sampler.gpu_memory_utilization
+    assert isinstance(share, float)
+    assert 0.5 < share <= hardware.MOST_OF_THE_CARD
+    assert share * card.memory_mib <= card.free_mib - 1000
+
+
+def test_what_the_recipe_says_is_kept():
+    said = recipe(gpu_memory_utilization=0.4, attention_backend="TRITON_ATTN")
+    said.model.dtype = "float32"
+    assert choose(said, CARDS["a100-40gb"]) == said
+
+
+def test_a_chosen_recipe_is_written_and_read_back(tmp_path):
+    given = tmp_path / "r.yaml"
+    given.write_text("name: r\nmodel: {name: pocket}\nproblems: {source: pocket}\n")
+    chosen = choose(load(given), CARDS["t4"])
+    save(chosen, tmp_path / "recipe.yaml")
+    assert load(tmp_path / "recipe.yaml") == chosen
+    assert load(given, ["sampler.gpu_memory_utilization=0.5"]).sampler.gpu_memory_utilization == 0.5
+
+
+@pytest.mark.parametrize("share", ["most", "0", "1.5"])
+def test_a_share_that_is_none_is_refused(tmp_path, share):
+    given = tmp_path / "r.yaml"
+    given.write_text(
+        f"name: r\nmodel: {{name: pocket}}\nproblems: {{source: pocket}}\nsampler: {{gpu_memory_utilization: {share}}}\n"
+    )
+    with pytest.raises(UserError, match="gpu_memory_utilization"):
+        load(given)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="vLLM is for Linux")
+def test_the_ranks_and_the_back_ends_are_those_of_the_real_vllm():
+    import ast
+    import typing
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    folder = Path(next(iter(find_spec("vllm").submodule_search_locations)))
+    lora = ast.parse((folder / "config" / "lora.py").read_text())
+    ranks = next(n.value for n in lora.body if isinstance(n, ast.Assign) and n.targets[0].id == "MaxLoRARanks")
+    assert eval(ast.unparse(ranks), {"Literal": typing.Literal}).__args__ == LORA_RANKS
+    registry = (folder / "v1" / "attention" / "backends" / "registry.py").read_text()
+    for card in CARDS.values():
+        assert f"    {choose(recipe(), card).sampler.attention_backend} = " in registry
