@@ -1,6 +1,6 @@
 """The machine's card as nvidia-smi shows it, the cards' data sheets, and what a recipe's `auto` becomes on each.
 
-Standard library only (and the recipe's dataclasses), because it is asked before anything heavy is installed or imported.
+Standard library only, because it is asked before anything heavy is installed or imported.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def here() -> Card | None:
     return cards[0] if cards else None
 
 
-# -- What `auto` becomes ------------------------------------------------------------------------------------------------
+# -- What `auto` becomes ----------------------------------------------------------------------------------------------
 
 
 def choose(recipe: Recipe, card: Card | None) -> Recipe:

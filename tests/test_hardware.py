@@ -32,7 +32,7 @@ def nvidia_smi(tmp_path, monkeypatch):
     hardware.here.cache_clear()
 
 
-# -- nvidia-smi ---------------------------------------------------------------------------------------------------------
+# -- nvidia-smi -------------------------------------------------------------------------------------------------------
 
 
 def test_cards_are_read_with_what_their_data_sheets_add(nvidia_smi):
@@ -130,7 +130,7 @@ def test_a_cpu_build_of_torch_computes_on_the_cpu_whatever_the_machine_has(nvidi
     assert card.name == "NVIDIA A100-SXM4-40GB"
 
 
-# -- The table ----------------------------------------------------------------------------------------------------------
+# -- The table --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -150,7 +150,7 @@ def test_an_unknown_card_is_named_with_those_that_are_known():
         hardware.card_named("a1000")
 
 
-# -- What auto becomes --------------------------------------------------------------------------------------------------
+# -- What auto becomes ------------------------------------------------------------------------------------------------
 
 
 def recipe(**sampler):
@@ -203,11 +203,9 @@ def test_a_chosen_recipe_is_written_and_read_back(tmp_path):
 @pytest.mark.parametrize("share", ["most", "0", "1.5"])
 def test_a_share_that_is_none_is_refused(tmp_path, share):
     given = tmp_path / "r.yaml"
-    given.write_text(
-        f"name: r\nmodel: {{name: pocket}}\nproblems: {{source: pocket}}\nsampler: {{gpu_memory_utilization: {share}}}\n"
-    )
+    given.write_text("name: r\nmodel: {name: pocket}\nproblems: {source: pocket}\n")
     with pytest.raises(UserError, match="gpu_memory_utilization"):
-        load(given)
+        load(given, [f"sampler.gpu_memory_utilization={share}"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="vLLM is for Linux")
