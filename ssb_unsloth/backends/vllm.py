@@ -58,7 +58,7 @@ class VLLMSampler:
                 trust_remote_code=model.trust_remote_code,
                 seed=seed,
                 max_model_len=config.max_model_len,
-                gpu_memory_utilization=config.gpu_memory_utilization,
+                gpu_memory_utilization=float(config.gpu_memory_utilization),
                 attention_backend=None if config.attention_backend == "auto" else config.attention_backend,
                 enable_prefix_caching=True,
                 enable_lora=adapters,
