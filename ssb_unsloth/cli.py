@@ -81,18 +81,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from .rundir import RunDir
-    from .stages import STAGES
+    from .stages import STAGES, stages_of
 
     recipe = _load(arguments)
     run = RunDir(arguments.runs / recipe.name)
     words = [str(arguments.recipe), *arguments.overrides, "--runs", str(arguments.runs), *["--force"] * arguments.force]
     ran = False
-    for number, stage in enumerate(STAGES.values(), start=1):
+    stages = [STAGES[name] for name in stages_of(recipe)]
+    for number, stage in enumerate(stages, start=1):
         if not arguments.force and run.is_fresh(stage.name, stage.key(recipe, run)[0]):
-            print(f"[{number}/{len(STAGES)}] {stage.name}: up to date", file=sys.stderr)
+            print(f"[{number}/{len(stages)}] {stage.name}: up to date", file=sys.stderr)
             continue
         ran = True
-        print(f"[{number}/{len(STAGES)}] {stage.name}: {STAGE_HELP[stage.name]}", file=sys.stderr)
+        print(f"[{number}/{len(stages)}] {stage.name}: {STAGE_HELP[stage.name]}", file=sys.stderr)
         code = _child([sys.executable, "-m", "ssb_unsloth", stage.name, *words])
         if code in (2, STOPPED):
             return code  # the stage has said why

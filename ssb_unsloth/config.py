@@ -97,8 +97,12 @@ class LoraConfig:
     )
 
 
+Method = Literal["ssb", "sft", "rft", "ssd"]  # what `train` learns by; baselines/ says what each control is
+
+
 @dataclass
 class TrainConfig:
+    method: Method = "ssb"
     lora: LoraConfig = field(default_factory=LoraConfig)
     epochs: int = 3  # paper §4.1
     batch_size: int = 4  # paper §4.1: examples in one optimizer step

@@ -25,6 +25,13 @@ from .rundir import RunDir, versions
 FORMAT = 1  # of report.json
 STAGES = ("curate", "teach", "train", "evaluate")
 CURATION = ("questions", "all_right", "all_wrong", "mixed", "refined", "accepted", "no_answer", "truncated")
+TITLES = {
+    "ssb": "Semantic Soft Bootstrapping",
+    "sft": "fine-tuning on the refined answers",
+    "rft": "fine-tuning on right rollouts",
+    "ssd": "fine-tuning on unverified rollouts",
+    "grpo": "GRPO",
+}
 TRAINING = ("steps", "first_loss", "last_loss", "trainable_parameters", "total_parameters")
 
 
@@ -32,7 +39,8 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path) -> None:
     """Write report.json, report.md, examples.md and the figures from what the other stages left in their folders."""
     from . import figures
 
-    manifests = {name: run.manifest(name) or {} for name in STAGES}
+    method = recipe.train.method
+    manifests = {name: run.manifest(name) or {} for name in STAGES if name != "teach" or method == "ssb"}
     scored = json.loads((run.stage("evaluate") / "scores.json").read_text(encoding="utf-8"))
     curation = json.loads((run.stage("curate") / "statistics.json").read_text(encoding="utf-8"))
     history = [row for _, row in read_rows(run.stage("train") / "history.jsonl")]
@@ -42,7 +50,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path) -> None:
         "scores": scored["scores"],
         "differences": scored["differences"],
         "curation": {key: curation[key] for key in (*CURATION, *(k for k in curation if k not in CURATION))},
-        "training": {"ssb": {key: manifests["train"]["summary"][key] for key in TRAINING}},
+        "training": {method: {key: manifests["train"]["summary"][key] for key in TRAINING}},
         "cost": {name: manifest["cost"] for name, manifest in manifests.items()},
         "versions": versions(),
         "seed": recipe.seed,
@@ -51,7 +59,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path) -> None:
     figures.training(history, folder / "training.png")
     figures.curation(curation, folder / "curation.png")
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (folder / "examples.md").write_text(_examples(run, recipe.seed), encoding="utf-8")
+    (folder / "examples.md").write_text(_examples(run, method, recipe.seed), encoding="utf-8")
     (folder / "report.md").write_text(_markdown(recipe, report), encoding="utf-8")
 
 
@@ -97,7 +105,7 @@ def _pipes(table: Table) -> str:
 
 
 def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
-    c, t = report["curation"], report["training"]["ssb"]
+    c, t = report["curation"], report["training"][recipe.train.method]
     trained, total = t["trainable_parameters"], t["total_parameters"]
     differences = [["benchmark", "decoding", "model minus base", "95 % interval, paired over questions"]]
     for d in report["differences"]:
@@ -125,7 +133,7 @@ def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
         {"wilson": "Wilson's for one reply a question", "bootstrap": "a bootstrap over questions for several"}[i]
         for i in sorted(intervals, reverse=True)
     )
-    return f"""# {recipe.name}: Semantic Soft Bootstrapping of {recipe.model.name}
+    return f"""# {recipe.name}: {TITLES[recipe.train.method]} of {recipe.model.name}
 
 Seed {report["seed"]}. Accuracy is pass@1: the last `\\boxed{{}}` is mathematically equal to the gold answer, and
 the reply was not cut off. Intervals are {how}.
@@ -167,11 +175,11 @@ length is that of the student's own greedy replies to held-out questions.
 """
 
 
-def _examples(run: RunDir, seed: int) -> str:
+def _examples(run: RunDir, student: str, seed: int) -> str:
     """Pairs with their origins, then benchmark questions that base and student answer differently."""
     pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)[:EXAMPLES]
     rollouts = {r.id: r for r in read_jsonl(run.stage("curate") / "rollouts.jsonl", Rollout)}
-    answers = {model: _answers(run, model, seed) for model in ("base", "ssb")}
+    answers = {model: _answers(run, model, seed) for model in ("base", student)}
     parts = ["# Worked examples", "", "## From a question to a pair, and what base and student now answer", ""]
     for pair in pairs:
         wrong, right = rollouts[pair.wrong_id], rollouts[pair.right_id]
@@ -184,7 +192,7 @@ def _examples(run: RunDir, seed: int) -> str:
             _fenced(f"Refinement {pair.refinement_id}, which the student learns", pair.reply),
             _fenced(f"Base, greedy: {answers['base'][pair.problem_id].verdict}", answers["base"][pair.problem_id].text),
             _fenced(
-                f"Student, greedy: {answers['ssb'][pair.problem_id].verdict}", answers["ssb"][pair.problem_id].text
+                f"Student, greedy: {answers[student][pair.problem_id].verdict}", answers[student][pair.problem_id].text
             ),
         ]
     parts += ["## Questions that neither was trained on", ""]
@@ -192,14 +200,14 @@ def _examples(run: RunDir, seed: int) -> str:
         benchmark = path.stem.removeprefix("problems-")
         problems = {p.id: p for p in read_jsonl(path, Problem)}
         replies = _greediest(run, benchmark)
-        for base, student in _telling(replies.get("base", []), replies.get("ssb", [])):
-            problem = problems[base.problem_id]
+        for before, after in _telling(replies.get("base", []), replies.get(student, [])):
+            problem = problems[before.problem_id]
             parts += [
                 f"### {benchmark}, {problem.id}, gold answer {_inline(problem.gold)}",
                 "",
                 _fenced("Question", problem.question),
-                _fenced(f"Base: {base.verdict}", base.text),
-                _fenced(f"Student: {student.verdict}", student.text),
+                _fenced(f"Base: {before.verdict}", before.text),
+                _fenced(f"Student: {after.verdict}", after.text),
             ]
     return "\n".join(parts)
 

@@ -16,19 +16,17 @@ from .backends import load_sampler, model_path
 from .config import BenchmarkConfig, ProblemsConfig, Recipe, SamplerConfig
 from .errors import UserError
 from .progress import say
-from .records import EXAMPLES, EXAMPLES_BENCHMARK, Pair, Problem, read_jsonl, write_jsonl
+from .records import EXAMPLES, EXAMPLES_BENCHMARK, Pair, Problem, Rollout, read_jsonl, write_jsonl
 from .rundir import FORMAT, RunDir, Work, digest, fingerprint
 
 if TYPE_CHECKING:
     from .collator import Example
 
-STUDENT = "ssb"
-
 
 @dataclass(frozen=True)
 class Stage:
     name: str
-    after: tuple[str, ...]  # the stages whose folders it reads
+    after: Callable[[Recipe], Sequence[str]]  # the stages whose folders it reads
     determined_by: Callable[[Recipe], dict[str, Any]]  # its part of the recipe, and the identity of files it reads
     run: Callable[[Recipe, RunDir, Work], None]
 
@@ -39,7 +37,7 @@ class Stage:
             UserError: a stage that this one reads has not been run.
         """
         inputs = {}
-        for name in self.after:
+        for name in self.after(recipe):
             manifest = run.manifest(name)
             if manifest is None:
                 raise UserError(
@@ -142,33 +140,69 @@ def _stored_temperature(recipe: Recipe) -> float | None:
 def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
     import shutil
 
+    method = _train_ssb if recipe.train.method == "ssb" else _train_sft
+    result = method(recipe, run, work.folder)
+    shutil.rmtree(work.folder / "checkpoints", ignore_errors=True)
+    history, work.tokens = result.pop("history"), result.pop("tokens")
+    write_jsonl(work.folder / "history.jsonl", history)
+    losses = [row["loss"] for row in history if "loss" in row]
+    steps = {"steps": history[-1]["step"], "first_loss": losses[0], "last_loss": losses[-1]}
+    work.summary = {"method": recipe.train.method, **steps, **result}
+
+
+def _train_ssb(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
     from .backends.transformers import load_model, load_tokenizer
     from .targets import Targets
     from .train import train
 
-    pairs = read_pairs(run)
     tokenizer = load_tokenizer(recipe.model)
+    pairs = read_pairs(run)
     examples = _examples(pairs, tokenizer)
-    paired = {pair.problem_id for pair in pairs}
-    asked = read_jsonl(run.stage("curate") / "questions.jsonl", Problem)
-    held_out = [problem for problem in asked if problem.id not in paired][: recipe.train.probe_questions]
     result = train(
         load_model(recipe.model),
         tokenizer,
         examples,
         None if recipe.teach.targets == "online" else Targets(run.stage("teach")),
-        held_out,
+        _probes(recipe, run, pairs),
         recipe.train,
         recipe.curate.rollout.max_tokens,
         recipe.seed,
-        work.folder,
+        folder,
     )
-    shutil.rmtree(work.folder / "checkpoints", ignore_errors=True)
-    history = result.pop("history")
-    write_jsonl(work.folder / "history.jsonl", history)
-    losses = [row["loss"] for row in history if "loss" in row]
-    work.tokens = recipe.train.epochs * sum(len(e.student_ids) + len(e.reply_ids) for e in examples)
-    work.summary = {"steps": history[-1]["step"], "first_loss": losses[0], "last_loss": losses[-1], **result}
+    return {**result, "tokens": recipe.train.epochs * sum(len(e.student_ids) + len(e.reply_ids) for e in examples)}
+
+
+def _train_sft(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
+    from .backends.transformers import load_model, load_tokenizer
+    from .baselines.sft import replies, train_sft
+
+    assert recipe.train.method != "ssb"
+    tokenizer = load_tokenizer(recipe.model)
+    pairs, rollouts = read_pairs(run), run.stage("curate") / "rollouts.jsonl"
+    return train_sft(
+        load_model(recipe.model),
+        tokenizer,
+        replies(
+            recipe.train.method,
+            pairs,
+            read_jsonl(run.stage("curate") / "questions.jsonl", Problem),
+            read_jsonl(rollouts, Rollout) if rollouts.exists() else [],
+            recipe.seed,
+            tokenizer,
+        ),
+        _probes(recipe, run, pairs),
+        recipe.train,
+        recipe.curate.rollout.max_tokens,
+        recipe.seed,
+        folder,
+    )
+
+
+def _probes(recipe: Recipe, run: RunDir, pairs: Sequence[Pair]) -> list[Problem]:
+    """Questions that were sampled and gave no pair: the student's own reply length is measured on them."""
+    paired = {pair.problem_id for pair in pairs}
+    asked = read_jsonl(run.stage("curate") / "questions.jsonl", Problem)
+    return [problem for problem in asked if problem.id not in paired][: recipe.train.probe_questions]
 
 
 def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
@@ -186,7 +220,7 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
     shown = BenchmarkConfig(source="pairs", temperature=None, max_tokens=recipe.curate.rollout.max_tokens)
     benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
     entrants = base_entrants(recipe.model, recipe.seed, recipe.evaluate.default_prompt)
-    entrants.append(Entrant(STUDENT, recipe.model, run.stage("train") / "adapter", recipe.seed))
+    entrants.append(Entrant(recipe.train.method, recipe.model, run.stage("train") / "adapter", recipe.seed))
     generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)
     scored = [g for g in generations if g.benchmark in recipe.evaluate.benchmarks]
     scores, differences = score(scored, recipe.evaluate.benchmarks, recipe.seed)
@@ -207,7 +241,7 @@ STAGES = {
     for stage in (
         Stage(
             "curate",
-            (),
+            lambda r: (),
             lambda r: {
                 "model": _model_identity(r),
                 "problems": _problems_identity(r.problems),
@@ -219,14 +253,19 @@ STAGES = {
         ),
         Stage(
             "teach",
-            ("curate",),
+            lambda r: ("curate",),
             lambda r: {"model": _model_identity(r), "teach": asdict(r.teach), "temperature": _stored_temperature(r)},
             _teach,
         ),
-        Stage("train", ("curate", "teach"), lambda r: {"model": _model_identity(r), "train": asdict(r.train)}, _train),
+        Stage(
+            "train",
+            lambda r: ("curate", "teach") if r.train.method == "ssb" else ("curate",),
+            lambda r: {"model": _model_identity(r), "train": asdict(r.train)},
+            _train,
+        ),
         Stage(
             "evaluate",
-            ("curate", "train"),
+            lambda r: ("curate", "train"),
             lambda r: {
                 "model": _model_identity(r),
                 "sampler": _sampler_identity(r.sampler),
@@ -237,12 +276,17 @@ STAGES = {
         ),
         Stage(
             "report",
-            ("curate", "teach", "train", "evaluate"),
+            lambda r: [stage for stage in stages_of(r) if stage != "report"],
             lambda r: {"recipe": {**asdict(r), "sampler": _sampler_identity(r.sampler)}},
             _report,
         ),
     )
 }
+
+
+def stages_of(recipe: Recipe) -> list[str]:
+    """The stages that this recipe needs, in their order: only SSB has a teacher."""
+    return [name for name in STAGES if name != "teach" or recipe.train.method == "ssb"]
 
 
 def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
@@ -253,7 +297,7 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
     """
     stage = STAGES[name]
     key, determined_by = stage.key(recipe, run)
-    for before in stage.after:
+    for before in stage.after(recipe):
         if not run.is_fresh(before, STAGES[before].key(recipe, run)[0]):
             raise UserError(
                 f"{run.stage(before)}: made with other settings than this recipe's, or from older inputs; run"

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import (
     PreTrainedTokenizerBase,
     PrinterCallback,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -29,39 +30,60 @@ from .records import Problem
 from .trainer import SSBConfig, SSBTrainer, Targets
 
 
-def trainer_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: Any) -> SSBConfig:
-    """The recipe's `train` section as the trainer takes it. `dtype`: the base model's weights'."""
+def common_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: Any) -> dict[str, Any]:
+    """What the recipe's `train` section says to every method's trainer, as TrainingArguments has it.
+
+    `dtype`: the base model's weights'.
+    """
     import torch
 
     micro = config.micro_batch_size or config.batch_size
     on_gpu = torch.cuda.is_available()
+    return {
+        "output_dir": str(checkpoints),
+        "num_train_epochs": config.epochs,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": config.batch_size // micro,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.lr_scheduler,
+        "warmup_steps": config.warmup_steps,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "logging_steps": config.logging_steps,
+        "save_steps": config.save_steps,
+        "save_total_limit": 1,
+        "report_to": config.report_to or "none",
+        "seed": seed,
+        "data_seed": seed,
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu and dtype == torch.bfloat16,
+        "fp16": on_gpu and dtype == torch.float16,
+        "dataloader_pin_memory": False,  # SSB's batches hold views and targets that pinning does not know
+        "disable_tqdm": True,  # the bar below says the same in one line
+    }
+
+
+def trainer_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: Any) -> SSBConfig:
+    """The recipe's `train` section as SSBTrainer takes it."""
     return SSBConfig(
-        output_dir=str(checkpoints),
         kd_temperature=config.temperature,
         denominator=config.denominator,
         kd_weight=config.kd_weight,
         ce_weight=config.ce_weight,
         sharpen=config.sharpen,
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=config.batch_size // micro,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.lr_scheduler,
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        gradient_checkpointing=config.gradient_checkpointing,
-        logging_steps=config.logging_steps,
-        save_steps=config.save_steps,
-        save_total_limit=1,
-        report_to=config.report_to or "none",
-        seed=seed,
-        data_seed=seed,
-        use_cpu=not on_gpu,
-        bf16=on_gpu and dtype == torch.bfloat16,
-        fp16=on_gpu and dtype == torch.float16,
-        dataloader_pin_memory=False,  # batches hold views and targets that pinning does not know
-        disable_tqdm=True,  # the bar below says the same in one line
+        **common_arguments(config, checkpoints, seed, dtype),
+    )
+
+
+def lora(config: TrainConfig) -> LoraConfig:
+    """The adapter of every method."""
+    return LoraConfig(
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=config.lora.target_modules,
+        task_type="CAUSAL_LM",
     )
 
 
@@ -76,33 +98,36 @@ def train(
     seed: int,
     folder: Path,
 ) -> dict[str, Any]:
-    """Train, save `folder/adapter`, and return {"history": [a dict a log], "trainable_parameters", "total_parameters"}.
+    """Train by SSB into `folder`; `fit` says what comes back.
 
     `probes` are held-out questions: the student's own reply to each is measured while it trains, at most
-    `probe_tokens` long. A checkpoint in `folder/checkpoints` is gone on with.
+    `probe_tokens` long.
     """
     trainer = SSBTrainer(
         model,
         args=trainer_arguments(config, folder / "checkpoints", seed, next(model.parameters()).dtype),
         train_dataset=examples,
         processing_class=tokenizer,
-        peft_config=LoraConfig(
-            r=config.lora.r,
-            lora_alpha=config.lora.alpha,
-            lora_dropout=config.lora.dropout,
-            target_modules=config.lora.target_modules,
-            task_type="CAUSAL_LM",
-        ),
+        peft_config=lora(config),
         targets=targets,
         callbacks=[Bar()],
     )
-    trainer.remove_callback(PrinterCallback)
     if probes and config.probe_steps:
         trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, probe_tokens))
+    return fit(trainer, folder)
+
+
+def fit(trainer: Trainer, folder: Path) -> dict[str, Any]:
+    """Train, save `folder/adapter`, and return {"history": [a dict a log], "trainable_parameters", "total_parameters"}.
+
+    A checkpoint in `folder/checkpoints` is gone on with.
+    """
+    trainer.remove_callback(PrinterCallback)
     checkpoint = get_last_checkpoint(folder / "checkpoints") if (folder / "checkpoints").exists() else None
     trainer.train(resume_from_checkpoint=checkpoint)
-    parameters = list(trainer.model.parameters())
-    save_adapter(cast(PeftModel, trainer.model), folder / "adapter")
+    model = cast(PeftModel, trainer.model)
+    parameters = list(model.parameters())
+    save_adapter(model, folder / "adapter")
     return {
         "history": trainer.state.log_history,
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
@@ -127,14 +152,15 @@ class LengthProbe(TrainerCallback):
 
     def __init__(
         self,
-        trainer: SSBTrainer,
+        trainer: Trainer,
         tokenizer: PreTrainedTokenizerBase,
         probes: Sequence[Problem],
         every: int,
         tokens: int,
     ) -> None:
         self._trainer, self._every = trainer, every
-        self._sampler = TransformersSampler(trainer.model, tokenizer, batch_size=len(probes))
+        self._model = cast(nn.Module, trainer.model)
+        self._sampler = TransformersSampler(self._model, tokenizer, batch_size=len(probes))
         self._requests = [Request(self._sampler.render(student_messages(p.question)), 0) for p in probes]
         self._decoding = SamplingConfig(temperature=0, max_tokens=tokens)
 
@@ -150,13 +176,14 @@ class LengthProbe(TrainerCallback):
             control.should_log = wanted  # logging the length counts as the step's log, and would swallow its loss
 
     def _measure(self) -> None:
-        model = self._trainer.model
-        model.eval()
+        self._model.eval()
         replies = self._sampler.sample(self._requests, self._decoding, title="probe", quiet=True)
-        model.train()
+        self._model.train()
         lengths = [len(reply.token_ids) for reply in replies]
         cut = sum(reply.finish_reason == "length" for reply in replies)
-        self._trainer.log({"reply_tokens": sum(lengths) / len(lengths), "reply_truncated": cut / len(lengths)})
+        # Past the log of TRL's trainers, which would put the step's own figures into this row and clear them.
+        measured = {"reply_tokens": sum(lengths) / len(lengths), "reply_truncated": cut / len(lengths)}
+        Trainer.log(self._trainer, measured)
 
 
 class Bar(TrainerCallback):

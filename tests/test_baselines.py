@@ -1,0 +1,221 @@
+"""The controls: what each learns from, that TRL computes the loss we say it does, and that all train."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ssb_unsloth.baselines.log_probs import PlainLogProbs
+from ssb_unsloth.baselines.sft import replies, train_sft
+from ssb_unsloth.config import LoraConfig, TrainConfig
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.prompts import student_messages
+from ssb_unsloth.records import Pair, Problem, Rollout
+
+QUESTIONS = [Problem(f"q{i}", f"Question {i}?", str(i)) for i in range(6)]
+VERDICTS = {  # of each question's rollouts
+    "q0": ["right", "wrong", "right", "wrong"],
+    "q1": ["right", "right", "right", "right"],
+    "q2": ["wrong", "wrong", "wrong", "wrong"],
+    "q3": ["wrong", "right", "truncated", "no_answer"],
+    "q4": ["right", "wrong", "right", "right"],
+    "q5": ["wrong", "wrong", "wrong", "right"],
+}
+ROLLOUTS = [
+    Rollout(f"{q}-{k}", q, f"{q} {k}", [5 + int(q[1]), 20 + k, 2], "stop", k, verdict, "1")
+    for q, verdicts in VERDICTS.items()
+    for k, verdict in enumerate(verdicts)
+]
+
+
+def pair(question, reply_ids=(7, 8, 2)):
+    q = next(p for p in QUESTIONS if p.id == question)
+    return Pair(f"p{question}", q.id, q.question, q.gold, "right", "wrong", "refined", list(reply_ids), "r", "w", "f")
+
+
+PAIRS = [pair("q0"), pair("q3"), pair("q4")]
+
+
+def drawn(method, pairs=PAIRS, questions=QUESTIONS, rollouts=ROLLOUTS, seed=1, tokenizer=None):
+    found = replies(method, pairs, questions, rollouts, seed, tokenizer)
+    by_ids = {tuple(r.token_ids): r for r in rollouts if r.token_ids}
+    return [(question, by_ids.get(tuple(ids), ids)) for question, ids in found]
+
+
+# -- What each method learns from -------------------------------------------------------------------------------------
+
+
+def test_sft_learns_from_the_pairs_own_ids():
+    assert replies("sft", PAIRS, [], [], 1, None) == [(p.question, p.reply_ids) for p in PAIRS]
+
+
+def test_rft_takes_one_right_rollout_of_each_pairs_question():
+    found = drawn("rft")
+    assert [question for question, _ in found] == [p.question for p in PAIRS]
+    assert all(rollout.verdict == "right" for _, rollout in found)
+    assert [rollout.problem_id for _, rollout in found] == [p.problem_id for p in PAIRS]
+
+
+def test_rft_takes_another_right_rollout_for_another_pair_of_the_same_question():
+    found = [rollout.id for _, rollout in drawn("rft", [pair("q0"), pair("q4"), pair("q0"), pair("q4")])]
+    assert len(set(found)) == 4
+    assert sorted(id[:2] for id in found) == ["q0", "q0", "q4", "q4"]
+
+
+def test_ssd_takes_the_first_questions_whatever_their_verdicts():
+    verdicts = set()
+    for seed in range(8):
+        found = drawn("ssd", seed=seed)
+        assert [rollout.problem_id for _, rollout in found] == ["q0", "q1", "q2"]
+        verdicts |= {rollout.verdict for _, rollout in found}
+    assert verdicts == {"right", "wrong"}
+
+
+def test_ssd_does_not_depend_on_a_verdict():
+    blind = [Rollout(**{**vars(r), "verdict": "wrong"}) for r in ROLLOUTS]
+    assert replies("ssd", PAIRS, QUESTIONS, blind, 1, None) == replies("ssd", PAIRS, QUESTIONS, ROLLOUTS, 1, None)
+
+
+@pytest.mark.parametrize("method", ["rft", "ssd"])
+def test_the_seed_decides_which_rollouts(method):
+    assert drawn(method, seed=1) == drawn(method, seed=1)
+    assert len({str(drawn(method, seed=seed)) for seed in range(8)}) > 1
+
+
+def test_fewer_rollouts_than_pairs_are_said(capsys):
+    assert len(drawn("rft", [pair("q3"), pair("q3")])) == 1
+    assert "1 examples, where there are 2 pairs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["rft", "ssd"])
+def test_no_rollouts_at_all_is_a_users_mistake(method):
+    with pytest.raises(UserError, match=f"train.method: {method}"):
+        replies(method, PAIRS, QUESTIONS, [], 1, None)
+
+
+def test_a_rollout_brought_along_as_text_ends_its_turn_unless_it_was_cut_off(tokenizer):
+    for finish, ending in (("stop", [tokenizer.eos_token_id]), ("length", [])):
+        rollout = Rollout("a", "q0", "So 1+2=3.", None, finish, None, "right", "3")
+        ((_, ids),) = replies("rft", [pair("q0")], QUESTIONS, [rollout], 1, tokenizer)
+        assert ids == tokenizer.encode("So 1+2=3.", add_special_tokens=False) + ending
+
+
+# -- The loss ---------------------------------------------------------------------------------------------------------
+
+
+def config(**settings):
+    return TrainConfig(lora=LoraConfig(r=4, alpha=8, target_modules=["q_proj", "v_proj"]), **settings)
+
+
+EXAMPLES = [("How many?", [9, 10, 11, 12, 13, 14, 2]), ("1+1?", [30, 2]), ("And 7?", [40, 41, 42, 2]), ("", [50])]
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "cohere"])
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_sft_is_the_mean_cross_entropy_over_the_steps_reply_tokens(make_model, tokenizer, tmp_path, family, micro):
+    """Against float64 log-probabilities, example by example, of a model that no trainer has touched."""
+    model, total, tokens = make_model(family), 0.0, 0
+    for question, reply in EXAMPLES:
+        prompt = tokenizer.apply_chat_template(
+            student_messages(question), add_generation_prompt=True, return_dict=False
+        )
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([prompt + reply])).logits[0].double()
+        for j, token in enumerate(reply):
+            total -= torch.softmax(logits[len(prompt) - 1 + j], -1)[token].log().item()
+        tokens += len(reply)
+    trained = train_sft(
+        make_model(family), tokenizer, EXAMPLES, [], config(epochs=1, micro_batch_size=micro), 8, 5, tmp_path
+    )
+    assert trained["history"][0]["loss"] == pytest.approx(total / tokens, rel=1e-4)
+    assert trained["history"][0]["step"] == 1
+
+
+def test_a_run_of_sft_leaves_the_adapter_and_the_papers_curves(make_model, tokenizer, tmp_path):
+    result = train_sft(
+        make_model("qwen2"),
+        tokenizer,
+        EXAMPLES,
+        QUESTIONS[:2],
+        config(epochs=6, learning_rate=5e-2, probe_steps=3, save_steps=2),
+        8,
+        5,
+        tmp_path,
+    )
+    steps = [row for row in result["history"] if "loss" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "grad_norm", "learning_rate"} <= set(steps[0])
+    assert steps[-1]["loss"] < 0.8 * steps[0]["loss"]
+    assert [row["step"] for row in result["history"] if "reply_tokens" in row] == [0, 3, 6]
+    assert all("entropy" in row for row in steps)  # the length probe does not swallow a step's figures
+    files = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= files
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl"))]
+
+
+def test_sft_goes_on_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeypatch):
+    """Stopped after 2 of 4 steps and gone on with, the adapter is that of an unbroken run."""
+    from transformers import TrainerCallback
+
+    from ssb_unsloth.baselines import sft
+
+    settings = config(epochs=4, learning_rate=1e-2, save_steps=2)
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    whole = train_sft(make_model("qwen2"), tokenizer, EXAMPLES, [], settings, 8, 5, tmp_path / "whole")
+    monkeypatch.setattr(sft, "Bar", Stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_sft(make_model("qwen2"), tokenizer, EXAMPLES, [], settings, 8, 5, tmp_path / "broken")
+    monkeypatch.undo()
+    again = train_sft(make_model("qwen2"), tokenizer, EXAMPLES, [], settings, 8, 5, tmp_path / "broken")
+    losses = [[row["loss"] for row in result["history"] if "loss" in row] for result in (whole, again)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("whole", "broken")]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+# -- TRL's log-probabilities on a CPU ---------------------------------------------------------------------------------
+
+
+INTERPRETED = """
+import torch
+from trl.kernels import ChunkedLogProbFunction
+from ssb_unsloth.baselines.log_probs import PlainLogProbs
+FIELDS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+for softcap, scale, temperature, biased in ((None, 1.0, 1.0, False), (3.0, 0.5, 0.7, True)):
+    got = []
+    for function in (ChunkedLogProbFunction, PlainLogProbs):
+        generator = torch.Generator().manual_seed(0)
+        hidden = torch.randn(5, 8, generator=generator).requires_grad_()
+        weight = torch.randn(40, 8, generator=generator).requires_grad_()
+        bias = torch.randn(40, generator=generator).requires_grad_() if biased else None
+        targets = torch.tensor([0, 39, 7, 7, 21])
+        with torch.no_grad():  # one target that is the likeliest word
+            weight[39] = 3 * hidden[1]
+        out = function.apply(hidden, weight, bias, targets, temperature, 16, softcap, scale, FIELDS)
+        (out[0] * torch.arange(5.0) + 0.3 * out[1]).sum().backward()
+        got.append([*out, hidden.grad, weight.grad, *([bias.grad] if biased else [])])
+    assert bool(got[0][4].any()) and not bool(got[0][4].all())
+    for kernel, plain in zip(*got, strict=True):
+        torch.testing.assert_close(plain.float(), kernel.float(), rtol=1e-4, atol=1e-5)
+print("equal")
+"""
+
+
+def test_plain_log_probabilities_are_the_kernels(monkeypatch):
+    """Values and gradients, with and without soft cap, scale, temperature and bias; the kernels are interpreted."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when triton is imported: hence another process
+    done = subprocess.run([sys.executable, "-c", INTERPRETED], capture_output=True, text=True)
+    assert done.stdout.strip() == "equal", done.stderr[-2000:]
+
+
+def test_fields_that_nobody_asks_for_are_left_out():
+    out = PlainLogProbs.apply(torch.ones(2, 3), torch.ones(4, 3), None, torch.tensor([0, 1]), 1.0, 8)
+    torch.testing.assert_close(out[0], torch.full((2,), -(torch.tensor(4.0).log().item())))
+    assert out[1:] == (None, None, None, None)
