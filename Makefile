@@ -5,8 +5,11 @@ BIN    := .venv/bin
 # Tests take nothing from the hub.
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
+# The Python of the environment that is active: a GPU's packages are installed otherwise (README).
+GPU    := HF_HUB_OFFLINE=1 python -m benchmarks
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check clean
+.PHONY: help setup demo test test-slow check bench bench-gpu clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -30,6 +33,23 @@ check: setup ## format, lint, types, and make test
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
+
+BENCH := HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
+
+bench: setup ## measure on the CPU (15 minutes, a quiet machine) and write docs/performance.md
+	$(BENCH).startup
+	$(BENCH).kd_loss
+	$(BENCH).targets
+	$(BENCH).teacher_pass
+	$(BENCH).train_step
+	$(BENCH).curate
+	$(BENCH).report
+
+bench-gpu: ## the same on a CUDA machine, in the environment that is active there, and the 3B geometry
+	$(GPU).kd_loss --device cuda --dtype bfloat16
+	$(GPU).teacher_pass --device cuda --dtype bfloat16 --geometry 3B --pairs 64 --reply 200 440
+	$(GPU).train_step --device cuda --dtype bfloat16 --geometry 3B
+	$(GPU).report
 
 clean: ## remove what was made here: .venv, runs, caches, build files
 	rm -rf .venv runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis unsloth_compiled_cache
