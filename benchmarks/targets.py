@@ -49,11 +49,8 @@ class Store:
         torch.manual_seed(0)
         head = Head(torch.randn(args.vocab, args.hidden, dtype=torch.bfloat16) * args.hidden**-0.5)
         longest = torch.randn(max(self.lengths), args.hidden, dtype=torch.bfloat16)
-        logits = kind == "paper" or option in ("logits", "top_k")
-        made = make_target("logits" if logits else "hidden", longest, head, TOP_K, TEMPERATURE)
-        if option == "top_k":
-            made = make_target("top_k", longest, head, TOP_K, TEMPERATURE)
-        self.rows: dict[str, Tensor] = made
+        stored = option or ("logits" if kind == "paper" else "hidden")
+        self.rows: dict[str, Tensor] = make_target(stored, longest, head, TOP_K, TEMPERATURE)[0]
         self.ids = [f"pair{i}" for i in range(len(self.lengths))]
 
     @property
