@@ -122,6 +122,7 @@ class TrainConfig:
     logging_steps: int = 1
     probe_steps: int = 32  # measure the student's own reply length so often; 0: never
     probe_questions: int = 32
+    token_pairs: int = 24  # ours: pairs followed token by token, KL before and after; 0: none
     report_to: list[str] = field(default_factory=list)  # e.g. [tensorboard]
 
 
@@ -324,6 +325,7 @@ def _impossible(recipe: Recipe) -> list[str]:
         ("train.weight_decay", r.train.weight_decay),
         ("train.probe_steps", r.train.probe_steps),
         ("train.probe_questions", r.train.probe_questions),
+        ("train.token_pairs", r.train.token_pairs),
         ("seed", r.seed),
     ):
         if not value >= 0:

@@ -98,6 +98,24 @@ def curation(statistics: Mapping[str, int], path: Path) -> None:
     _finish(figure, [axes], path)
 
 
+def token_kl(kinds: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Mean KL to the teacher by kind of token, before and after training."""
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(kinds))
+    for shift, key, label, colour in (
+        (-0.2, "before", "before: KL(teacher ‖ base)", GREY),
+        (0.2, "after", "after: KL(teacher ‖ student)", BLUE),
+    ):
+        bars = axes.bar([x + shift for x in places], [k[key] for k in kinds], 0.38, color=colour, label=label)
+        axes.bar_label(bars, fmt="%.2g", padding=2, fontsize=8)
+    axes.set_xticks(places, [f"{k['kind']}\n{k['tokens']:,} tokens" for k in kinds])
+    axes.margins(y=0.12)
+    axes.set_ylabel("mean KL a token, nats")
+    axes.legend(frameon=False)
+    _finish(figure, [axes], path)
+
+
 def _smooth(values: Sequence[float], reach: int = 4) -> list[float]:
     """Mean over each step and its neighbours: unlike a running mean it does not lag behind a steep start."""
     windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))

@@ -21,6 +21,8 @@ from .records import (
     read_rows,
 )
 from .rundir import RunDir, versions
+from .token_kl import FILE as TOKENS
+from .token_kl import by_kind, page
 
 FORMAT = 1  # of report.json
 STAGES = ("curate", "teach", "train", "evaluate")
@@ -58,9 +60,24 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path) -> None:
     figures.accuracy(report["scores"], folder / "accuracy.png")
     figures.training(history, folder / "training.png")
     figures.curation(curation, folder / "curation.png")
+    if tokens := _tokens(run):
+        report["token_kl"] = by_kind(tokens)
+        figures.token_kl(report["token_kl"], folder / "token_kl.png")
+        (folder / "tokens.html").write_text(_token_page(recipe, run, tokens), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (folder / "examples.md").write_text(_examples(run, method, recipe.seed), encoding="utf-8")
     (folder / "report.md").write_text(_markdown(recipe, report), encoding="utf-8")
+
+
+def _tokens(run: RunDir) -> list[dict[str, Any]]:
+    """The pairs that training followed token by token; none where the recipe asks for none."""
+    path = run.stage("train") / TOKENS
+    return [row for _, row in read_rows(path)] if path.exists() else []
+
+
+def _token_page(recipe: Recipe, run: RunDir, tokens: Sequence[dict[str, Any]]) -> str:
+    questions = {pair.id: pair.question for pair in read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)}
+    return page(f"Run {recipe.name}, model {recipe.model.name}, seed {recipe.seed}", tokens, questions)
 
 
 def closing_lines(run: RunDir) -> str:
@@ -161,7 +178,7 @@ length is that of the student's own greedy replies to held-out questions.
 
 ![Loss, gradient norm and reply length over training](training.png)
 
-## What it cost
+{_token_section(report)}## What it cost
 
 {_pipes(cost)}
 
@@ -172,6 +189,25 @@ length is that of the student's own greedy replies to held-out questions.
 ## Versions
 
 {", ".join(f"{name} {version}" for name, version in report["versions"].items())}
+"""
+
+
+def _token_section(report: dict[str, Any]) -> str:
+    if "token_kl" not in report:
+        return ""
+    table = [["kind of token", "tokens", "KL(teacher ‖ base), before", "KL(teacher ‖ student), after", "share of all before"]]
+    for row in report["token_kl"]:
+        shares = f"{row['before']:.4f}", f"{row['after']:.4f}", f"{100 * row['share']:.1f} %"
+        table.append([row["kind"], f"{row['tokens']:,}", *shares])
+    return f"""## At which token
+
+[tokens.html](tokens.html) colours the replies of the first pairs token by token: what the hint told there before training,
+and what of it is left after. Mean KL in nats a token, at temperature 1, on pairs that the student was trained on:
+
+{_pipes(table)}
+
+![Mean KL by kind of token, before and after](token_kl.png)
+
 """
 
 

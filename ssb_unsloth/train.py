@@ -118,8 +118,9 @@ def train(
 
 
 def fit(trainer: Trainer, folder: Path) -> dict[str, Any]:
-    """Train, save `folder/adapter`, and return {"history": [a dict a log], "trainable_parameters", "total_parameters"}.
+    """Train, and save `folder/adapter`.
 
+    Returns {"model": the trained PeftModel, "history": [a dict a log], "trainable_parameters", "total_parameters"}.
     A checkpoint in `folder/checkpoints` is gone on with.
     """
     trainer.remove_callback(PrinterCallback)
@@ -129,6 +130,7 @@ def fit(trainer: Trainer, folder: Path) -> dict[str, Any]:
     parameters = list(model.parameters())
     save_adapter(model, folder / "adapter")
     return {
+        "model": model,
         "history": trainer.state.log_history,
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "total_parameters": sum(p.numel() for p in parameters),
