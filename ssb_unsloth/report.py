@@ -86,6 +86,8 @@ def closing_lines(run: RunDir) -> str:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     lines = ["", *_plain(_score_table(report["scores"]))]
     lines += ["", f"Report   {folder / 'report.md'}", f"Figures  {folder}/accuracy.png, training.png, curation.png"]
+    if (folder / "tokens.html").exists():
+        lines.append(f"Tokens   {folder / 'tokens.html'}")
     return "\n".join([*lines, f"Examples {folder / 'examples.md'}"])
 
 
@@ -195,14 +197,17 @@ length is that of the student's own greedy replies to held-out questions.
 def _token_section(report: dict[str, Any]) -> str:
     if "token_kl" not in report:
         return ""
-    table = [["kind of token", "tokens", "KL(teacher ‖ base), before", "KL(teacher ‖ student), after", "share of all before"]]
+    table = [
+        ["kind of token", "tokens", "KL(teacher ‖ base), before", "KL(teacher ‖ student), after", "share of all before"]
+    ]
     for row in report["token_kl"]:
         shares = f"{row['before']:.4f}", f"{row['after']:.4f}", f"{100 * row['share']:.1f} %"
         table.append([row["kind"], f"{row['tokens']:,}", *shares])
     return f"""## At which token
 
-[tokens.html](tokens.html) colours the replies of the first pairs token by token: what the hint told there before training,
-and what of it is left after. Mean KL in nats a token, at temperature 1, on pairs that the student was trained on:
+[tokens.html](tokens.html) colours the replies of the first pairs token by token: what the hint told there before
+training, and what of it is left after. Mean KL in nats a token, at temperature 1, on pairs that the student was
+trained on:
 
 {_pipes(table)}
 

@@ -1,9 +1,9 @@
 """The picture of single tokens: how far base and student are from the hinted teacher at each token of a reply.
 
 `measure` runs at the end of training, while the model is in memory: KL(teacher ‖ base) is what the hint would change
-at a token, KL(teacher ‖ student) what of that is left after training. The teacher and the base are the same weights with
-the adapter off; the teacher sees the hinted context, base and student see the bare question. All distributions are at
-temperature 1, KL in nats. `page` makes one self-contained HTML file of it; the report stage imports no torch for that.
+at a token, KL(teacher ‖ student) what of that is left after training. Teacher and base are the same weights, the
+adapter off; the teacher sees the hinted context, base and student see the bare question. All distributions are at
+temperature 1, KL in nats. `page` makes one self-contained HTML file of it; the report stage imports no torch for it.
 
 Shapes: R reply tokens of a pair, H hidden, V vocabulary.
 """
@@ -36,8 +36,8 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """A row for each pair: its tokens, their kinds, KL before and after, and what each of the three models expected.
 
-    `model` is the trained PeftModel. A row holds, R entries each: `ids`, `kinds`, `before` KL(teacher ‖ base) and `after`
-    KL(teacher ‖ student), in nats; under `p` the probability of the reply's token and under `top` the likeliest
+    `model` is the trained PeftModel. A row holds, R entries each: `ids`, `kinds`, KL(teacher ‖ base) `before` and
+    KL(teacher ‖ student) `after`, in nats; under `p` the probability of the reply's token and under `top` the likeliest
     [id, probability], for teacher, base and student; `pieces` is the text of every id that occurs.
     """
     import torch
@@ -111,11 +111,13 @@ def _short(value: float) -> float | None:
 def piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """A token's own text, the space before it included (some tokenizers drop it from the first token of a text)."""
     anchor = tokenizer.encode("a", add_special_tokens=False)[-1:]
-    before, both = (str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)) for ids in (anchor, [*anchor, token]))
+    before, both = (
+        str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)) for ids in (anchor, [*anchor, token])
+    )
     return both.removeprefix(before)
 
 
-# What a piece of mathematical text is, the first that matches. Everything else is format: punctuation, brackets, spaces.
+# What a piece of mathematical text is, by the first that matches; all else is format: punctuation, brackets, spaces.
 _PARTS = re.compile(
     r"""
       (?P<format>\\boxed | \*\* | ^[ \t]*[-*#]+[ ] | (?<=[^\W\d_])-(?=[^\W\d_]))  # box, bold, bullets, hyphens
@@ -131,8 +133,8 @@ _PARTS = re.compile(
 def kinds(pieces: Sequence[str]) -> list[str]:
     """The kind of each piece of a reply: digit, operator, word or format, judged in its context.
 
-    Format is what carries the answer rather than makes it: the box, punctuation, brackets, LaTeX commands, white space, and
-    special tokens, which are to be given as "". A piece that holds several kinds is the first of KINDS among them.
+    Format is what carries the answer rather than makes it: the box, punctuation, brackets, LaTeX commands, white space,
+    and special tokens, which are to be given as "". A piece that holds several kinds is the first of KINDS among them.
     """
     text = "".join(pieces)
     of_character = ["format"] * len(text)
@@ -165,8 +167,9 @@ def by_kind(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def page(title: str, rows: Sequence[Mapping[str, Any]], questions: Mapping[str, str]) -> str:
     """The HTML page: rows as `measure` gives them, and each pair's question by its id.
 
-    Whatever a model wrote is data in it, never markup: one JSON block with every `<` escaped, read by a script that only
-    sets text. The page's own policy allows that one script and style by their hashes, and nothing from anywhere else.
+    Whatever a model wrote is data in it, never markup: one JSON block with every `<` escaped, read by a script that
+    only sets text. The page's own policy allows that one script and style by their hashes, and nothing
+    from anywhere else.
     """
     template = Path(__file__).with_name("token_kl.html").read_text(encoding="utf-8")
     data = {
@@ -174,7 +177,10 @@ def page(title: str, rows: Sequence[Mapping[str, Any]], questions: Mapping[str, 
         "kinds": by_kind(rows),
         "pieces": {token: text for row in rows for token, text in row["pieces"].items()},
         "pairs": [
-            {**{key: value for key, value in row.items() if key != "pieces"}, "question": questions.get(row["pair"], "")}
+            {
+                **{key: value for key, value in row.items() if key != "pieces"},
+                "question": questions.get(row["pair"], ""),
+            }
             for row in rows
         ],
     }

@@ -42,7 +42,7 @@ class _Watch(QWebEngineUrlRequestInterceptor):
 
 
 class Browser:
-    """One window. `console` holds what the page logged, errors included; `requests` the address of everything it asked for."""
+    """One window. `console` holds what the page logged, errors included; `requests` every address that it asked for."""
 
     def __init__(self, width: int = 1200, height: int = 900) -> None:
         self._app = QApplication.instance() or QApplication(["tests"])
@@ -83,12 +83,16 @@ class Browser:
 
     def point_at(self, element: str) -> None:
         """Move the pointer onto the element that the expression gives."""
-        place = f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}}); return e.getClientRects()[0] }})()"
+        place = (
+            f"(() => {{ const e = {element}; e.scrollIntoView({{block: 'center'}}); return e.getClientRects()[0] }})()"
+        )
         box = self.js(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({place})")
         QTest.mouseMove(self._view.focusProxy(), QPoint(*map(round, box)))
 
     def click(self, element: str) -> None:
-        box = self.js(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({element}.getBoundingClientRect())")
+        box = self.js(
+            f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({element}.getBoundingClientRect())"
+        )
         QTest.mouseClick(self._view.focusProxy(), Qt.MouseButton.LeftButton, pos=QPoint(*map(round, box)))
 
     def press(self, key: str) -> None:

@@ -58,6 +58,8 @@ def test_a_run_leaves_every_decision_behind(finished):
     assert all({p.right_id, p.wrong_id} <= rollouts for p in pairs)
     report = json.loads((run / "report" / "report.json").read_text())
     assert {s["model"] for s in report["scores"]} == {"base", "ssb"}
+    assert report["token_kl"][-1]["kind"] == "all"
+    assert report["token_kl"][-1]["tokens"] == sum(len(pair.reply_ids) for pair in pairs)  # 12 pairs, below token_pairs
     for score in report["scores"]:
         name = generations_file(score["model"], score["seed"], score["benchmark"], score["temperature"])
         path = run / "evaluate" / name

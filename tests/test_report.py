@@ -26,7 +26,7 @@ SCORE_NAMES = {
 PAIRS = [
     Pair("a1", "q1", f"Q1? {FENCE}", "2`3", f"right {FENCE}", f"wrong {FENCE}", f"refined {FENCE}", [1], "r", "w", "f")
 ]
-FIGURES = ["accuracy.png", "curation.png", "training.png"]
+FIGURES = ["accuracy.png", "curation.png", "token_kl.png", "training.png"]
 
 
 def _curate(folder: Path) -> None:
@@ -47,6 +47,15 @@ def _train(folder: Path) -> None:
     write_jsonl(
         folder / "history.jsonl", [{"step": 0, "reply_tokens": 50.0}, *rows, {"step": 40, "reply_tokens": 60.0}]
     )
+    expected = {name: [[[1, 0.5]], [[1, 0.75]]] for name in ("teacher", "base", "student")}
+    tokens = {"pair": "a1", "teacher_prompt": FENCE, "ids": [1, 1], "kinds": ["digit", "word"], "before": [0.25, 1.0]}
+    tokens |= {
+        "after": [0.5, 0.1],
+        "p": {name: [0.5, 0.75] for name in expected},
+        "top": expected,
+        "pieces": {"1": FENCE},
+    }
+    write_jsonl(folder / "tokens.jsonl", [tokens])
 
 
 def _generation(model: str, benchmark: str, problem: Problem, temperature: float, verdict: str) -> Generation:
@@ -222,5 +231,5 @@ def test_a_finished_run_closes_with_the_table_and_where_the_rest_is(run):
     lines = closing_lines(run)
     assert re.search(r"^math +greedy +base +25\.0 % ", lines, re.M)
     assert re.search(r"^math-500 +T=0\.8 +ssb +50\.0 % ", lines, re.M)
-    for name in ("report.md", "examples.md", *FIGURES):
+    for name in ("report.md", "examples.md", "tokens.html", "accuracy.png", "curation.png", "training.png"):
         assert name in lines

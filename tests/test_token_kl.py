@@ -18,7 +18,7 @@ NASTY = [  # what a model may write, and a careless page would run
     "<img src=x onerror='window.harmed = 1'>",
     "<!--<script>",
     "&lt;b&gt;bold&amp;",
-    '"\'`${window.harmed = 1}\\',
+    "\"'`${window.harmed = 1}\\",
     "\u2028\u2029\x00\x0b",
     "<svg/onload=window.harmed=1>",
     "javascript:window.harmed=1",
@@ -197,7 +197,10 @@ def pages(tmp_path_factory):
     (folder / "small.html").write_text(page(f"Run {NASTY[1]}", [plain, nasty], questions), encoding="utf-8")
     count = 6000
     long = made_row(
-        "c", [" word", " 12", "+", "."], [10 ** (n % 9 / 2 - 3) for n in range(count)], [n % 7 / 70 for n in range(count)]
+        "c",
+        [" word", " 12", "+", "."],
+        [10 ** (n % 9 / 2 - 3) for n in range(count)],
+        [n % 7 / 70 for n in range(count)],
     )
     (folder / "long.html").write_text(page("Long", [plain | {"pair": "d"}, long], {}), encoding="utf-8")
     return folder
@@ -227,7 +230,9 @@ def test_the_page_shows_the_reply_and_its_numbers(small):
     assert small.js("[...document.querySelectorAll('#kinds tbody tr')].map(r => r.cells[0].textContent).join()") == (
         "digit,operator,word,format,all"
     )
-    assert small.js("$('kinds').tBodies[0].rows[3].cells[1].textContent") == "2"  # of format: the newline has no KL before
+    assert (
+        small.js("$('kinds').tBodies[0].rows[3].cells[1].textContent") == "2"
+    )  # of format: the newline has no KL before
     assert "Token 3 of 5" in small.js("$('card').textContent")  # opens where the hint says most
 
 
@@ -250,7 +255,9 @@ def test_colours_are_of_the_mode_and_on_a_logarithmic_scale(small):
 def test_pointing_at_a_token_shows_what_each_model_expected(small):
     small.point_at("spans[1]")
     small.until("$('card').textContent.startsWith('Token 2 of 5: ␣and')")
-    rows = "[...$('card').querySelectorAll('ol')].map(l => [...l.children].map(r => r.textContent).join('; ')).join(' | ')"
+    rows = (
+        "[...$('card').querySelectorAll('ol')].map(l => [...l.children].map(r => r.textContent).join('; ')).join(' | ')"
+    )
     assert small.js(rows) == "Nine90.0 %; ␣and4.0 % | ␣and60.0 %; Nine30.0 % | ␣470.0 %; Nine20.0 %; ␣and12.5 %"
     assert "0.050 nats" in small.js("$('card').textContent")
 
@@ -304,7 +311,10 @@ def test_text_can_be_read_on_every_colour(small):
     """Contrast of at least 4.5 (WCAG AA) between each token's text and what is behind it, in light and dark."""
     pixel = """(colour) => {
       const pen = document.createElement('canvas').getContext('2d');
-      for (const layer of [getComputedStyle($('reply')).backgroundColor, colour]) { pen.fillStyle = layer; pen.fillRect(0, 0, 1, 1) }
+      for (const layer of [getComputedStyle($('reply')).backgroundColor, colour]) {
+        pen.fillStyle = layer;
+        pen.fillRect(0, 0, 1, 1);
+      }
       return [...pen.getImageData(0, 0, 1, 1).data];
     }"""
     poor = []
@@ -327,7 +337,12 @@ def test_six_thousand_tokens_stay_fluid(browser, pages):
     """Milliseconds until the page is laid out again; the limits are several times what one busy CPU core took."""
     browser.open(pages / "long.html")
     took = browser.js("""(() => {
-      const time = (act) => { const t = performance.now(); act(); document.body.getBoundingClientRect(); return performance.now() - t };
+      const time = (act) => {
+        const start = performance.now();
+        act();
+        document.body.getBoundingClientRect();  // lays the page out
+        return performance.now() - start;
+      };
       return [time(() => showPair(1)), time(() => showMode("difference")), time(() => showToken(3000)), spans.length];
     })()""")
     print("6,000 tokens: shown, recoloured, one pointed at, in ms:", [round(ms) for ms in took[:3]])
