@@ -206,8 +206,8 @@ def _token_section(report: dict[str, Any]) -> str:
     return f"""## At which token
 
 [tokens.html](tokens.html) colours the replies of the first pairs token by token: what the hint told there before
-training, and what of it is left after. Mean KL in nats a token, at temperature 1, on pairs that the student was
-trained on:
+training, and what of it is left after. Mean KL in nats a token, at temperature 1, on the run's own pairs,
+none of them held out:
 
 {_pipes(table)}
 

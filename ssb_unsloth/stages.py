@@ -142,8 +142,15 @@ def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
 
     method = _train_ssb if recipe.train.method == "ssb" else _train_sft
     result = method(recipe, run, work.folder)
+    model, history, work.tokens = (result.pop(key) for key in ("model", "history", "tokens"))
+    if recipe.train.token_pairs:
+        from .backends.transformers import load_tokenizer
+        from .token_kl import FILE, measure
+
+        tokenizer = load_tokenizer(recipe.model)
+        examples = _examples(read_pairs(run)[: recipe.train.token_pairs], tokenizer)
+        write_jsonl(work.folder / FILE, measure(model, tokenizer, examples))
     shutil.rmtree(work.folder / "checkpoints", ignore_errors=True)
-    history, work.tokens = result.pop("history"), result.pop("tokens")
     write_jsonl(work.folder / "history.jsonl", history)
     losses = [row["loss"] for row in history if "loss" in row]
     steps = {"steps": history[-1]["step"], "first_loss": losses[0], "last_loss": losses[-1]}
