@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +15,13 @@ if TYPE_CHECKING:
     from .config import Recipe
 
 STAGE_HELP = {
+    "base": "merge the student of the round before into the weights (recipes with rounds)",
     "curate": "sample rollouts, contrast them, keep verified refinements as pairs",
     "teach": "run the hinted teacher over the pairs and store its targets",
     "train": "train the LoRA student on the bare questions",
     "evaluate": "sample base and student on the benchmarks and grade every reply",
     "report": "write tables, figures and worked examples",
 }
-STOPPED = 130  # exit code after Ctrl-C, as shells have it
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,9 +33,17 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     run = commands.add_parser("run", help="run a recipe: all stages, each in a process of its own")
-    _recipe_arguments(run)
+    sweep = commands.add_parser(
+        "sweep", help="run a recipe of several students (variants, seeds): one table, one figure"
+    )
+    for command in (run, sweep):
+        _recipe_arguments(command)
+        command.add_argument("--workers", type=int, default=1, metavar="N", help="stages at a time, on a CPU (1)")
     for name, text in STAGE_HELP.items():
-        _recipe_arguments(commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + "."))
+        stage = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        _recipe_arguments(stage)
+        if name not in ("evaluate", "report"):
+            stage.add_argument("--student", metavar="NAME-sSEED", help="a variant's (default: the recipe's own)")
     commands.add_parser("recipes", help="list the recipes that come with the package")
     return top
 
@@ -68,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if arguments.command == "recipes":
             return _list_recipes()
-        if arguments.command == "run":
+        if arguments.command in ("run", "sweep"):
             return _run(arguments)
         return _stage(arguments)
     except UserError as error:
@@ -76,46 +82,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("\nssb: stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
-        return STOPPED
+        return 130  # as shells have it
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from .report import closing_lines
     from .rundir import RunDir
-    from .stages import STAGES, stages_of
+    from .sweep import Sweep
 
     recipe = _load(arguments)
-    run = RunDir(arguments.runs / recipe.name)
-    words = [str(arguments.recipe), *arguments.overrides, "--runs", str(arguments.runs), *["--force"] * arguments.force]
-    ran = False
-    stages = [STAGES[name] for name in stages_of(recipe)]
-    for number, stage in enumerate(stages, start=1):
-        if not arguments.force and run.is_fresh(stage.name, stage.key(recipe, run)[0]):
-            print(f"[{number}/{len(stages)}] {stage.name}: up to date", file=sys.stderr)
-            continue
-        ran = True
-        print(f"[{number}/{len(stages)}] {stage.name}: {STAGE_HELP[stage.name]}", file=sys.stderr)
-        code = _child([sys.executable, "-m", "ssb_unsloth", stage.name, *words])
-        if code in (2, STOPPED):
-            return code  # the stage has said why
-        if code:
-            raise UserError(f"Stage {stage.name} failed (exit code {code}); what was finished before it is kept.")
-    from .report import closing_lines
-
-    if not ran:
-        print("All stages are up to date.", file=sys.stderr)
-    print(closing_lines(run))
-    return 0
-
-
-def _child(command: Sequence[str]) -> int:
-    """Run a stage. Ctrl-C reaches it too; wait until it has put its things in order."""
-    process = subprocess.Popen(command)
-    while True:
-        try:
-            code = process.wait()
-            return STOPPED if code == -signal.SIGINT else code
-        except KeyboardInterrupt:
-            continue
+    if arguments.workers < 1:
+        raise UserError(f"--workers: {arguments.workers} is below 1.")
+    if arguments.command == "sweep" and not recipe.variants and len(recipe.seeds) < 2:
+        raise UserError(f"{arguments.recipe}: names no variants and no seeds, so there is one student: use `ssb run`.")
+    root = arguments.runs / recipe.name
+    words = [str(arguments.recipe), *arguments.overrides, "--runs", str(arguments.runs)]
+    code = Sweep(recipe, root, words, arguments.workers, arguments.force)()
+    if code == 0:
+        print(closing_lines(RunDir(root)))
+    return code
 
 
 def _stage(arguments: argparse.Namespace) -> int:
@@ -123,14 +108,26 @@ def _stage(arguments: argparse.Namespace) -> int:
     from .progress import hush
     from .rundir import RunDir
     from .stages import run_stage
+    from .students import students
 
     hush()
     recipe = _load(arguments)
     if recipe.threads is not None:  # read by torch and vLLM when they are imported
         os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
     run = RunDir(arguments.runs / recipe.name)
+    whole = recipe
+    if arguments.command not in ("evaluate", "report"):
+        everyone = students(recipe, run.root)
+        labels = {student.label: student for student in everyone}
+        if arguments.student is not None and arguments.student not in labels:
+            raise UserError(
+                f"--student: no {arguments.student!r} in {arguments.recipe}; there are {', '.join(labels)}."
+            )
+        chosen = labels[arguments.student] if arguments.student else everyone[0]
+        recipe, run = chosen.recipe, chosen.run
+        whole = whole if chosen is everyone[0] else recipe
     with run.lock():
-        save(recipe, run.root / "recipe.yaml")
+        save(whole, run.root / "recipe.yaml")
         if not run_stage(arguments.command, recipe, run, arguments.force):
             print(f"{arguments.command}: up to date, {run.stage(arguments.command)}", file=sys.stderr)
     return 0

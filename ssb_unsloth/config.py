@@ -97,12 +97,20 @@ class LoraConfig:
     )
 
 
-Method = Literal["ssb", "sft", "rft", "ssd"]  # what `train` learns by; baselines/ says what each control is
+Method = Literal["ssb", "sft", "rft", "ssd", "grpo"]
+# The stages whose results a way of training reads, besides the questions.
+READS: dict[Method, tuple[str, ...]] = {
+    "ssb": ("curate", "teach"),
+    "sft": ("curate",),
+    "rft": ("curate",),
+    "ssd": ("curate",),
+    "grpo": (),
+}
 
 
 @dataclass
 class TrainConfig:
-    method: Method = "ssb"
+    method: Method = "ssb"  # ssb, or a control: sft on the pairs' replies, rft on right rollouts, ssd on any, or grpo
     lora: LoraConfig = field(default_factory=LoraConfig)
     epochs: int = 3  # paper §4.1
     batch_size: int = 4  # paper §4.1: examples in one optimizer step
@@ -149,6 +157,11 @@ class EvaluateConfig:
 class Recipe:
     name: str = MISSING
     seed: int = 3407  # released code
+    seeds: list[int] = field(default_factory=list)  # repeat everything with each of these; empty: `seed` alone
+    rounds: int = 1  # ours: how often the student becomes the next base; the paper stops after one
+    # More students beside the recipe's own: what differs, by name, as in {sft: {train: {method: sft}}}. All are
+    # evaluated by one engine and stand in one table; stages that come out equal are shared.
+    variants: dict[str, Any] = field(default_factory=dict)
     threads: int | None = None  # CPU threads of a stage; a tiny model is fastest with 1. All cores if null
     model: ModelConfig = field(default_factory=ModelConfig)
     problems: ProblemsConfig = field(default_factory=ProblemsConfig)
@@ -160,21 +173,19 @@ class Recipe:
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply `key=value` overrides.
+    """Read a recipe, put it on top of the one that its `base` names, and apply `key=value` overrides.
 
     Raises:
-        UserError: the file cannot be read, or anything in it or in the overrides is wrong; all of it in one message.
+        UserError: a file cannot be read, or anything in it, in the overrides or in a variant is wrong; all of it in one
+            message.
     """
-    try:
-        given: Any = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe. `ssb recipes` lists those that come with the package.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a recipe ({error}).") from None
-    except Exception as error:  # PyYAML's and OmegaConf's own, both with the line in their text
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not OmegaConf.is_dict(given):
-        raise UserError(f"{path}: expected a mapping of keys to values, as in recipes/pocket.yaml.")
+    given = _read(path)
+    if "base" in given:
+        base_path = path.parent / str(given.pop("base"))
+        base = _read(base_path)
+        if "base" in base:
+            raise UserError(f"{base_path}: a recipe that is a `base` cannot have one itself; there is one level.")
+        given = OmegaConf.merge(base, given)
     parsed = []
     for override in overrides:
         key, sign, value = override.partition("=")
@@ -187,23 +198,69 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             raise UserError(f"{override!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
     given = OmegaConf.merge(given, *parsed)
 
-    recipe = OmegaConf.structured(Recipe)
     wrong: list[str] = []
-    _fill(recipe, OmegaConf.to_container(given, resolve=False), Recipe, "", wrong)
+    recipe = _resolve(OmegaConf.to_container(given, resolve=False), wrong)
+    if not wrong and recipe is not None:
+        for name in recipe.variants:
+            wrong += [f"variants.{name}.{line}" for line in _variant(recipe, name)[1]]
+    if wrong or recipe is None:
+        heading = f"{path}: {len(wrong)} thing{'s' * (len(wrong) > 1)} to mend:"
+        raise UserError("\n".join([heading, *(f"  {line}" for line in wrong)]))
+    return recipe
+
+
+def variant(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with one variant's keys put over its own; `load` has looked at them all."""
+    resolved, wrong = _variant(recipe, name)
+    if resolved is None or wrong:
+        raise UserError(f"variants.{name}: {'; '.join(wrong)}")
+    return resolved
+
+
+def _variant(recipe: Recipe, name: str) -> tuple[Recipe | None, list[str]]:
+    overrides = recipe.variants[name]
+    if not isinstance(overrides, dict) or not str(name).replace("-", "").replace("_", "").replace(".", "").isalnum():
+        return None, ["expected a name of letters, digits, -, _ and dots, and a mapping of the keys that differ."]
+    fixed = sorted({"name", "seed", "seeds", "variants", "evaluate"} & set(overrides))
+    if fixed:
+        return None, [f"{key}: belongs to the whole recipe and cannot differ in a variant." for key in fixed]
+    whole = OmegaConf.structured(dataclasses.replace(recipe, variants={}))
+    given = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(whole)), overrides))
+    wrong: list[str] = []
+    return _resolve(given, wrong), wrong
+
+
+def _read(path: Path) -> Any:
+    """The file's mapping, or a UserError."""
+    try:
+        given: Any = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe. `ssb recipes` lists those that come with the package.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a recipe ({error}).") from None
+    except Exception as error:  # PyYAML's and OmegaConf's own, both with the line in their text
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not OmegaConf.is_dict(given):
+        raise UserError(f"{path}: expected a mapping of keys to values, as in recipes/pocket.yaml.")
+    return given
+
+
+def _resolve(given: Any, wrong: list[str]) -> Recipe | None:
+    """`given` with every key that it leaves out at its default. What is wrong with it is added to `wrong`."""
+    recipe = OmegaConf.structured(Recipe)
+    _fill(recipe, given, Recipe, "", wrong)
     try:
         for key in sorted(OmegaConf.missing_keys(recipe)):
             if not any(line.startswith(key) for line in wrong):
                 wrong.append(f"{key}: missing; a recipe has to give it.")
             OmegaConf.update(recipe, key, "missing")  # of the right type, so that the other keys can be looked at
         resolved = OmegaConf.to_object(recipe)
-        assert isinstance(resolved, Recipe)
-        wrong += _impossible(resolved)
     except OmegaConfBaseException as error:  # a value such as ${seed} that refers to nothing, or to the wrong type
         wrong.append(f"{error.full_key}: {str(error).splitlines()[0]}.")
-    if wrong:
-        heading = f"{path}: {len(wrong)} thing{'s' * (len(wrong) > 1)} to mend:"
-        raise UserError("\n".join([heading, *(f"  {line}" for line in wrong)]))
-    return typing.cast(Recipe, resolved)
+        return None
+    assert isinstance(resolved, Recipe)
+    wrong += _impossible(resolved)
+    return resolved
 
 
 def save(recipe: Recipe, path: Path) -> None:
@@ -225,6 +282,8 @@ def _fill(recipe: Any, given: Any, kind: type, path: str, wrong: list[str]) -> N
             )
         elif dataclasses.is_dataclass(types[key]) and isinstance(value, dict):
             _fill(recipe, value, typing.cast(type, types[key]), here + ".", wrong)
+        elif typing.get_args(types[key])[1:] == (Any,) and isinstance(value, dict):
+            OmegaConf.update(recipe, here, value, merge=False)
         elif typing.get_origin(types[key]) is dict and isinstance(value, dict):
             for name, entry in value.items():
                 item = typing.get_args(types[key])[1]
@@ -296,6 +355,10 @@ def _impossible(recipe: Recipe) -> list[str]:
             wrong.append(f"{key}.repetition_penalty: {decoding.repetition_penalty} is not above 0; 1 turns it off.")
         if not 0 < decoding.max_tokens < r.sampler.max_model_len:
             wrong.append(f"{key}.max_tokens: {decoding.max_tokens} is not between 1 and sampler.max_model_len - 1.")
+    if r.rounds < 1:
+        wrong.append(f"rounds: {r.rounds} is below 1.")
+    if len(set(r.seeds)) < len(r.seeds) or any(seed < 0 for seed in r.seeds):
+        wrong.append(f"seeds: {r.seeds}; expected different numbers, none below 0.")
     if r.curate.rollouts < 2:
         wrong.append(f"curate.rollouts: {r.curate.rollouts}; a right and a wrong one take at least 2.")
     if r.curate.rollout.temperature == 0 and r.curate.rollouts_file is None:

@@ -39,11 +39,14 @@ class Work:
 
 
 class RunDir:
+    """One student's stages. `places` says which of them lie elsewhere, because another student has made the same."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.places: dict[str, Path] = {}
 
     def stage(self, name: str) -> Path:
-        return self.root / name
+        return self.places.get(name, self.root / name)
 
     def manifest(self, name: str) -> dict[str, Any] | None:
         """The stage's manifest, or None while the stage has never been finished."""
@@ -82,7 +85,8 @@ class RunDir:
     @contextlib.contextmanager
     def write(self, name: str, key: str, determined_by: dict[str, Any]) -> Iterator[Work]:
         """Run a stage's body; if it succeeds, close its folder with a manifest and give it its name."""
-        partial = self.root / f"{name}.partial"
+        final = self.stage(name)
+        partial = final.with_name(f"{name}.partial")
         key_file = partial / ".key"
         if partial.exists() and (not key_file.exists() or key_file.read_text() != key):
             shutil.rmtree(partial)
@@ -106,7 +110,7 @@ class RunDir:
         aside = partial / "manifest.json.tmp"
         aside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         aside.replace(partial / "manifest.json")
-        final, old = self.stage(name), self.root / f"{name}.old"
+        old = final.with_name(f"{name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if final.exists():
             final.replace(old)

@@ -1,19 +1,21 @@
 """The chain of stages: what determines each one's result, and how recipe and folders become its arguments.
 
-The only file that knows more than one stage. Each stage runs in a process of its own (`cli`), so that a GPU's memory is
-free before the next begins; heavy imports are inside the functions.
+The only file that knows more than one stage. Each stage runs in a process of its own (`sweep`), so that a GPU's memory
+is free before the next begins; heavy imports are inside the functions. `base`, `curate`, `teach` and `train` belong to
+one student; `evaluate` and `report` to all students of the recipe together.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .backends import load_sampler, model_path
-from .config import BenchmarkConfig, ProblemsConfig, Recipe, SamplerConfig
+from .config import READS, BenchmarkConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig
 from .errors import UserError
 from .progress import say
 from .records import EXAMPLES, EXAMPLES_BENCHMARK, Pair, Problem, Rollout, read_jsonl, write_jsonl
@@ -21,13 +23,17 @@ from .rundir import FORMAT, RunDir, Work, digest, fingerprint
 
 if TYPE_CHECKING:
     from .collator import Example
+    from .evaluate import Benchmarks, Entrant
+
+ORIGINS = "origins.json"  # of the evaluate stage: what each file of generations depends on
+BEFORE = "round-before"  # the place of the train stage whose student becomes the base of this round
 
 
 @dataclass(frozen=True)
 class Stage:
     name: str
-    after: Callable[[Recipe], Sequence[str]]  # the stages whose folders it reads
-    determined_by: Callable[[Recipe], dict[str, Any]]  # its part of the recipe, and the identity of files it reads
+    reads: Callable[[Recipe], tuple[str, ...]]  # the stages whose folders it reads
+    determined_by: Callable[[Recipe, RunDir], dict[str, Any]]  # its part of the recipe, and what files it reads
     run: Callable[[Recipe, RunDir, Work], None]
 
     def key(self, recipe: Recipe, run: RunDir) -> tuple[str, dict[str, Any]]:
@@ -37,7 +43,7 @@ class Stage:
             UserError: a stage that this one reads has not been run.
         """
         inputs = {}
-        for name in self.after(recipe):
+        for name in self.reads(recipe):
             manifest = run.manifest(name)
             if manifest is None:
                 raise UserError(
@@ -45,8 +51,15 @@ class Stage:
                     f" `ssb {name}` first."
                 )
             inputs[name] = manifest["id"]
-        determined_by = {"format": FORMAT, "seed": recipe.seed, **self.determined_by(recipe), "inputs": inputs}
+        determined_by = {"format": FORMAT, "seed": recipe.seed, **self.determined_by(recipe, run), "inputs": inputs}
         return digest(determined_by), determined_by
+
+
+def _adapters(recipe: Recipe, run: RunDir) -> dict[str, str]:
+    """The identity of every student's adapter."""
+    from .students import trained
+
+    return {s.label: (s.run.manifest("train") or {})["id"] for s in trained(recipe, run.root)}
 
 
 def _model_identity(recipe: Recipe) -> dict[str, Any]:
@@ -138,8 +151,6 @@ def _stored_temperature(recipe: Recipe) -> float | None:
 
 
 def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
-    import shutil
-
     method = _train_ssb if recipe.train.method == "ssb" else _train_sft
     result = method(recipe, run, work.folder)
     model, history, work.tokens = (result.pop(key) for key in ("model", "history", "tokens"))
@@ -183,7 +194,7 @@ def _train_sft(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
     from .backends.transformers import load_model, load_tokenizer
     from .baselines.sft import replies, train_sft
 
-    assert recipe.train.method != "ssb"
+    assert recipe.train.method in ("sft", "rft", "ssd")
     tokenizer = load_tokenizer(recipe.model)
     pairs, rollouts = read_pairs(run), run.stage("curate") / "rollouts.jsonl"
     return train_sft(
@@ -216,18 +227,27 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
     from .evaluate import Entrant, base_entrants, evaluate
     from .problems import load_problems
     from .scores import as_rows, score
+    from .students import trained
 
     if not recipe.evaluate.benchmarks:
         raise UserError("evaluate.benchmarks: empty, so there is nothing to evaluate on; name one in the recipe.")
     benchmarks = {name: (config, load_problems(config)) for name, config in recipe.evaluate.benchmarks.items()}
     for name, (_, problems) in benchmarks.items():
         write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
-    # The first pairs' own questions: no score, since the student was trained on them, but the report shows the replies.
-    first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:EXAMPLES]]
-    shown = BenchmarkConfig(source="pairs", temperature=None, max_tokens=recipe.curate.rollout.max_tokens)
-    benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
-    entrants = base_entrants(recipe.model, recipe.seed, recipe.evaluate.default_prompt)
-    entrants.append(Entrant(recipe.train.method, recipe.model, run.stage("train") / "adapter", recipe.seed))
+    if run.manifest("curate") is not None:
+        # The first pairs' own questions: no score, since the students were trained on them, but the report shows the
+        # replies.
+        first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:EXAMPLES]]
+        shown = BenchmarkConfig(source="pairs", temperature=None, max_tokens=recipe.curate.rollout.max_tokens)
+        benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
+    everyone = trained(recipe, run.root)
+    entrants = [
+        entrant
+        for seed in dict.fromkeys(student.recipe.seed for student in everyone)
+        for entrant in base_entrants(recipe.model, seed, recipe.evaluate.default_prompt)
+    ]
+    entrants += [Entrant(s.name, s.recipe.model, s.run.stage("train") / "adapter", s.recipe.seed) for s in everyone]
+    _carry_over(recipe, run, entrants, benchmarks, work.folder)
     generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)
     scored = [g for g in generations if g.benchmark in recipe.evaluate.benchmarks]
     scores, differences = score(scored, recipe.evaluate.benchmarks, recipe.seed)
@@ -237,19 +257,58 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
     work.summary = {"generations": len(generations)}
 
 
+def _carry_over(recipe: Recipe, run: RunDir, entrants: Sequence[Entrant], benchmarks: Benchmarks, folder: Path) -> None:
+    """Take from the finished stage the replies that another student or benchmark more does not change."""
+    from .evaluate import decodings
+    from .records import generations_file
+
+    origins = {
+        generations_file(e.name, e.seed, name, decoding.temperature): digest(
+            [
+                asdict(e.model),
+                None if e.adapter is None else fingerprint(e.adapter),
+                e.prompt,
+                _sampler_identity(recipe.sampler),
+                [asdict(problem) for problem in problems],
+                asdict(decoding),
+                samples,
+            ]
+        )
+        for e in entrants
+        for name, (config, problems) in benchmarks.items()
+        for decoding, samples in decodings(config)
+    }
+    kept = run.stage("evaluate") / ORIGINS
+    known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    for name, origin in origins.items():
+        if known.get(name) == origin and not (folder / name).exists():
+            shutil.copyfile(run.stage("evaluate") / name, folder / name)
+    (folder / ORIGINS).write_text(json.dumps(origins, indent=1) + "\n", encoding="utf-8")
+
+
 def _report(recipe: Recipe, run: RunDir, work: Work) -> None:
     from .report import write_report
 
     write_report(recipe, run, work.folder)
 
 
+def _base(recipe: Recipe, run: RunDir, work: Work) -> None:
+    """The student of the round before, merged into its weights: the base of this round."""
+    from .backends.transformers import save_merged
+
+    model = dict((run.manifest(BEFORE) or {})["determined_by"]["model"])
+    model.pop("files")
+    save_merged(ModelConfig(**model), run.stage(BEFORE) / "adapter", work.folder / "model")
+
+
 STAGES = {
     stage.name: stage
     for stage in (
+        Stage("base", lambda r: (BEFORE,), lambda r, run: {}, _base),
         Stage(
             "curate",
             lambda r: (),
-            lambda r: {
+            lambda r, run: {
                 "model": _model_identity(r),
                 "problems": _problems_identity(r.problems),
                 "sampler": _sampler_identity(r.sampler),
@@ -261,39 +320,43 @@ STAGES = {
         Stage(
             "teach",
             lambda r: ("curate",),
-            lambda r: {"model": _model_identity(r), "teach": asdict(r.teach), "temperature": _stored_temperature(r)},
+            lambda r, run: {
+                "model": _model_identity(r),
+                "teach": asdict(r.teach),
+                "temperature": _stored_temperature(r),
+            },
             _teach,
         ),
         Stage(
             "train",
-            lambda r: ("curate", "teach") if r.train.method == "ssb" else ("curate",),
-            lambda r: {"model": _model_identity(r), "train": asdict(r.train)},
+            lambda r: READS[r.train.method],
+            lambda r, run: {
+                "model": _model_identity(r),
+                "train": asdict(r.train),
+                "problems": _problems_identity(r.problems) if r.train.method == "grpo" else None,
+            },
             _train,
         ),
         Stage(
             "evaluate",
-            lambda r: ("curate", "train"),
-            lambda r: {
+            lambda r: (),
+            lambda r, run: {
                 "model": _model_identity(r),
                 "sampler": _sampler_identity(r.sampler),
                 "default_prompt": r.evaluate.default_prompt,
                 "benchmarks": {name: _problems_identity(b) for name, b in r.evaluate.benchmarks.items()},
+                "students": _adapters(r, run),
             },
             _evaluate,
         ),
         Stage(
             "report",
-            lambda r: [stage for stage in stages_of(r) if stage != "report"],
-            lambda r: {"recipe": {**asdict(r), "sampler": _sampler_identity(r.sampler)}},
+            lambda r: ("evaluate",),
+            lambda r, run: {"recipe": {**asdict(r), "sampler": _sampler_identity(r.sampler)}},
             _report,
         ),
     )
 }
-
-
-def stages_of(recipe: Recipe) -> list[str]:
-    """The stages that this recipe needs, in their order: only SSB has a teacher."""
-    return [name for name in STAGES if name != "teach" or recipe.train.method == "ssb"]
 
 
 def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
@@ -304,8 +367,8 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
     """
     stage = STAGES[name]
     key, determined_by = stage.key(recipe, run)
-    for before in stage.after(recipe):
-        if not run.is_fresh(before, STAGES[before].key(recipe, run)[0]):
+    for before in stage.reads(recipe):
+        if before != BEFORE and not run.is_fresh(before, STAGES[before].key(recipe, run)[0]):
             raise UserError(
                 f"{run.stage(before)}: made with other settings than this recipe's, or from older inputs; run"
                 f" `ssb {before}` first, or `ssb run`."

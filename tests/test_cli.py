@@ -117,7 +117,7 @@ def test_a_mistake_shows_no_traceback(arguments):
 
 
 @pytest.mark.parametrize(
-    ("stage", "first"), [("teach", "curate"), ("train", "curate"), ("evaluate", "curate"), ("report", "curate")]
+    ("stage", "first"), [("teach", "curate"), ("train", "curate"), ("evaluate", "curate"), ("report", "evaluate")]
 )
 def test_a_stage_before_its_time_says_which_comes_first(fails, tmp_path, stage, first):
     assert f"run `ssb {first}` first" in fails(stage, POCKET, "--runs", str(tmp_path))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from ..config import ModelConfig, SamplingConfig
 from ..errors import UserError
@@ -60,6 +61,15 @@ def load_model(model: ModelConfig) -> torch.nn.Module:
         raise UserError(f"Model {model.name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
     placed: torch.nn.Module = loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return placed
+
+
+def save_merged(model: ModelConfig, adapter: Path, folder: Path) -> None:
+    """The base with the adapter merged into its weights, in the base's dtype, and its tokenizer: a model of its own."""
+    from peft import PeftModel
+
+    merged: Any = PeftModel.from_pretrained(cast(Any, load_model(model)), str(adapter)).merge_and_unload()
+    merged.save_pretrained(folder)
+    load_tokenizer(model).save_pretrained(folder)
 
 
 class TransformersSampler:

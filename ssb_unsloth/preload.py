@@ -1,0 +1,7 @@
+"""What the stages without an engine import, imported once for all that `sweep` forks from one process."""
+
+from .progress import hush
+
+hush()
+
+from . import teach, train  # noqa: E402, F401

@@ -1,0 +1,146 @@
+"""Which students a recipe asks for, and what they share: decided from the recipe alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssb_unsloth import config
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.students import students
+
+ROOT = Path(__file__).parent.parent
+POCKET = ROOT / "recipes" / "pocket.yaml"
+
+
+@pytest.fixture
+def plan(tmp_path):
+    """plan(yaml text): the students of a recipe on top of the pocket's."""
+
+    def make(text):
+        path = tmp_path / "mine.yaml"
+        path.write_text(f"base: {POCKET}\n{text}")
+        return students(config.load(path), Path("runs/mine"))
+
+    return make
+
+
+def folders(student):
+    return {stage: str(student.run.stage(stage)) for stage in student.chain}
+
+
+def test_a_recipe_alone_is_one_student_in_its_own_folder(plan):
+    (only,) = plan("")
+    assert only.label == "ssb-s3407"
+    assert folders(only) == {stage: f"runs/mine/{stage}" for stage in ("curate", "teach", "train")}
+
+
+def test_students_that_differ_in_training_share_pairs_and_targets(plan):
+    main, hot, sft = plan("variants: {hot: {train: {learning_rate: 1e-3}}, sft: {train: {method: sft}}}")
+    assert folders(hot) == {**folders(main), "train": "runs/mine/students/hot-s3407/train"}
+    assert folders(sft) == {"curate": "runs/mine/curate", "train": "runs/mine/students/sft-s3407/train"}
+
+
+def test_nothing_is_shared_between_seeds(plan):
+    found = plan("{seeds: [1, 2], variants: {hot: {train: {learning_rate: 1e-3}}}}")
+    assert [s.label for s in found] == ["ssb-s1", "hot-s1", "ssb-s2", "hot-s2"]
+    assert folders(found[3])["curate"] == "runs/mine/students/ssb-s2/curate"
+    assert [s.recipe.seed for s in found] == [1, 1, 2, 2]
+
+
+def test_a_variant_that_changes_nothing_is_not_trained_again(plan):
+    main, same = plan("variants: {same: {train: {epochs: 3}}}")
+    assert folders(same) == folders(main)
+    assert not any(same.owns(stage) for stage in same.chain)
+
+
+def test_variants_share_among_themselves(plan):
+    _, four, eight = plan(
+        "variants: {four: {curate: {pairs: 64}}, eight: {curate: {pairs: 64}, train: {learning_rate: 1e-3}}}"
+    )
+    assert eight.run.stage("teach") == four.run.stage("teach")
+    assert four.owns("curate")
+    assert not eight.owns("curate")
+
+
+def test_each_round_starts_from_the_student_of_the_one_before(plan):
+    main, one, two, three = plan("variants: {rounds: {rounds: 3}}")
+    assert [s.name for s in (one, two, three)] == ["rounds-round1", "rounds-round2", "rounds-round3"]
+    assert folders(one) == folders(main)
+    assert two.chain == ("base", "curate", "teach", "train")
+    assert two.recipe.model.name == str(two.run.root / "base" / "model")
+    assert two.run.stage("round-before") == main.run.stage("train")
+    assert three.run.stage("round-before") == two.run.stage("train")
+    assert all(three.owns(stage) for stage in three.chain)
+
+
+def test_two_rows_of_one_name_are_refused(plan):
+    with pytest.raises(UserError, match="another name"):
+        plan("variants: {ssb: {train: {learning_rate: 1e-3}}}")
+
+
+@pytest.mark.parametrize(
+    ("variants", "said"),
+    [
+        ("{hot: {train: {learning_rat: 1}}}", r"variants\.hot\.train\.learning_rat: unknown key; did you mean"),
+        ("{hot: {train: {learning_rate: -1}}}", r"variants\.hot\.train\.learning_rate: -1"),
+        ("{hot: {seed: 1}}", r"variants\.hot\.seed: belongs to the whole recipe"),
+        ("{hot: 3}", r"variants\.hot\.expected a name .* and a mapping"),
+        ("{'../up': {train: {epochs: 1}}}", r"variants\.\.\./up\.expected a name"),
+    ],
+)
+def test_a_mistake_in_a_variant_is_named(plan, variants, said):
+    with pytest.raises(UserError, match=said):
+        plan(f"variants: {variants}")
+
+
+def test_a_base_is_one_level_and_what_stands_on_it_wins(tmp_path):
+    (tmp_path / "one.yaml").write_text(f"base: {POCKET}\nname: one\ntrain: {{epochs: 7}}")
+    recipe = config.load(tmp_path / "one.yaml", ["train.batch_size=8"])
+    assert (recipe.name, recipe.train.epochs, recipe.train.batch_size) == ("one", 7, 8)
+    assert recipe.curate == config.load(POCKET).curate
+    (tmp_path / "two.yaml").write_text("base: one.yaml\nname: two")
+    with pytest.raises(UserError, match="one level"):
+        config.load(tmp_path / "two.yaml")
+    (tmp_path / "three.yaml").write_text("base: none.yaml\nname: three")
+    with pytest.raises(UserError, match=r"none\.yaml: no such recipe"):
+        config.load(tmp_path / "three.yaml")
+
+
+def test_a_saved_recipe_with_variants_is_read_back_unchanged(tmp_path):
+    (tmp_path / "one.yaml").write_text(f"base: {POCKET}\nseeds: [1, 2]\nvariants: {{hot: {{train: {{epochs: 1}}}}}}")
+    recipe = config.load(tmp_path / "one.yaml")
+    config.save(recipe, tmp_path / "saved.yaml")
+    assert config.load(tmp_path / "saved.yaml") == recipe
+
+
+@pytest.mark.slow
+def test_a_sweep_shares_what_is_equal_goes_on_where_it_was_and_ends_in_one_table(tmp_path):
+    """Three students with two workers: one curation; a later variant adds its own stages and nothing else."""
+    path = tmp_path / "mine.yaml"
+    text = (ROOT / "tests" / "data" / "sweep.yaml").read_text().replace("POCKET", str(POCKET))
+
+    def sweep(recipe):
+        path.write_text(recipe)
+        command = [sys.executable, "-m", "ssb_unsloth", "sweep", str(path), "--runs", str(tmp_path), "--workers", "2"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done
+
+    sweep(text)
+    root = tmp_path / "tiny"
+    made = {str(p.parent.relative_to(root)) for p in root.rglob("manifest.json")}
+    rounds = {f"students/rounds-round2-s3407/{stage}" for stage in ("base", "curate", "teach", "train")}
+    assert made == {"curate", "teach", "train", "evaluate", "report", "students/hot-s3407/train", *rounds}
+    scores = json.loads((root / "evaluate" / "scores.json").read_text())["scores"]
+    assert {"base", "ssb", "hot", "rounds-round2"} <= {s["model"] for s in scores}
+
+    before = {name: json.loads((root / name / "manifest.json").read_text())["id"] for name in made}
+    again = sweep(text)
+    assert "All stages are up to date" in again.stderr
+    done = sweep(text + "  cold: {train: {temperature: 1}}\n")
+    after = {name: json.loads((root / name / "manifest.json").read_text())["id"] for name in made}
+    assert {name for name in made if after[name] != before[name]} == {"evaluate", "report"}
+    assert "cold-s3407, train: done" in done.stderr
