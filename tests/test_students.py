@@ -44,7 +44,7 @@ def test_students_that_differ_in_training_share_pairs_and_targets(plan):
 
 
 def test_nothing_is_shared_between_seeds(plan):
-    found = plan("{seeds: [1, 2], variants: {hot: {train: {learning_rate: 1e-3}}}}")
+    found = plan("seeds: [1, 2]\nvariants: {hot: {train: {learning_rate: 1e-3}}}")
     assert [s.label for s in found] == ["ssb-s1", "hot-s1", "ssb-s2", "hot-s2"]
     assert folders(found[3])["curate"] == "runs/mine/students/ssb-s2/curate"
     assert [s.recipe.seed for s in found] == [1, 1, 2, 2]
