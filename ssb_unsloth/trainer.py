@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from .backends.transformers import render
-from .collator import Example, PairCollator, View
+from .collator import Ahead, Example, PairCollator, View
 from .errors import UserError
 from .losses import Teacher, kd_loss, row_weights
 from .modeling import as_teacher, hidden_states, output_head
@@ -74,7 +76,7 @@ class SSBTrainer(Trainer):
     on which student and teacher have the same likeliest word).
 
     Raises:
-        UserError: a data set without the columns, or a head that LoRA touches.
+        UserError: a data set without the columns, a head that LoRA touches, several GPUs in one process.
     """
 
     args: SSBConfig
@@ -93,6 +95,11 @@ class SSBTrainer(Trainer):
     ) -> None:
         if processing_class is None:
             raise UserError("SSBTrainer needs processing_class, the model's tokenizer.")
+        if args.n_gpu > 1:  # the Trainer would make the batch that many times as large
+            raise UserError(
+                f"One process sees {args.n_gpu} GPUs: show it one (CUDA_VISIBLE_DEVICES=0), or start one process a GPU"
+                " with torchrun."
+            )
         if peft_config is not None:
             set_seed(args.seed)  # the adapter's first weights are drawn here
             model = get_peft_model(model, peft_config)
@@ -111,13 +118,17 @@ class SSBTrainer(Trainer):
         )
         # The denominator is ours (`get_batch_samples`), so the Trainer must not divide by accumulation steps again.
         self.model_accepts_loss_kwargs = True
+        self._epoch: Iterator[Any] | None = None
+        self._ahead: Iterator[Any] = iter(())
         self._sums: dict[str, list[Tensor]] = {"kl": [], "agreement": [], "tokens": []}
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """The micro-batches of one optimizer step, with the step's denominator: its examples, or its reply tokens."""
-        batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        if epoch_iterator is not self._epoch:  # a new one: from now on it belongs to the thread that reads ahead
+            self._epoch, self._ahead = epoch_iterator, Ahead(epoch_iterator, num_batches)
+        batches = list(islice(self._ahead, num_batches))
         by_token = self.args.denominator == "token"
         total = sum(int(batch["lengths"].sum()) if by_token else len(batch["lengths"]) for batch in batches)
         # Processes of one step share its denominator; DDP then averages their gradients, hence the factor.
@@ -132,11 +143,11 @@ class SSBTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The micro-batch's share of Eq. 6: those of a step add up to the loss of the undivided batch."""
-        model = self.accelerator.unwrap_model(model)
+        wrapped, model = model, self.accelerator.unwrap_model(model)
         head = output_head(model)
         device = head.weight.device
         with self.accelerator.autocast():
-            student_NH = _reply_states(model, inputs["student"], device)
+            student_NH = _through(wrapped, model, partial(_reply_states, model, inputs["student"], device))
             if "targets" in inputs:
                 teacher = _to(inputs["targets"], device)
             else:
@@ -170,9 +181,9 @@ class SSBTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         prefix = next((prefix for prefix in ("", "eval_") if f"{prefix}loss" in logs), None)
         if self._sums["tokens"] and prefix is not None:
-            tokens = torch.stack(self._sums["tokens"]).sum()
-            for name in ("kl", "agreement"):
-                logs[prefix + name] = (torch.stack(self._sums[name]).sum() / tokens).item()
+            sums = torch.stack([torch.stack(values).sum() for values in self._sums.values()])
+            *means, tokens = self.accelerator.reduce(sums, "sum").tolist()  # of all processes
+            logs |= {prefix + name: total / tokens for name, total in zip(self._sums, means, strict=False)}
             self._sums = {name: [] for name in self._sums}
         super().log(logs, start_time)
 
@@ -203,12 +214,32 @@ def _example(number: int, row: Mapping[str, Any], tokenizer: PreTrainedTokenizer
         raise UserError(f"Row {number} of the data set: {error}") from None
 
 
+def _through(wrapped: nn.Module, model: nn.Module, function: Callable[[], Tensor]) -> Tensor:
+    """`function()` as the forward of `model` inside its wrapper: DDP averages the gradients of its own forward only."""
+    if wrapped is model:
+        return function()
+    original = model.forward
+
+    def forward() -> Tensor:
+        model.forward = original
+        return function()
+
+    model.forward = forward
+    try:
+        states: Tensor = wrapped()
+    finally:
+        model.forward = original
+    return states
+
+
 def _reply_states(model: nn.Module, view: View, device: torch.device) -> Tensor:
     return view.reply_rows(hidden_states(model, view.input_ids.to(device), view.attention_mask.to(device)))
 
 
 def _to(targets: Teacher, device: torch.device) -> Teacher:
     if isinstance(targets, Tensor):
-        return targets.to(device)
-    moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(targets).items()}
+        return targets.to(device, non_blocking=True)
+    moved: dict[str, Any] = {
+        k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(targets).items()
+    }
     return type(targets)(**moved)

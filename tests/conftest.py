@@ -24,6 +24,10 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def make_model():
     """make_model(family): a tiny random causal language model in float32, the same for the same family."""
+    return tiny_model
+
+
+def tiny_model(family):
     import torch
     import transformers
 
@@ -48,17 +52,14 @@ def make_model():
         "granite": {"logits_scaling": 4.0},
     }
 
-    def make(family: str):
-        config = transformers.AutoConfig.for_model(family, **{**shape, **extra[family]})
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        with torch.no_grad():  # wider than the usual start, so that distributions are far from uniform
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.mul_(8)
-        return model
-
-    return make
+    config = transformers.AutoConfig.for_model(family, **{**shape, **extra[family]})
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():  # wider than the usual start, so that distributions are far from uniform
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(8)
+    return model
 
 
 def pytest_sessionfinish(session):

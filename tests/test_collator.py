@@ -1,11 +1,15 @@
 """The one-token shift and the masks, against positions counted by hand."""
 
+import threading
+import time
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssb_unsloth.collator import Example, PairCollator, view
+from ssb_unsloth.collator import Ahead, Example, PairCollator, view
+from ssb_unsloth.errors import UserError
 
 PAD = 7
 
@@ -62,3 +66,35 @@ def test_an_empty_part_is_refused(field):
     parts = {"student_ids": [1], "teacher_ids": [1], "reply_ids": [1], field: []}
     with pytest.raises(ValueError, match="example x"):
         Example("x", **parts)
+
+
+def test_what_is_made_ahead_comes_in_order_and_no_further_ahead_than_asked_for():
+    made, enough = [], threading.Event()
+
+    def numbers():
+        for number in range(10):
+            made.append((number, threading.current_thread() is threading.main_thread()))
+            if number == 3:
+                enough.set()
+            yield number
+
+    ahead = Ahead(numbers(), depth=3)
+    assert next(ahead) == 0
+    assert enough.wait(10)  # three more are made although nobody asks for them
+    time.sleep(0.05)
+    assert [number for number, _ in made] == [0, 1, 2, 3]
+    assert list(ahead) == list(range(1, 10))
+    assert next(ahead, "end") == next(ahead, "end") == "end"
+    assert not any(in_main_thread for _, in_main_thread in made)
+
+
+def test_an_error_ahead_is_raised_where_its_item_would_have_come():
+    def numbers():
+        yield 1
+        raise UserError("no pair nobody")
+
+    ahead = Ahead(numbers(), depth=5)
+    assert next(ahead) == 1
+    for _ in range(2):
+        with pytest.raises(UserError, match="nobody"):
+            next(ahead)

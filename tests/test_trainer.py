@@ -3,12 +3,17 @@
 import ast
 import itertools
 import json
+import os
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig
+from safetensors.torch import load_file
 
 from ssb_unsloth import SSBConfig, SSBTrainer
 from ssb_unsloth.collator import Example
@@ -45,6 +50,13 @@ def make_trainer(model, tokenizer, folder, examples, targets=None, **settings):
     return SSBTrainer(
         model, args, examples, processing_class=tokenizer, peft_config=LoraConfig(**LORA), targets=targets
     )
+
+
+def store(model, examples, folder, kind="hidden"):
+    """Run the teacher over the examples and store its targets."""
+    writer = TargetWriter(folder)
+    teach(model, examples, TeachConfig(targets=kind), 2.0, 0, writer)
+    writer.close({"targets": kind, "temperature": 2.0 if kind == "top_k" else None})
 
 
 def dense_loss(model, examples, temperature, denominator="example", kd_weight=1.0, ce_weight=0.0, sharpen=1.0):
@@ -154,9 +166,7 @@ def test_accumulation_changes_nothing(make_model, tokenizer, tmp_path, denominat
 @pytest.mark.parametrize("kind", ["hidden", "logits"])
 def test_stored_targets_train_like_the_teacher_on_line(make_model, tokenizer, tmp_path, kind):
     examples = make_examples()
-    writer = TargetWriter(tmp_path)
-    teach(make_model("qwen2"), examples, TeachConfig(targets=kind), 2.0, 0, writer)
-    writer.close({"targets": kind, "temperature": 2.0})
+    store(make_model("qwen2"), examples, tmp_path, kind)
     stored, _ = run_steps(make_trainer(make_model("qwen2"), tokenizer, tmp_path, examples, Targets(tmp_path)))
     on_line, _ = run_steps(make_trainer(make_model("qwen2"), tokenizer, tmp_path, examples))
     assert stored == pytest.approx(on_line, rel=1e-5)
@@ -179,6 +189,12 @@ def test_evaluation_reports_the_same_loss(make_model, tokenizer, tmp_path):
     trainer = make_trainer(make_model("qwen2"), tokenizer, tmp_path, examples)
     expected = dense_loss(trainer.model, examples, 2.0).item()
     assert trainer.evaluate(trainer.train_dataset)["eval_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_several_gpus_in_one_process_are_refused(make_model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(SSBConfig, "n_gpu", 2)
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES"):
+        make_trainer(make_model("qwen2"), tokenizer, tmp_path, make_examples())
 
 
 def test_what_the_trainer_cannot_use_is_said(make_model, tokenizer, tmp_path):
@@ -210,10 +226,77 @@ def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
     assert list(tmp_path.rglob("adapter_model.safetensors"))
 
 
-def test_gradient_checkpointing_changes_nothing(make_model, tokenizer, tmp_path):
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_next_step_s_targets_are_read_while_a_step_computes(make_model, tokenizer, tmp_path, accumulation):
+    examples = make_examples(24)
+    store(make_model("qwen2"), examples, tmp_path)
+    stored, read = Targets(tmp_path), []
+
+    def targets(ids):
+        read.append(ids)
+        return stored(ids)
+
+    trainer = make_trainer(
+        make_model("qwen2"),
+        tokenizer,
+        tmp_path,
+        examples,
+        targets,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=accumulation,
+    )
+    compute, steps = trainer.training_step, itertools.count(1)
+
+    def training_step(*args, **kwargs):
+        """Does not begin before the next one's targets are there."""
+        wanted, deadline = min(next(steps) + accumulation, 6), time.monotonic() + 20
+        while len(read) < wanted and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert len(read) >= wanted
+        return compute(*args, **kwargs)
+
+    trainer.training_step = training_step
+    losses, _ = run_steps(trainer)
+    without = make_trainer(make_model("qwen2"), tokenizer, tmp_path, examples, stored)
+    assert len(losses) == 3
+    if accumulation == 2:  # the same batches in the same order
+        assert losses == pytest.approx(run_steps(without)[0], rel=1e-5)
+
+
+def test_a_pair_without_targets_ends_training_with_a_sentence(make_model, tokenizer, tmp_path):
+    examples = make_examples(24)
+    store(make_model("qwen2"), examples[:20], tmp_path)
+    with pytest.raises(UserError, match="hold no pair"):
+        make_trainer(make_model("qwen2"), tokenizer, tmp_path, examples, Targets(tmp_path)).train()
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(make_model, tokenizer, tmp_path):
+    """Two processes, two micro-batches of two each, through torchrun and gloo: the steps of one batch of eight."""
+    losses, _ = run_steps(trainer := make_trainer(make_model("qwen2"), tokenizer, tmp_path, make_examples(24)))
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    command = [sys.executable, *launch, str(here / "one_of_several.py"), str(tmp_path), "2", "2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    logged = {"loss": losses, "kl": [row["kl"] for row in trainer.state.log_history if "loss" in row]}
+    for process in (0, 1):
+        rows = json.loads((tmp_path / f"log-{process}.json").read_text())
+        for name, expected in logged.items():
+            assert [row[name] for row in rows] == pytest.approx(expected, rel=1e-5)
+        adapter = load_file(tmp_path / f"adapter-{process}.safetensors")
+        for name, p in trainer.model.named_parameters():
+            if p.requires_grad:
+                assert (adapter[name] - p).norm() <= 1e-5 * p.norm(), name
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_changes_nothing(make_model, tokenizer, tmp_path, reentrant):
+    kwargs = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
     plain, checkpointed = (
-        run_steps(make_trainer(make_model("qwen2"), tokenizer, tmp_path, make_examples(), gradient_checkpointing=on))
-        for on in (False, True)
+        run_steps(make_trainer(make_model("qwen2"), tokenizer, tmp_path, make_examples(), **settings))
+        for settings in ({}, {"gradient_checkpointing": True, **kwargs})
     )
     assert checkpointed[0] == pytest.approx(plain[0], rel=1e-6)
     for step, expected in zip(checkpointed[1], plain[1], strict=True):
