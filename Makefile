@@ -9,7 +9,7 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 GPU    := HF_HUB_OFFLINE=1 python -m benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench bench-gpu clean
+.PHONY: help setup demo test test-slow check bench bench-gpu gpu-checks clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -47,9 +47,13 @@ bench: setup ## measure on the CPU (15 minutes, a quiet machine) and write docs/
 
 bench-gpu: ## the same on a CUDA machine, in the environment that is active there, and the 3B geometry
 	$(GPU).kd_loss --device cuda --dtype bfloat16
-	$(GPU).teacher_pass --device cuda --dtype bfloat16 --geometry 3B --pairs 64 --reply 200 440
+	$(GPU).teacher_pass --device cuda --dtype bfloat16 --geometry 3B --pairs 32 --reply 200 440
 	$(GPU).train_step --device cuda --dtype bfloat16 --geometry 3B
 	$(GPU).report
+
+gpu-checks: ## what only a GPU can tell (docs/gpu.md): two commands of at most ten minutes
+	$(GPU).gpu_checks unsloth-train memory-caps
+	$(GPU).gpu_checks kd-kernel teacher-pass numerics
 
 clean: ## remove what was made here: .venv, runs, caches, build files
 	rm -rf .venv runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis unsloth_compiled_cache

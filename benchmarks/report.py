@@ -24,15 +24,20 @@ UNKNOWN = "not yet measured"
 
 
 def load(folder: Path = RESULTS) -> list[Row]:
-    """The rows of all runs, checked. GPU checks (`gpu_checks.py`) keep lines of another form; they are left out."""
+    """The rows of all runs, checked: those of the benchmarks, and those within the lines of `gpu_checks.py`."""
     rows = []
-    for path in sorted(folder.glob("*/*.json")):
-        for row in json.loads(path.read_text(encoding="utf-8")):
+    for path in sorted([*folder.glob("*/*.json"), *folder.glob("*/*.jsonl")]):
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            found = json.loads(text)
+        else:
+            found = [row for line in text.splitlines() for row in json.loads(line)["figures"].get("rows", [])]
+        for row in found:
             try:
                 check_row(row)
             except ValueError as error:
                 raise SystemExit(f"{path}: {error}") from None
-            rows.append({**row, "gpu": path.parent.name == "gpu"})
+            rows.append({**row, "gpu": path.parent.name == "gpu", "run": path.name})
     return rows
 
 
@@ -85,7 +90,7 @@ def ratio(work: str, one: str, other: str, of: Callable[[Row], float | None] = s
     def value(results: Results, gpu: bool = False, **where: Any) -> float | None:
         ratios = []
         for row in results.find(work, one, gpu, **where):
-            size = {key: row[key] for key in ("rows", "hidden", "vocabulary")}
+            size = {key: row.get(key) for key in ("run", "rows", "hidden", "vocabulary")}
             best, against = (results.fastest(work, name, gpu, **{**where, **size}) for name in (one, other))
             if best and against and of(best) is not None and of(against):
                 ratios.append(of(best) / of(against))  # type: ignore[operator]
@@ -142,7 +147,7 @@ def share(results: Results, gpu: bool = False) -> float | None:
     """The most that ours reaches of the machine's own speed, over the numbers of rows that all contestants ran at."""
     shares = []
     for row in results.find("kd-loss", "ours", gpu):
-        same = {"rows": row["rows"], "hidden": row["hidden"], "vocabulary": row["vocabulary"]}
+        same = {key: row.get(key) for key in ("run", "rows", "hidden", "vocabulary")}
         raw = results.fastest("kd-loss", "raw", gpu, **same)
         if raw and results.find("kd-loss", "liger", gpu, **same):
             shares.append(raw["seconds"]["min"] / row["seconds"]["min"])

@@ -26,6 +26,7 @@ from torch import nn
 
 from ssb_unsloth.collator import Example
 from ssb_unsloth.config import TeachConfig
+from ssb_unsloth.modeling import as_teacher
 from ssb_unsloth.targets import TargetWriter
 from ssb_unsloth.teach import teach
 
@@ -66,7 +67,8 @@ class Pass:
     def _paper(self, folder: Path) -> None:
         for example in self.examples:
             ids = torch.tensor([example.teacher_ids + example.reply_ids], device=self.device)
-            logits = self.model(input_ids=ids).logits[0, len(example.teacher_ids) - 1 : -1]
+            with as_teacher(self.model):
+                logits = self.model(input_ids=ids).logits[0, len(example.teacher_ids) - 1 : -1]
             np.savez(folder / f"{example.id}.npz", logits=logits.float().cpu().numpy())
 
     @torch.no_grad()

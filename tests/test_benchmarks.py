@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import common, curate, kd_loss, report, startup, targets, teacher_pass, train_step
+from benchmarks import common, curate, gpu_checks, kd_loss, report, startup, targets, teacher_pass, train_step
 
 LOSS = ["--square", "64", "--hidden", "16", "--vocab", "300", "--no-memory", "--repeats", "2"]
 TINY = ["--geometry", "tiny", "--prompt", "6", "--teacher-prompt", "12", "--repeats", "1", "--no-memory"]
@@ -136,6 +136,38 @@ def test_curation_with_vllm(tmp_path):
 def test_the_start(tmp_path):
     rows = rows_of(startup.main, tmp_path / "rows.json", "--repeats", "1")
     assert rows["ours@1"]["seconds"]["min"] > rows["raw@1"]["seconds"]["min"] > 0
+
+
+def test_the_gpu_checks_twin(tmp_path):
+    """The same code without a GPU; only the caps on its memory are left out."""
+    assert gpu_checks.main(["all", "--device", "cpu", "--tiny", "--out", str(tmp_path / "lines.jsonl")]) == 0
+    lines = {line["check"]: line for line in map(json.loads, (tmp_path / "lines.jsonl").read_text().splitlines())}
+    assert list(lines) == ["unsloth-train", "memory-caps", "kd-kernel", "teacher-pass", "numerics"]
+    for line in lines.values():
+        assert line["versions"]["torch"]
+        assert line["backend"].startswith("transformers (")
+        for row in line["figures"].get("rows", []):
+            common.check_row(row)
+    steps = {report.name_of(row).replace(":512", ":256"): row for row in lines["unsloth-train"]["figures"]["rows"]}
+    formats = ["ours:hidden", "ours:logits", "ours:top_k", "ours:online"]
+    assert set(steps) == {*formats, "raw:256", "paper", "dense"}
+    assert "left_out" in lines["memory-caps"]["figures"]
+    for distance in lines["kd-kernel"]["figures"]["distance_from_float64"].values():
+        assert distance["loss"] < 1e-4
+        assert distance["gradient"] < 1e-4
+    assert lines["numerics"]["figures"]["backend_against_plain"]["kl"]["max"] < 1e-6
+    stored, online = lines["numerics"]["figures"]["stored_against_online"].values()
+    assert online["loss"] == pytest.approx(stored["loss"], rel=1e-4)
+    assert online["gradient_apart"] < 1e-4
+
+
+def test_a_gpu_check_that_fails_says_so_and_the_others_go_on(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(gpu_checks.CHECKS, "unsloth-train", lambda session: 1 / 0)
+    out = ["--device", "cpu", "--tiny", "--out", str(tmp_path / "lines.jsonl")]
+    assert gpu_checks.main(["unsloth-train", "memory-caps", *out]) == 1
+    broken, other = map(json.loads, (tmp_path / "lines.jsonl").read_text().splitlines())
+    assert broken["figures"]["error"].startswith("ZeroDivisionError")
+    assert "error" not in other["figures"]
 
 
 # ---- how is timed
