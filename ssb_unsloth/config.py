@@ -136,15 +136,39 @@ class TrainConfig:
 
 @dataclass
 class BenchmarkConfig(ProblemsConfig):
-    """Held-out problems. `max_tokens` is the length limit of a reply."""
+    """Held-out problems. `max_tokens` is the length limit of a reply.
 
+    A benchmark whose key or `name` is one of BENCHMARKS has its source and columns from there; what is given beside it
+    wins. All of its problems have to be there (`count`), each once.
+    """
+
+    name: str | None = None
+    count: int | None = None  # number of problems before `limit`; null: not asserted
+    id: str | None = "id"  # column whose values, where there is such a column, have to be present and different
     samples: int = 1  # replies a question at `temperature`
     temperature: float | None = 0.8  # null: greedy only. The paper's decoding is unstated; all of this is ours
     top_p: float = 1.0
     top_k: int = 0  # 0: off
     repetition_penalty: float = 1.0
     greedy: bool = True
+    k: list[int] = field(default_factory=list)  # pass@k for each, from the samples
     max_tokens: int = 1024
+
+
+BENCHMARKS: dict[str, dict[str, Any]] = {
+    "math500": {
+        "source": "HuggingFaceH4/MATH-500",
+        "split": "test",
+        "question": "problem",
+        "id": "unique_id",
+        "count": 500,
+    },
+    "aime2024": {"source": "HuggingFaceH4/aime_2024", "split": "train", "question": "problem", "count": 30},
+    "aime2025": {"source": "math-ai/aime25", "split": "test", "question": "problem", "count": 30},
+    "gsm8k": {"source": "openai/gsm8k", "config": "main", "split": "test", "gold_format": "####", "count": 1319},
+    "pocket-test": {"source": "pocket", "split": "test", "limit": 300, "max_tokens": 160},
+    "pocket-test-hard": {"source": "pocket", "split": "test_hard", "limit": 200, "max_tokens": 200},
+}
 
 
 @dataclass
@@ -295,6 +319,8 @@ def _fill(recipe: Any, given: Any, kind: type, path: str, wrong: list[str]) -> N
                 if not isinstance(entry, dict):
                     wrong.append(f"{here}.{name}: expected a mapping with the keys of {item.__name__}.")
                     continue
+                if item is BenchmarkConfig:
+                    entry = _with_preset(name, entry, f"{here}.{name}", wrong)
                 OmegaConf.update(recipe, f"{here}.{name}", OmegaConf.structured(item), merge=False)
                 _fill(recipe, entry, item, f"{here}.{name}.", wrong)
         else:
@@ -302,6 +328,19 @@ def _fill(recipe: Any, given: Any, kind: type, path: str, wrong: list[str]) -> N
                 OmegaConf.update(recipe, here, value, merge=False)
             except OmegaConfBaseException as error:
                 wrong.append(f"{here}: {str(error).splitlines()[0]}; expected {_spell(types[key])}.")
+
+
+def _with_preset(key: str, entry: dict[str, Any], here: str, wrong: list[str]) -> dict[str, Any]:
+    """A benchmark's keys upon those of the preset that its name, or else its own key, stands for."""
+    name = entry.get("name") or (key if key in BENCHMARKS else None)
+    if name is None:
+        return entry
+    if name not in BENCHMARKS:
+        near = difflib.get_close_matches(str(name), BENCHMARKS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(BENCHMARKS)}."
+        wrong.append(f"{here}.name: no benchmark {name!r}; {hint} Leave the name out for a source of your own.")
+        return {"source": "unknown", **entry}
+    return {**BENCHMARKS[name], **entry, "name": name}
 
 
 def _spell(type_: Any) -> str:
@@ -407,8 +446,18 @@ def _impossible(recipe: Recipe) -> list[str]:
             wrong.append(f"{here}.temperature: {benchmark.temperature} is not above 0 and at most 5 (greedy: null).")
         if not 0 < benchmark.max_tokens < r.sampler.max_model_len:
             wrong.append(f"{here}.max_tokens: {benchmark.max_tokens} is not between 1 and sampler.max_model_len - 1.")
-        if benchmark.limit is not None and benchmark.limit < 1:
-            wrong.append(f"{here}.limit: {benchmark.limit} is not a number above 0.")
+        for key in ("limit", "count"):
+            if (number := getattr(benchmark, key)) is not None and number < 1:
+                wrong.append(f"{here}.{key}: {number} is not a number above 0.")
+        if not 0 < benchmark.top_p <= 1:
+            wrong.append(f"{here}.top_p: {benchmark.top_p} is not above 0 and at most 1.")
+        if benchmark.top_k < 0:
+            wrong.append(f"{here}.top_k: {benchmark.top_k} is below 0; 0 turns it off.")
+        if benchmark.repetition_penalty <= 0:
+            wrong.append(f"{here}.repetition_penalty: {benchmark.repetition_penalty} is not above 0; 1 turns it off.")
+        most = benchmark.samples if benchmark.temperature is not None else 1
+        if not all(1 <= k <= most for k in benchmark.k):
+            wrong.append(f"{here}.k: {benchmark.k}; pass@k needs k from 1 to the number of samples ({most}).")
     if not r.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or r.name.startswith("."):
         wrong.append(f"name: {r.name!r} is to name a folder; use letters, digits, -, _ and dots.")
     return wrong

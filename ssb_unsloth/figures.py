@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,31 +18,88 @@ PNG: dict[str, Any] = {
 }  # no version in the file: the same data give the same bytes
 
 
-def accuracy(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Bars of base and student with their 95 % intervals, a group for each benchmark and decoding."""
-    groups = sorted({(s["benchmark"], s["temperature"]) for s in scores})
-    models = list(dict.fromkeys(s["model"] for s in scores))
-    figure = Figure(figsize=(max(5.0, 1.7 * len(groups) + 1), 3.6), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(models)
-    for m, model in enumerate(models):
-        for g, group in enumerate(groups):
-            for s in scores:
-                if s["model"] == model and (s["benchmark"], s["temperature"]) == group:
-                    x = g + (m - (len(models) - 1) / 2) * width
-                    value, low, high = (100 * s[key] for key in ("value", "low", "high"))
-                    axes.bar(x, value, width * 0.92, color=COLOURS.get(model, ORANGE), label=model if g == 0 else None)
-                    errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
-                    axes.errorbar(x, value, yerr=errors, color="black", capsize=3, linewidth=1)
-                    axes.annotate(
-                        f"{value:.0f}", (x, high), (0, 3), textcoords="offset points", ha="center", fontsize=8
-                    )
-    labels = [f"{name}\n" + (f"T = {t:g}" if t else "greedy") for name, t in groups]
-    axes.set_xticks(range(len(groups)), labels)
-    axes.set_ylim(0, 105)
-    axes.set_ylabel("accuracy, % (95 % interval)")
-    axes.legend(frameon=False, loc="upper right", ncols=len(models))
-    _finish(figure, [axes], path)
+def comparison(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A panel for each benchmark and decoding: models from best to worst, accuracy with its 95 % interval.
+
+    A model with several seeds shows their mean, the interval of that mean, and a small point for each seed.
+    """
+    rows = [s for s in scores if (s["scoring"], s["metric"]) == ("equivalent", "pass@1")]
+    figure, panels = _panels(rows)
+    for axes, here in panels:
+        averaged = {s["model"] for s in here if s["seed"] is None}
+        shown = [s for s in here if s["seed"] is None or s["model"] not in averaged]
+        shown.sort(key=lambda s: (-s["value"], s["model"]))
+        for y, s in enumerate(shown):
+            value, low, high = (100 * s[key] for key in ("value", "low", "high"))
+            colour = COLOURS.get(s["model"], ORANGE)
+            axes.barh(y, value, height=0.66, color=colour, alpha=0.45)
+            errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
+            axes.errorbar(value, y, xerr=errors, color="black", capsize=3, linewidth=1)
+            points = [100 * o["value"] for o in here if o["model"] == s["model"] and o["seed"] is not None]
+            if s["seed"] is None:  # one above the other a little: equal values stay visible
+                heights = [y + 0.11 * (i - (len(points) - 1) / 2) for i in range(len(points))]
+                axes.plot(points, heights, "o", color=colour, markeredgecolor="black", markersize=4.5, mew=0.6)
+            right = max(high, *points)
+            axes.annotate(f"{value:.1f}", (right, y), (5, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.set_yticks(range(len(shown)), [s["model"] for s in shown])
+        axes.set_xlim(0, 112)
+        axes.set_xticks(range(0, 101, 20))
+    figure.supxlabel("accuracy, % (95 % interval)", fontsize=9)
+    _finish(figure, [axes for axes, _ in panels], path)
+
+
+def gains(differences: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Each model's gain over the base in two: reasoning (gained box or not) and format (the rest: boxing, stopping)."""
+    free = {_place(d): d for d in differences if (d["scoring"], d["reference"]) == ("format_free", "base")}
+    rows = [d for d in differences if (d["scoring"], d["reference"]) == ("equivalent", "base")]
+    figure, panels = _panels(rows)
+    for axes, here in panels:
+        here.sort(key=lambda d: (-d["value"], d["model"]))
+        whole = [100 * d["value"] for d in here]
+        reasoning = [100 * free[_place(d)]["value"] for d in here]
+        rest = [total - part for total, part in zip(whole, reasoning, strict=True)]
+        errors = [
+            [max(0.0, total - 100 * d["low"]) for total, d in zip(whole, here, strict=True)],
+            [max(0.0, 100 * d["high"] - total) for total, d in zip(whole, here, strict=True)],
+        ]
+        axes.barh(
+            [y - 0.17 for y in range(len(here))], reasoning, 0.32, color=BLUE, label="reasoning: gained box or not"
+        )
+        axes.barh([y + 0.17 for y in range(len(here))], rest, 0.32, color=ORANGE, label="format: the rest")
+        style: dict[str, Any] = {"fmt": "D", "color": "black", "markersize": 4, "capsize": 3, "linewidth": 1}
+        axes.errorbar(whole, range(len(here)), xerr=errors, label="whole gain, 95 % interval", **style)
+        axes.set_yticks(range(len(here)), [d["model"] for d in here])
+        axes.axvline(0, color="black", linewidth=0.8)
+    if panels:
+        handles = panels[0][0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper center", frameon=False, ncols=3, fontsize=8)
+    figure.supxlabel("accuracy minus the base's, points", fontsize=9)
+    _finish(figure, [axes for axes, _ in panels], path)
+
+
+def _panels(rows: Sequence[Mapping[str, Any]]) -> tuple[Figure, list[tuple[Axes, list[Mapping[str, Any]]]]]:
+    """A figure with axes for each benchmark and decoding, two a line and high enough for all models, and their rows."""
+    kinds = sorted({(row["benchmark"], row["temperature"]) for row in rows})
+    models = len({row["model"] for row in rows})
+    columns = min(2, len(kinds)) or 1
+    lines = math.ceil(len(kinds) / columns) or 1
+    size = (5.2 * columns + 0.4, max(3.0, lines * (0.32 * models + 1.15) + 0.6))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
+    panels = []
+    for axes, (benchmark, temperature) in zip(grid, kinds, strict=False):
+        axes.set_title(f"{benchmark}, " + (f"T = {temperature:g}" if temperature else "greedy"), fontsize=10)
+        axes.set_ylim(models - 0.4, -0.6)
+        panels.append(
+            (axes, [row for row in rows if (row["benchmark"], row["temperature"]) == (benchmark, temperature)])
+        )
+    for axes in grid[len(kinds) :]:  # a last place that no panel takes
+        axes.set_axis_off()
+    return figure, panels
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, str, float]:
+    return row["model"], row["benchmark"], row["temperature"]
 
 
 def training(history: Sequence[Mapping[str, Any]], path: Path) -> None:

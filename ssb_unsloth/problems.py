@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .config import ProblemsConfig
+from .config import BenchmarkConfig, ProblemsConfig
 from .errors import UserError
 from .grading import gold_from
 from .records import Problem, read_rows, stable_id
@@ -38,6 +38,40 @@ def load_problems(config: ProblemsConfig) -> list[Problem]:
     if not problems:
         raise UserError(f"{config.source}: holds no problem.")
     return list(problems.values())
+
+
+def load_benchmark(name: str, config: BenchmarkConfig) -> list[Problem]:
+    """A benchmark's problems, all of them and each once.
+
+    Raises:
+        UserError: as `load_problems`; or a question or an id that stands there twice, an id that is missing, or another
+            number of problems than `config.count`.
+    """
+    if config.source == "pocket":
+        return load_problems(config)
+    problems: dict[str, Problem] = {}
+    seen: dict[tuple[str, str], str] = {}  # (column, value) -> where it stood first
+    with_ids: bool | None = None
+    for where, row in _rows(config):
+        problem = _problem(row, where, config)
+        with_ids = config.id in row if with_ids is None else with_ids
+        id_ = row.get(config.id or "")
+        if with_ids and (id_ is None or not str(id_).strip()):
+            raise UserError(f"{where}: the id (column {config.id!r}) is missing, though the first problem has one.")
+        for key in [("question", problem.id)] + [("id", str(id_))] * bool(with_ids):
+            if key in seen:
+                what = "question" if key[0] == "question" else f"id {id_!r}"
+                raise UserError(f"{where}: the {what} stood already in {seen[key]}; a benchmark has each problem once.")
+            seen[key] = where
+        problems[problem.id] = problem
+    if config.count is not None and len(problems) != config.count:
+        raise UserError(
+            f"Benchmark {name!r}: {config.source} holds {len(problems):,} problems and not {config.count:,}, so its"
+            f" scores would not be comparable; give the whole set, or say evaluate.benchmarks.{name}.count=null."
+        )
+    if not problems:
+        raise UserError(f"{config.source}: holds no problem.")
+    return list(problems.values())[: config.limit]
 
 
 def _problem(row: dict[str, Any], where: str, config: ProblemsConfig) -> Problem:

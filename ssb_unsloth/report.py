@@ -1,32 +1,32 @@
-"""The report stage: report.json for programs, report.md and examples.md for people, figures beside them."""
+"""The report stage: report.json for programs, report.md for people, figures beside them.
+
+The tables are made from the plain rows of scores.json, so they serve any set of models and seeds.
+"""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from .config import Recipe
-from .records import (
-    EXAMPLES,
-    EXAMPLES_BENCHMARK,
-    Generation,
-    Pair,
-    Problem,
-    Rollout,
-    generations_file,
-    read_jsonl,
-    read_rows,
-)
+from .examples import worked_examples
+from .prompts import text
+from .records import Pair, read_jsonl, read_rows
 from .rundir import RunDir, versions
+from .stats import wilson
 from .token_kl import FILE as TOKENS
 from .token_kl import by_kind, page
 
 FORMAT = 1  # of report.json
 STAGES = ("curate", "teach", "train", "evaluate")
 CURATION = ("questions", "all_right", "all_wrong", "mixed", "refined", "accepted", "no_answer", "truncated")
+PUBLISHED: dict[str, dict[str, tuple[int, int]]] = {  # the paper's Table 1 in counts: right, questions
+    "math500": {"base": (188, 500), "GRPO": (224, 500), "SSB": (277, 500)},  # 37.6, 44.8, 55.4 %
+    "aime2024": {"base": (0, 30), "GRPO": (1, 30), "SSB": (4, 30)},  # 0, 3.33, 13.33 %
+}
 TITLES = {
     "ssb": "Semantic Soft Bootstrapping",
     "sft": "fine-tuning on the refined answers",
@@ -56,8 +56,11 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path) -> None:
         "cost": {name: manifest["cost"] for name, manifest in manifests.items()},
         "versions": versions(),
         "seed": recipe.seed,
+        "prompt": text("tutor"),
+        "decoding": {name: asdict(benchmark) for name, benchmark in recipe.evaluate.benchmarks.items()},
     }
-    figures.accuracy(report["scores"], folder / "accuracy.png")
+    figures.comparison(report["scores"], folder / "accuracy.png")
+    figures.gains(report["differences"], folder / "gains.png")
     figures.training(history, folder / "training.png")
     figures.curation(curation, folder / "curation.png")
     if tokens := _tokens(run):
@@ -65,7 +68,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path) -> None:
         figures.token_kl(report["token_kl"], folder / "token_kl.png")
         (folder / "tokens.html").write_text(_token_page(recipe, run, tokens), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (folder / "examples.md").write_text(_examples(run, method, recipe.seed), encoding="utf-8")
+    (folder / "examples.md").write_text(worked_examples(run, method, recipe.seed), encoding="utf-8")
     (folder / "report.md").write_text(_markdown(recipe, report), encoding="utf-8")
 
 
@@ -84,58 +87,186 @@ def closing_lines(run: RunDir) -> str:
     """What a finished run says: a small table, and where the rest is."""
     folder = run.stage("report")
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    lines = ["", *_plain(_score_table(report["scores"]))]
-    lines += ["", f"Report   {folder / 'report.md'}", f"Figures  {folder}/accuracy.png, training.png, curation.png"]
+    lines = ["", *plain(score_table(report["scores"], report["differences"]))]
+    lines += [
+        "",
+        f"Report   {folder / 'report.md'}",
+        f"Figures  {folder}/accuracy.png, gains.png, training.png, curation.png",
+    ]
     if (folder / "tokens.html").exists():
         lines.append(f"Tokens   {folder / 'tokens.html'}")
     return "\n".join([*lines, f"Examples {folder / 'examples.md'}"])
 
 
+Row = Mapping[str, Any]
 Table = list[list[str]]  # the first row is the head
 
 
-def _score_table(scores: Sequence[dict[str, Any]]) -> Table:
-    table = [["benchmark", "decoding", "model", "accuracy", "95 % interval", "no box", "cut off", "mean tokens"]]
-    for s in sorted(scores, key=lambda s: (s["benchmark"], s["temperature"])):
-        table.append(
-            [
-                s["benchmark"],
-                f"T={s['temperature']:g}" if s["temperature"] else "greedy",
-                s["model"],
-                f"{100 * s['value']:.1f} %",
-                f"{100 * s['low']:.1f} to {100 * s['high']:.1f}",
-                f"{100 * s['no_answer']:.1f} %",
-                f"{100 * s['truncated']:.1f} %",
-                f"{s['mean_tokens']:.1f}",
-            ]
-        )
+def score_table(scores: Sequence[Row], differences: Sequence[Row] = ()) -> Table:
+    """Every model with its three scorings; of several seeds the mean, the standard deviation and each seed's value.
+
+    Where `differences` against the base are given, each gain stands beside its model, and what is not significant
+    (Holm, over all rows of that scoring) is marked.
+    """
+    boxed = [s for s in scores if (s["scoring"], s["metric"]) == ("equivalent", "pass@1")]
+    others = {(*_place(s), s["seed"], s["scoring"]): s["value"] for s in scores if s["metric"] == "pass@1"}
+    gains = {_place(d): d for d in differences if (d["scoring"], d["reference"]) == ("equivalent", "base")}
+    several = {_place(s) for s in boxed if s["seed"] is None}
+    head = ["benchmark", "decoding", "model", "accuracy", "95 % interval"]
+    head += ["against base"] * bool(gains) + ["equal as string", "box or not", "no box", "cut off"]
+    table = [[*head, "tokens: right", "wrong", *["seeds: sd, each"] * bool(several)]]
+    for s in sorted(boxed, key=lambda s: (s["benchmark"], s["temperature"])):
+        if _place(s) in several and s["seed"] is not None:
+            continue
+        gain = gains.get(_place(s))
+        row = [s["benchmark"], decoding(s), s["model"], percent(s["value"])]
+        row.append(f"{100 * s['low']:.1f} to {100 * s['high']:.1f}")
+        if gains:
+            row.append(f"{100 * gain['value']:+.1f}{'' if gain['significant'] else ' n.s.'}" if gain else "")
+        row += [percent(others[(*_place(s), s["seed"], scoring)]) for scoring in ("string", "format_free")]
+        row += [percent(s["no_answer"]), percent(s["truncated"])]
+        row += ["-" if s[key] is None else f"{s[key]:.1f}" for key in ("tokens_right", "tokens_wrong")]
+        if several:
+            each = [f"{100 * o['value']:.1f}" for o in boxed if _place(o) == _place(s) and o["seed"] is not None]
+            row.append(f"{100 * s['sd']:.1f}: {', '.join(each)}" if s["sd"] is not None else "")
+        table.append(row)
     return table
 
 
-def _plain(table: Table) -> list[str]:
+def samples_table(scores: Sequence[Row]) -> Table:
+    """pass@k and the majority vote; only the head where nothing was sampled more than once."""
+    table = [["benchmark", "decoding", "model", "measure", "value", "95 % interval"]]
+    averaged = {(*_place(s), s["metric"]) for s in scores if s["seed"] is None}
+    for s in sorted(scores, key=lambda s: (s["benchmark"], s["temperature"])):
+        if s["metric"] != "pass@1" and (s["seed"] is None or (*_place(s), s["metric"]) not in averaged):
+            interval = f"{100 * s['low']:.1f} to {100 * s['high']:.1f}"
+            table.append([s["benchmark"], decoding(s), s["model"], s["metric"], percent(s["value"]), interval])
+    return table
+
+
+def difference_table(differences: Sequence[Row], scoring: str = "equivalent") -> Table:
+    """Every difference with its paired interval and test; what is not significant after Holm's correction says so."""
+    table = [["benchmark", "decoding", "difference", "95 % interval", "gained, lost", "p", "p, Holm", "significant"]]
+    for d in differences:
+        if d["scoring"] == scoring:
+            name = d["model"] if d["reference"] == "base" else f"{d['model']} against {d['reference']}"
+            table.append(
+                [
+                    d["benchmark"],
+                    decoding(d),
+                    f"{name}: {100 * d['value']:+.1f} points",
+                    f"{100 * d['low']:+.1f} to {100 * d['high']:+.1f}",
+                    "" if d["gained"] is None else f"{d['gained']}, {d['lost']}",
+                    p_value(d["p"]),
+                    p_value(d["p_holm"]),
+                    "yes" if d["significant"] else "**no**",
+                ]
+            )
+    return table
+
+
+def gain_table(differences: Sequence[Row]) -> Table:
+    """Each gain over the base split in two: what is gained box or not (reasoning), and the rest (format)."""
+    table = [["benchmark", "decoding", "difference", "gain", "of it reasoning", "95 % interval", "of it format"]]
+    free = {_place(d): d for d in differences if (d["scoring"], d["reference"]) == ("format_free", "base")}
+    for d in differences:
+        if (d["scoring"], d["reference"]) == ("equivalent", "base"):
+            reasoning = free[_place(d)]
+            row = [d["benchmark"], decoding(d), f"{d['model']} minus base", f"{100 * d['value']:+.1f}"]
+            row += [f"{100 * reasoning['value']:+.1f}"]
+            row += [f"{100 * reasoning['low']:+.1f} to {100 * reasoning['high']:+.1f}"]
+            table.append([*row, f"{100 * (d['value'] - reasoning['value']):+.1f}"])
+    return table
+
+
+def published_table(benchmarks: Sequence[str | None]) -> Table:
+    """The paper's Table 1 for those of the benchmarks that are in it, with Wilson's intervals for its counts."""
+    table = [["benchmark", "model, as published", "accuracy", "95 % interval"]]
+    for benchmark in benchmarks:
+        for model, (right, n) in PUBLISHED.get(benchmark or "", {}).items():
+            low, high = wilson(right, n)
+            table.append([str(benchmark), model, percent(right / n), f"{100 * low:.1f} to {100 * high:.1f}"])
+    return table
+
+
+def _place(row: Row) -> tuple[str, str, float]:
+    return row["model"], row["benchmark"], row["temperature"]
+
+
+def decoding(row: Row) -> str:
+    return f"T={row['temperature']:g}" if row["temperature"] else "greedy"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def p_value(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def plain(table: Table) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
-def _pipes(table: Table) -> str:
+def pipes(table: Table) -> str:
     head, *rows = table
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
+def evaluation_section(scores: Sequence[Row], differences: Sequence[Row], benchmarks: Mapping[str, Row]) -> str:
+    """Scores, differences, the published figures and how it was measured, as Markdown."""
+    intervals = sorted({s["interval"] for s in scores if s["metric"] == "pass@1"}, reverse=True)
+    spelt = {"wilson": "Wilson's for one reply a question", "bootstrap": "a bootstrap over questions for several"}
+    parts = [
+        "Accuracy is pass@1: the last `\\boxed{}` is mathematically equal to the gold answer, and the reply was not cut"
+        f" off. Intervals are {' and '.join(spelt[i] for i in intervals)}. Beside it: the box equal to the gold answer"
+        " character for character (the paper's way), and the last box, formula or number equal to it, box or not, cut"
+        " off or not.",
+        pipes(score_table(scores, differences)),
+    ]
+    if len(samples := samples_table(scores)) > 1:
+        parts += [
+            "Over the samples of a question (pass@k unbiased; ties of a vote count by their share):",
+            pipes(samples),
+        ]
+    if differences:
+        parts += [
+            "Differences on the same questions: the interval is a paired bootstrap over questions, the test McNemar's"
+            " exact one where each question has one reply, else the same bootstrap; Holm's correction is over the rows"
+            " of this table. **no** marks what is not significant at 5 %.",
+            pipes(difference_table(differences)),
+            "What a model gains box or not is *reasoning*; the rest of its gain in accuracy, which comes from boxing"
+            " the answer and from stopping, is *format*:",
+            pipes(gain_table(differences)),
+        ]
+    if len(published := published_table([b["name"] for b in benchmarks.values()])) > 1:
+        parts += [
+            "**Published, not measured here:** the paper's Table 1 (Qwen2.5-3B-Instruct), with Wilson's intervals for"
+            " its counts. Its prompt and decoding are unstated.",
+            pipes(published),
+        ]
+    parts += [f"{_how(benchmarks)} The system prompt was the tutor prompt:", "> " + text("tutor").replace("\n", "\n> ")]
+    return "\n\n".join(parts)
+
+
+def _how(benchmarks: Mapping[str, Row]) -> str:
+    """The decodings in a sentence each. They are ours: the paper's are unstated."""
+    told = []
+    for name, b in benchmarks.items():
+        ways = ["greedy"] * b["greedy"]
+        if b["temperature"] is not None:
+            ways.append(f"{b['samples']} at T={b['temperature']:g}, top_p {b['top_p']:g}, top_k {b['top_k'] or 'off'}")
+        penalty = f", repetition penalty {b['repetition_penalty']:g}"
+        told.append(f"{name}: {' and '.join(ways)}{penalty}, at most {b['max_tokens']:,} tokens")
+    return f"The decoding is ours, the paper's being unstated ({'; '.join(told)})."
+
+
 def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
     c, t = report["curation"], report["training"][recipe.train.method]
     trained, total = t["trainable_parameters"], t["total_parameters"]
-    differences = [["benchmark", "decoding", "model minus base", "95 % interval, paired over questions"]]
-    for d in report["differences"]:
-        differences.append(
-            [
-                d["benchmark"],
-                f"T={d['temperature']:g}" if d["temperature"] else "greedy",
-                f"{d['model']}: {100 * d['value']:+.1f} points",
-                f"{100 * d['low']:+.1f} to {100 * d['high']:+.1f}",
-            ]
-        )
     cost = [["stage", "seconds", "tokens", "peak memory", "peak on the GPU"]]
     for name, spent in report["cost"].items():
         cost.append(
@@ -147,21 +278,15 @@ def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
                 f"{spent['peak_device_bytes'] / 2**30:.2f} GiB" if spent["peak_device_bytes"] else "none used",
             ]
         )
-    intervals = {s["interval"] for s in report["scores"]}
-    how = " and ".join(
-        {"wilson": "Wilson's for one reply a question", "bootstrap": "a bootstrap over questions for several"}[i]
-        for i in sorted(intervals, reverse=True)
-    )
     return f"""# {recipe.name}: {TITLES[recipe.train.method]} of {recipe.model.name}
 
-Seed {report["seed"]}. Accuracy is pass@1: the last `\\boxed{{}}` is mathematically equal to the gold answer, and
-the reply was not cut off. Intervals are {how}.
+Seed {report["seed"]}.
 
-{_pipes(_score_table(report["scores"]))}
+{evaluation_section(report["scores"], report["differences"], report["decoding"])}
 
-{_pipes(differences)}
+![Accuracy of each model with 95 % intervals](accuracy.png)
 
-![Accuracy of base and student with 95 % intervals](accuracy.png)
+![Each gain over the base, split into reasoning and format](gains.png)
 
 ## Curation
 
@@ -182,7 +307,7 @@ length is that of the student's own greedy replies to held-out questions.
 
 {_token_section(report)}## What it cost
 
-{_pipes(cost)}
+{pipes(cost)}
 
 ## Worked examples
 
@@ -209,91 +334,8 @@ def _token_section(report: dict[str, Any]) -> str:
 training, and what of it is left after. Mean KL in nats a token, at temperature 1, on the run's own pairs,
 none of them held out:
 
-{_pipes(table)}
+{pipes(table)}
 
 ![Mean KL by kind of token, before and after](token_kl.png)
 
 """
-
-
-def _examples(run: RunDir, student: str, seed: int) -> str:
-    """Pairs with their origins, then benchmark questions that base and student answer differently."""
-    pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)[:EXAMPLES]
-    rollouts = {r.id: r for r in read_jsonl(run.stage("curate") / "rollouts.jsonl", Rollout)}
-    answers = {model: _answers(run, model, seed) for model in ("base", student)}
-    parts = ["# Worked examples", "", "## From a question to a pair, and what base and student now answer", ""]
-    for pair in pairs:
-        wrong, right = rollouts[pair.wrong_id], rollouts[pair.right_id]
-        parts += [
-            f"### {pair.problem_id}, gold answer {_inline(pair.gold)}",
-            "",
-            _fenced("Question", pair.question),
-            _fenced(f"Wrong rollout {wrong.id}, answer {_inline(wrong.answer or 'none')}", wrong.text),
-            _fenced(f"Right rollout {right.id}", right.text),
-            _fenced(f"Refinement {pair.refinement_id}, which the student learns", pair.reply),
-            _fenced(f"Base, greedy: {answers['base'][pair.problem_id].verdict}", answers["base"][pair.problem_id].text),
-            _fenced(
-                f"Student, greedy: {answers[student][pair.problem_id].verdict}", answers[student][pair.problem_id].text
-            ),
-        ]
-    parts += ["## Questions that neither was trained on", ""]
-    for path in sorted(run.stage("evaluate").glob("problems-*.jsonl")):
-        benchmark = path.stem.removeprefix("problems-")
-        problems = {p.id: p for p in read_jsonl(path, Problem)}
-        replies = _greediest(run, benchmark)
-        for before, after in _telling(replies.get("base", []), replies.get(student, [])):
-            problem = problems[before.problem_id]
-            parts += [
-                f"### {benchmark}, {problem.id}, gold answer {_inline(problem.gold)}",
-                "",
-                _fenced("Question", problem.question),
-                _fenced(f"Base: {before.verdict}", before.text),
-                _fenced(f"Student: {after.verdict}", after.text),
-            ]
-    return "\n".join(parts)
-
-
-def _answers(run: RunDir, model: str, seed: int) -> dict[str, Generation]:
-    """A model's greedy replies to the first pairs' questions, by problem."""
-    path = run.stage("evaluate") / generations_file(model, seed, EXAMPLES_BENCHMARK, 0.0)
-    return {g.problem_id: g for g in read_jsonl(path, Generation)}
-
-
-def _greediest(run: RunDir, benchmark: str) -> dict[str, list[Generation]]:
-    """The benchmark's generations at its lowest temperature, by model."""
-    folder = run.stage("evaluate")
-    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["scores"]
-    scores = [s for s in scores if s["benchmark"] == benchmark]
-    lowest = min((s["temperature"] for s in scores), default=0.0)
-    return {
-        s["model"]: read_jsonl(folder / generations_file(s["model"], s["seed"], benchmark, lowest), Generation)
-        for s in scores
-        if s["temperature"] == lowest
-    }
-
-
-def _telling(base: Sequence[Generation], student: Sequence[Generation]) -> list[tuple[Generation, Generation]]:
-    """Both ways in which the verdicts can differ, and one question that both get wrong, as far as there are such."""
-    both = [(b, s) for b, s in zip(base, student, strict=True) if b.sample == 0]
-    gained = [(b, s) for b, s in both if b.verdict != "right" == s.verdict]
-    lost = [(b, s) for b, s in both if s.verdict != "right" == b.verdict]
-    neither = [(b, s) for b, s in both if "right" not in (b.verdict, s.verdict)]
-    return gained[:2] + lost[:1] + neither[:1]
-
-
-def _inline(text: str) -> str:
-    """A code span on one line that no text can break out of."""
-    text = " ".join(text.split())
-    ticks = "`" * (_longest_run(text) + 1)
-    return f"{ticks} {text} {ticks}" if "`" in text else f"`{text}`"
-
-
-def _fenced(title: str, text: str) -> str:
-    """A block that no text can break out of: the fence is longer than any run of backticks inside."""
-    fence = "`" * max(3, _longest_run(text) + 1)
-    return f"{title}:\n\n{fence}text\n{text}\n{fence}\n"
-
-
-def _longest_run(text: str) -> int:
-    """Length of the longest run of backticks."""
-    return max((len(run) for run in re.findall(r"`+", text)), default=0)

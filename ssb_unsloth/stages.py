@@ -225,13 +225,13 @@ def _probes(recipe: Recipe, run: RunDir, pairs: Sequence[Pair]) -> list[Problem]
 
 def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
     from .evaluate import Entrant, base_entrants, evaluate
-    from .problems import load_problems
+    from .problems import load_benchmark
     from .scores import as_rows, score
     from .students import trained
 
     if not recipe.evaluate.benchmarks:
         raise UserError("evaluate.benchmarks: empty, so there is nothing to evaluate on; name one in the recipe.")
-    benchmarks = {name: (config, load_problems(config)) for name, config in recipe.evaluate.benchmarks.items()}
+    benchmarks = {name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()}
     for name, (_, problems) in benchmarks.items():
         write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
     if run.manifest("curate") is not None:

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,10 +58,23 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
+class Paired(NamedTuple):
+    """A mean difference with its interval, and the two-sided p-value that belongs to it."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
 def paired_bootstrap(
     a: ArrayLike, b: ArrayLike, seed: int, confidence: float = 0.95, resamples: int = 10_000
-) -> tuple[float, float, float]:
+) -> Paired:
     """The mean of a minus the mean of b, with its percentile bootstrap interval over questions.
+
+    p is twice the smaller share of resampled differences on either side of 0, those at 0 on both (Efron and Tibshirani
+    1993, chapter 15), with one added to counts and resamples so that no p is 0: it is below 0.05 where the 95 %
+    interval leaves 0 out.
 
     Args:
         a, b: One number a question; position i is the same question in both. Drawing questions, and not answers, keeps
@@ -73,8 +87,11 @@ def paired_bootstrap(
     if len(first) != len(second):
         raise ValueError(f"A paired comparison needs the same questions: {len(first)} are not {len(second)}.")
     difference = first - second
-    low, high = np.quantile(_resampled_means(difference, seed, resamples), _tails(confidence))
-    return float(difference.mean()), float(low), float(high)
+    means = _resampled_means(difference, seed, resamples)
+    low, high = np.quantile(means, _tails(confidence))
+    means = np.where(np.abs(means) < 1e-12, 0.0, means)  # thirds do not add up to 0 exactly
+    tail = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return Paired(float(difference.mean()), float(low), float(high), min(1.0, 2 * (tail + 1) / (resamples + 1)))
 
 
 def mcnemar_exact(b: int, c: int) -> float:

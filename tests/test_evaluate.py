@@ -1,138 +1,20 @@
-"""Evaluation: scores against independent counts, every reply kept, and nothing scored on a part of its problems."""
+"""Evaluation: one engine a model, every reply graded and kept, and nothing scored on a part of its problems."""
 
-import math
-import random
 from pathlib import Path
 
 import pytest
-from scipy.stats import binomtest
 
 from ssb_unsloth.backends import Adapter, Completion
 from ssb_unsloth.config import BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluate import Entrant, base_entrants, decodings, evaluate
 from ssb_unsloth.records import Generation, Problem, read_jsonl, read_rows, write_jsonl
-from ssb_unsloth.scores import as_rows, score
 
 TEST = BenchmarkConfig(source="test.jsonl", split="held_out", samples=1, temperature=None, max_tokens=50)
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + 1?", str(i + 1)) for i in range(8)]
 MODEL = ModelConfig(name="some-model")
 ADAPTER = Adapter("ssb-1", Path("adapter"))
 ENTRANTS = [*base_entrants(MODEL, 1), Entrant("ssb", MODEL, ADAPTER.path, 1)]
-
-
-def generations(model, verdicts, temperature=0.0, benchmark="test", first=0, run_seed=3):
-    """One reply for each verdict; a list of verdicts is a question with several samples."""
-    made = []
-    for question, given in enumerate(verdicts, start=first):
-        for sample, verdict in enumerate([given] if isinstance(given, str) else given):
-            text = f"{model} {question} {sample} {verdict}"
-            finish = "length" if verdict == "truncated" else "stop"
-            made.append(
-                Generation(
-                    model=model,
-                    run_seed=run_seed,
-                    benchmark=benchmark,
-                    problem_id=f"p{question}",
-                    sample=sample,
-                    prompt="tutor",
-                    temperature=temperature,
-                    top_p=1.0,
-                    top_k=0,
-                    repetition_penalty=1.0,
-                    max_tokens=50,
-                    seed=1,
-                    text=text,
-                    n_tokens=10 + question,
-                    finish_reason=finish,
-                    verdict=verdict,
-                    answer="1",
-                    gold="2",
-                )
-            )
-    return made
-
-
-# -- Scores -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_greedy_run_is_scored_by_its_counts_with_wilsons_interval():
-    verdicts = ["right"] * 13 + ["wrong"] * 20 + ["no_answer"] * 5 + ["truncated"] * 2
-    random.Random(0).shuffle(verdicts)
-    (row,), differences = score(generations("base", verdicts), {"test": TEST}, seed=3)
-    interval = binomtest(13, 40).proportion_ci(method="wilson")
-    assert as_rows([row]) == [
-        {
-            "model": "base",
-            "benchmark": "test",
-            "split": "held_out",
-            "scoring": "equivalent",
-            "temperature": 0.0,
-            "seed": 3,
-            "n_questions": 40,
-            "n_samples": 1,
-            "value": 13 / 40,
-            "low": pytest.approx(interval.low),
-            "high": pytest.approx(interval.high),
-            "interval": "wilson",
-            "no_answer": 5 / 40,
-            "truncated": 2 / 40,
-            "mean_tokens": sum(range(10, 50)) / 40,
-        }
-    ]
-    assert differences == []
-
-
-@pytest.mark.parametrize("verdict", ["right", "wrong"])
-def test_intervals_stay_within_0_and_1(verdict):
-    (row,), _ = score(generations("base", [verdict] * 5), {"test": TEST}, seed=0)
-    assert 0 <= row.low <= row.value <= row.high <= 1
-    assert row.high - row.low > 0.4
-
-
-def test_several_samples_are_averaged_by_question_and_bootstrapped_over_questions():
-    verdicts = [["right"] * 4, ["wrong"] * 4, ["right", "wrong", "no_answer", "truncated"]] * 40
-    (row,), _ = score(generations("base", verdicts, temperature=0.8), {"test": TEST}, seed=0)
-    assert (row.n_questions, row.n_samples, row.interval) == (120, 4, "bootstrap")
-    assert row.value == pytest.approx(5 / 12)
-    assert row.no_answer == row.truncated == pytest.approx(1 / 12)
-    means = [1.0, 0.0, 0.25] * 40
-    error = math.sqrt(sum((m - 5 / 12) ** 2 for m in means) / 120**2)
-    assert row.low == pytest.approx(5 / 12 - 1.96 * error, abs=0.01)
-    assert row.high == pytest.approx(5 / 12 + 1.96 * error, abs=0.01)
-
-
-def test_benchmarks_and_decodings_are_scored_apart():
-    replies = [
-        *generations("base", ["right", "wrong"]),
-        *generations("base", ["right", "right"], temperature=0.8),
-        *generations("base", ["wrong", "wrong"], benchmark="hard"),
-    ]
-    scores, _ = score(replies, {"test": TEST, "hard": TEST}, seed=0)
-    assert {(s.benchmark, s.temperature): s.value for s in scores} == {
-        ("test", 0.0): 0.5,
-        ("test", 0.8): 1.0,
-        ("hard", 0.0): 0.0,
-    }
-
-
-def test_a_difference_is_paired_question_by_question():
-    base = ["wrong"] * 60 + ["right"] * 30 + ["right"] * 10
-    student = ["right"] * 40 + ["wrong"] * 20 + ["right"] * 30 + ["wrong"] * 10
-    replies = generations("base", base) + generations("ssb", student)
-    scores, (difference,) = score(replies, {"test": TEST}, seed=0)
-    assert [s.value for s in scores] == [0.4, 0.7]
-    assert (difference.model, difference.benchmark, difference.temperature) == ("ssb", "test", 0.0)
-    assert difference.value == pytest.approx(0.3)
-    error = math.sqrt((0.5 - 0.3**2) / 100)  # 40 gained and 10 lost of 100
-    assert difference.low == pytest.approx(0.3 - 1.96 * error, abs=0.02)
-    assert difference.high == pytest.approx(0.3 + 1.96 * error, abs=0.02)
-
-
-def test_answers_to_different_questions_are_not_compared():
-    replies = generations("base", ["right"] * 3) + generations("ssb", ["wrong"] * 3, first=1)
-    with pytest.raises(UserError, match="different questions"):
-        score(replies, {"test": TEST}, seed=0)
 
 
 @pytest.mark.parametrize(

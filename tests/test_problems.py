@@ -7,9 +7,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from ssb_unsloth import config
 from ssb_unsloth.config import ProblemsConfig
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.problems import load_problems
+from ssb_unsloth.problems import load_benchmark, load_problems
 
 GSM8K = Path(__file__).parent / "data" / "gsm8k"
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "2 + 1?", "answer": "3"}]
@@ -155,3 +156,73 @@ def test_gsm8ks_recorded_rollouts_are_also_a_file_of_problems():
     problems = load(GSM8K / "recorded_rollouts.jsonl", gold="gold")
     assert len(problems) == 38
     assert all(p.gold for p in problems)
+
+
+# -- Benchmarks -------------------------------------------------------------------------------------------------------
+
+
+def recipe_benchmark(tmp_path, key, **keys):
+    """The benchmark as a recipe with these keys gives it."""
+    path = tmp_path / "recipe.yaml"
+    recipe = {"name": "x", "model": {"name": "pocket"}, "problems": {"source": "pocket"}}
+    path.write_text(json.dumps({**recipe, "evaluate": {"benchmarks": {key: keys}}}))
+    return config.load(path).evaluate.benchmarks[key]
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "split", "columns", "count"),
+    [
+        ("math500", "HuggingFaceH4/MATH-500", "test", ("problem", "answer", "plain"), 500),
+        ("aime2024", "HuggingFaceH4/aime_2024", "train", ("problem", "answer", "plain"), 30),
+        ("aime2025", "math-ai/aime25", "test", ("problem", "answer", "plain"), 30),
+        ("gsm8k", "openai/gsm8k", "test", ("question", "answer", "####"), 1319),
+    ],
+)
+def test_a_benchmark_is_known_by_its_name(tmp_path, name, source, split, columns, count):
+    for key, keys in ((name, {}), ("mine", {"name": name})):
+        b = recipe_benchmark(tmp_path, key, **keys)
+        assert (b.source, b.split, b.count) == (source, split, count)
+        assert (b.question, b.gold, b.gold_format) == columns
+    mine = recipe_benchmark(tmp_path, name, source="here.jsonl", max_tokens=77, count=None)
+    assert (mine.source, mine.max_tokens, mine.count, mine.question) == ("here.jsonl", 77, None, columns[0])
+    with pytest.raises(UserError, match=rf"name: no benchmark '{name}x'; did you mean {name}\?"):
+        recipe_benchmark(tmp_path, "mine", name=f"{name}x")
+
+
+def aime_rows(n=30):
+    return [{"id": 60 + i, "problem": f"Problem {i}?", "answer": f"{i:03}"} for i in range(n)]
+
+
+def test_a_benchmark_from_a_local_copy_has_to_be_whole(tmp_path, save):
+    b = recipe_benchmark(tmp_path, "aime2024", source=save("a.jsonl", aime_rows()), limit=5)
+    assert [p.gold for p in load_benchmark("aime2024", b)] == ["000", "001", "002", "003", "004"]
+    b.source = save("b.jsonl", aime_rows(29))
+    with pytest.raises(UserError, match=r"'aime2024': .*b\.jsonl holds 29 problems and not 30.*count=null"):
+        load_benchmark("aime2024", b)
+    b.count = None
+    assert len(load_benchmark("aime2024", b)) == 5
+
+
+def test_a_benchmark_loads_in_the_hubs_form_from_a_folder(tmp_path, save):
+    (tmp_path / "hub").mkdir()
+    save("hub/train.parquet", aime_rows())
+    b = recipe_benchmark(tmp_path, "aime2024", source=str(tmp_path / "hub"))
+    assert len(load_benchmark("aime2024", b)) == 30
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": 99, "problem": "Problem 3?", "answer": "1"}, r"line 31: the question stood already in .*line 4;"),
+        ({"id": 64, "problem": "New?", "answer": "1"}, r"line 31: the id 64 stood already in .*line 5;"),
+        ({"problem": "New?", "answer": "1"}, r"line 31: the id \(column 'id'\) is missing"),
+        ({"id": None, "problem": "New?", "answer": "1"}, r"line 31: the id \(column 'id'\) is missing"),
+        ({"id": 99, "problem": "New?", "answer": r"\frac{1}{2"}, r"line 31: .*does not parse"),
+        ({"id": 99, "problem": "New?", "answer": "$$"}, r"line 31: .*does not parse"),
+    ],
+)
+def test_a_problem_that_a_benchmark_cannot_have_is_named(tmp_path, save, row, message):
+    b = recipe_benchmark(tmp_path, "aime2024", source=save("a.jsonl", [*aime_rows(), row]))
+    with pytest.raises(UserError, match=message) as error:
+        load_benchmark("aime2024", b)
+    assert "\n" not in str(error.value)

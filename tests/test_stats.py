@@ -75,13 +75,30 @@ def test_paired_bootstrap_is_the_bootstrap_of_the_differences():
     rng = np.random.default_rng(7)
     base = rng.random(200)
     better = np.clip(base + rng.normal(0.05, 0.02, size=200), 0, 1)
-    difference, low, high = stats.paired_bootstrap(better, base, seed=8)
+    difference, low, high, p = stats.paired_bootstrap(better, base, seed=8)
     assert difference == pytest.approx(better.mean() - base.mean())
     assert 0 < low < difference < high
+    assert p == 2 / 10_001  # the smallest that 10,000 resamples can give
     assert stats.bootstrap_mean(better - base, seed=8) == pytest.approx((low, high))
     # Much narrower than for unrelated questions, which is why the pairing is kept
-    _, loose_low, loose_high = stats.paired_bootstrap(better, rng.permutation(base), seed=8)
+    _, loose_low, loose_high, _ = stats.paired_bootstrap(better, rng.permutation(base), seed=8)
     assert high - low < 0.2 * (loose_high - loose_low)
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.01, -0.02, 0.05])
+def test_paired_bootstrap_p_is_that_of_the_t_test_for_many_questions(effect):
+    rng = np.random.default_rng(9)
+    base = rng.random(1500)
+    other = base + rng.normal(effect, 0.3, size=1500)
+    result = stats.paired_bootstrap(other, base, seed=10)
+    assert result.p == pytest.approx(scipy_stats.ttest_rel(other, base).pvalue, abs=0.02)
+    assert (result.p < 0.05) == (not result.low <= 0 <= result.high)
+
+
+def test_paired_bootstrap_without_any_difference_has_p_1():
+    thirds = [1 / 3, 2 / 3, 0.1 + 0.2] * 5
+    assert stats.paired_bootstrap(thirds, thirds, seed=0) == (0, 0, 0, 1)
+    assert stats.paired_bootstrap([1, 0] * 9, [0, 1] * 9, seed=0).p > 0.9
 
 
 @pytest.mark.parametrize("values", [[], [0.5, math.nan], [[0.1, 0.2], [0.3, 0.4]]])

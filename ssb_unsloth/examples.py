@@ -1,0 +1,93 @@
+"""The page of worked examples: pairs followed from the question to what base and student now answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from .records import EXAMPLES, EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, generations_file, read_jsonl
+from .rundir import RunDir
+
+
+def worked_examples(run: RunDir, student: str, seed: int) -> str:
+    """Pairs with their origins, then benchmark questions that base and student answer differently."""
+    pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)[:EXAMPLES]
+    rollouts = {r.id: r for r in read_jsonl(run.stage("curate") / "rollouts.jsonl", Rollout)}
+    answers = {model: _answers(run, model, seed) for model in ("base", student)}
+    parts = ["# Worked examples", "", "## From a question to a pair, and what base and student now answer", ""]
+    for pair in pairs:
+        wrong, right = rollouts[pair.wrong_id], rollouts[pair.right_id]
+        parts += [
+            f"### {pair.problem_id}, gold answer {_inline(pair.gold)}",
+            "",
+            _fenced("Question", pair.question),
+            _fenced(f"Wrong rollout {wrong.id}, answer {_inline(wrong.answer or 'none')}", wrong.text),
+            _fenced(f"Right rollout {right.id}", right.text),
+            _fenced(f"Refinement {pair.refinement_id}, which the student learns", pair.reply),
+            _fenced(f"Base, greedy: {answers['base'][pair.problem_id].verdict}", answers["base"][pair.problem_id].text),
+            _fenced(
+                f"Student, greedy: {answers[student][pair.problem_id].verdict}", answers[student][pair.problem_id].text
+            ),
+        ]
+    parts += ["## Questions that neither was trained on", ""]
+    for path in sorted(run.stage("evaluate").glob("problems-*.jsonl")):
+        benchmark = path.stem.removeprefix("problems-")
+        problems = {p.id: p for p in read_jsonl(path, Problem)}
+        replies = _greediest(run, benchmark)
+        for before, after in _telling(replies.get("base", []), replies.get(student, [])):
+            problem = problems[before.problem_id]
+            parts += [
+                f"### {benchmark}, {problem.id}, gold answer {_inline(problem.gold)}",
+                "",
+                _fenced("Question", problem.question),
+                _fenced(f"Base: {before.verdict}", before.text),
+                _fenced(f"Student: {after.verdict}", after.text),
+            ]
+    return "\n".join(parts)
+
+
+def _answers(run: RunDir, model: str, seed: int) -> dict[str, Generation]:
+    """A model's greedy replies to the first pairs' questions, by problem."""
+    path = run.stage("evaluate") / generations_file(model, seed, EXAMPLES_BENCHMARK, 0.0)
+    return {g.problem_id: g for g in read_jsonl(path, Generation)}
+
+
+def _greediest(run: RunDir, benchmark: str) -> dict[str, list[Generation]]:
+    """The benchmark's generations at its lowest temperature, by model."""
+    folder = run.stage("evaluate")
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["scores"]
+    scores = [s for s in scores if s["benchmark"] == benchmark]
+    lowest = min((s["temperature"] for s in scores), default=0.0)
+    return {
+        s["model"]: read_jsonl(folder / generations_file(s["model"], s["seed"], benchmark, lowest), Generation)
+        for s in scores
+        if s["temperature"] == lowest
+    }
+
+
+def _telling(base: Sequence[Generation], student: Sequence[Generation]) -> list[tuple[Generation, Generation]]:
+    """Both ways in which the verdicts can differ, and one question that both get wrong, as far as there are such."""
+    both = [(b, s) for b, s in zip(base, student, strict=True) if b.sample == 0]
+    gained = [(b, s) for b, s in both if b.verdict != "right" == s.verdict]
+    lost = [(b, s) for b, s in both if s.verdict != "right" == b.verdict]
+    neither = [(b, s) for b, s in both if "right" not in (b.verdict, s.verdict)]
+    return gained[:2] + lost[:1] + neither[:1]
+
+
+def _inline(text: str) -> str:
+    """A code span on one line that no text can break out of."""
+    text = " ".join(text.split())
+    ticks = "`" * (_longest_run(text) + 1)
+    return f"{ticks} {text} {ticks}" if "`" in text else f"`{text}`"
+
+
+def _fenced(title: str, text: str) -> str:
+    """A block that no text can break out of: the fence is longer than any run of backticks inside."""
+    fence = "`" * max(3, _longest_run(text) + 1)
+    return f"{title}:\n\n{fence}text\n{text}\n{fence}\n"
+
+
+def _longest_run(text: str) -> int:
+    """Length of the longest run of backticks."""
+    return max((len(run) for run in re.findall(r"`+", text)), default=0)
