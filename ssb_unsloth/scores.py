@@ -137,13 +137,11 @@ Runs = dict[tuple[str, str, float], dict[int, Run]]  # (model, benchmark, temper
 
 
 def runs_of(generations: Iterable[Generation]) -> Runs:
-    groups: dict[tuple[str, str, float, int], list[Generation]] = {}
+    groups: dict[tuple[str, str, float], dict[int, list[Generation]]] = {}
     for g in generations:
-        groups.setdefault((g.model, g.benchmark, g.temperature, g.run_seed), []).append(g)
-    runs: Runs = {}
-    for (*key, seed), group in groups.items():
-        runs.setdefault((key[0], key[1], key[2]), {})[seed] = Run(group)
-    return runs
+        by_seed = groups.setdefault((g.model, g.benchmark, g.temperature), {})
+        by_seed.setdefault(g.run_seed, []).append(g)
+    return {key: {seed: Run(group) for seed, group in by_seed.items()} for key, by_seed in groups.items()}
 
 
 def score(

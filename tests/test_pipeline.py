@@ -64,7 +64,8 @@ def test_a_run_leaves_every_decision_behind(finished):
         name = generations_file(score["model"], score["seed"], score["benchmark"], score["temperature"])
         path = run / "evaluate" / name
         kept = read_jsonl(path, Generation)
-        assert score["value"] == sum(g.verdict == "right" for g in kept) / len(kept)
+        if score["scoring"] == "equivalent":
+            assert score["value"] == sum(g.verdict == "right" for g in kept) / len(kept)
     assert (run / "recipe.yaml").exists()
     assert not list(run.rglob("*.bin"))
     assert not list(run.rglob("*.pt"))
