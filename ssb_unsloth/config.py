@@ -19,6 +19,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import UserError
+from .prompts.hints import Hint
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank (0.32, config/lora.py)
 
@@ -83,6 +84,8 @@ class TeachConfig:
     # What is stored of the teacher. Exact: hidden, logits (the paper's), online (nothing: run in the training step).
     # Approximate: top_k with a tail bucket. An ablation: one_hot, all its mass on its likeliest word.
     targets: Literal["hidden", "logits", "top_k", "one_hot", "online"] = "hidden"
+    # What the teacher is shown (prompts/hints.py); the pairs stay the same. The paper: both.
+    hint: Hint = "both"
     top_k: int = 64  # for targets: top_k
     batch_tokens: int = 8192  # ours: padded tokens of a teacher-forced batch
 
@@ -109,8 +112,27 @@ READS: dict[Method, tuple[str, ...]] = {
 
 
 @dataclass
+class GrpoConfig:
+    """Read where train.method is grpo. The paper states the 2,000 questions, and no other setting of its control."""
+
+    questions: int = 2000  # paper §4.1: the first so many of `problems`
+    steps: int | None = None  # optimizer steps; one pass over the questions if null
+    questions_per_step: int = 8  # ours
+    generations: int = 8  # TRL's default: replies sampled a question
+    micro_batch_size: int | None = None  # replies in one forward pass; all of a step's if null
+    learning_rate: float = 1e-5  # ours: ten times TRL's default, which is meant for training all weights
+    temperature: float = 1.0  # TRL's default
+    max_tokens: int = 1024  # ours: length limit of a reply; one that is cut off earns nothing
+    beta: float = 0.0  # TRL's default: weight of the KL to the base
+    loss: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = "dapo"  # TRL's default
+    use_vllm: bool | None = None  # sample by vLLM in the training process; null: where there is a GPU
+    gpu_memory_utilization: float = 0.3  # TRL's default: vLLM's share of the card beside the trainer
+
+
+@dataclass
 class TrainConfig:
     method: Method = "ssb"  # ssb, or a control: sft on the pairs' replies, rft on right rollouts, ssd on any, or grpo
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     epochs: int = 3  # paper §4.1
     batch_size: int = 4  # paper §4.1: examples in one optimizer step
@@ -374,6 +396,13 @@ def _impossible(recipe: Recipe) -> list[str]:
         "train.sharpen": r.train.sharpen,
         "train.save_steps": r.train.save_steps,
         "train.logging_steps": r.train.logging_steps,
+        "train.grpo.questions": r.train.grpo.questions,
+        "train.grpo.steps": r.train.grpo.steps,
+        "train.grpo.questions_per_step": r.train.grpo.questions_per_step,
+        "train.grpo.micro_batch_size": r.train.grpo.micro_batch_size,
+        "train.grpo.learning_rate": r.train.grpo.learning_rate,
+        "train.grpo.temperature": r.train.grpo.temperature,
+        "train.grpo.gpu_memory_utilization": r.train.grpo.gpu_memory_utilization,
         "train.lora.r": r.train.lora.r,
         "train.lora.alpha": r.train.lora.alpha,
     }
@@ -436,6 +465,8 @@ def _impossible(recipe: Recipe) -> list[str]:
         wrong.append("train.kd_weight: 0 with train.ce_weight 0 leaves no loss; give one of them a weight.")
     if r.teach.targets == "one_hot" and r.train.sharpen != 1:
         wrong.append("train.sharpen: changes nothing of one-hot targets; leave it at 1, or take other teach.targets.")
+    if r.train.method == "grpo":
+        wrong += _impossible_grpo(r)
     for name, benchmark in r.evaluate.benchmarks.items():
         here = f"evaluate.benchmarks.{name}"
         if benchmark.samples < 1:
@@ -460,4 +491,21 @@ def _impossible(recipe: Recipe) -> list[str]:
             wrong.append(f"{here}.k: {benchmark.k}; pass@k needs k from 1 to the number of samples ({most}).")
     if not r.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or r.name.startswith("."):
         wrong.append(f"name: {r.name!r} is to name a folder; use letters, digits, -, _ and dots.")
+    return wrong
+
+
+def _impossible_grpo(r: Recipe) -> list[str]:
+    grpo, wrong = r.train.grpo, []
+    if grpo.generations < 2:
+        wrong.append(f"train.grpo.generations: {grpo.generations}; replies to compare take at least 2.")
+    replies = grpo.questions_per_step * grpo.generations
+    micro = grpo.micro_batch_size or replies
+    if micro > 0 and replies % micro:
+        wrong.append(f"train.grpo.micro_batch_size: {micro} does not divide the {replies} replies of a step.")
+    if not 0 < grpo.max_tokens < r.sampler.max_model_len:
+        wrong.append(f"train.grpo.max_tokens: {grpo.max_tokens} is not between 1 and sampler.max_model_len - 1.")
+    if not grpo.beta >= 0:
+        wrong.append(f"train.grpo.beta: {grpo.beta} is below 0 or no number.")
+    if grpo.gpu_memory_utilization > 1:
+        wrong.append(f"train.grpo.gpu_memory_utilization: {grpo.gpu_memory_utilization} is above 1.")
     return wrong

@@ -5,3 +5,4 @@ from .progress import hush
 hush()
 
 from . import teach, train  # noqa: E402, F401
+from .baselines import sft  # noqa: E402, F401

@@ -108,19 +108,15 @@ def read_pairs(run: RunDir) -> list[Pair]:
     return pairs
 
 
-def _examples(pairs: Sequence[Pair], tokenizer: Any) -> list[Example]:
+def _examples(recipe: Recipe, pairs: Sequence[Pair], tokenizer: Any) -> list[Example]:
     from .backends.transformers import render
     from .collator import Example
-    from .prompts import student_messages, teacher_messages
+    from .prompts import student_messages
+    from .prompts.hints import teacher_views
 
     return [
-        Example(
-            pair.id,
-            render(tokenizer, student_messages(pair.question)),
-            render(tokenizer, teacher_messages(pair.question, pair.right, pair.wrong)),
-            pair.reply_ids,
-        )
-        for pair in pairs
+        Example(pair.id, render(tokenizer, student_messages(pair.question)), render(tokenizer, hinted), pair.reply_ids)
+        for pair, hinted in zip(pairs, teacher_views(pairs, recipe.teach.hint, recipe.seed), strict=True)
     ]
 
 
@@ -133,7 +129,7 @@ def _teach(recipe: Recipe, run: RunDir, work: Work) -> None:
     writer, kept = TargetWriter(work.folder), {}
     if recipe.teach.targets != "online":
         tokenizer = load_tokenizer(recipe.model)
-        examples = _examples(pairs, tokenizer)
+        examples = _examples(recipe, pairs, tokenizer)
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         temperature = recipe.train.temperature / recipe.train.sharpen
         taught = teach(load_model(recipe.model), examples, recipe.teach, temperature, pad, writer)
@@ -151,15 +147,15 @@ def _stored_temperature(recipe: Recipe) -> float | None:
 
 
 def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
-    method = _train_ssb if recipe.train.method == "ssb" else _train_sft
+    method = {"ssb": _train_ssb, "grpo": _train_grpo}.get(recipe.train.method, _train_sft)
     result = method(recipe, run, work.folder)
     model, history, work.tokens = (result.pop(key) for key in ("model", "history", "tokens"))
-    if recipe.train.token_pairs:
+    if recipe.train.token_pairs and "curate" in READS[recipe.train.method]:
         from .backends.transformers import load_tokenizer
         from .token_kl import FILE, measure
 
         tokenizer = load_tokenizer(recipe.model)
-        examples = _examples(read_pairs(run)[: recipe.train.token_pairs], tokenizer)
+        examples = _examples(recipe, read_pairs(run), tokenizer)[: recipe.train.token_pairs]
         write_jsonl(work.folder / FILE, measure(model, tokenizer, examples))
     shutil.rmtree(work.folder / "checkpoints", ignore_errors=True)
     write_jsonl(work.folder / "history.jsonl", history)
@@ -175,7 +171,7 @@ def _train_ssb(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
 
     tokenizer = load_tokenizer(recipe.model)
     pairs = read_pairs(run)
-    examples = _examples(pairs, tokenizer)
+    examples = _examples(recipe, pairs, tokenizer)
     result = train(
         load_model(recipe.model),
         tokenizer,
@@ -194,7 +190,6 @@ def _train_sft(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
     from .backends.transformers import load_model, load_tokenizer
     from .baselines.sft import replies, train_sft
 
-    assert recipe.train.method in ("sft", "rft", "ssd")
     tokenizer = load_tokenizer(recipe.model)
     pairs, rollouts = read_pairs(run), run.stage("curate") / "rollouts.jsonl"
     return train_sft(
@@ -214,6 +209,33 @@ def _train_sft(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
         recipe.seed,
         folder,
     )
+
+
+def _train_grpo(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
+    from .backends.transformers import load_model, load_tokenizer
+    from .baselines.grpo import train_grpo
+    from .problems import load_problems
+
+    return train_grpo(
+        load_model(recipe.model),
+        load_tokenizer(recipe.model),
+        load_problems(recipe.problems),
+        recipe.train,
+        recipe.sampler.max_model_len,
+        recipe.seed,
+        folder,
+    )
+
+
+def _train_identity(recipe: Recipe) -> dict[str, Any]:
+    """GRPO reads problems and no pairs. The others read none of its settings; their tokens are compared with a teacher
+    that is shown this hint.
+    """
+    train = asdict(recipe.train)
+    if recipe.train.method == "grpo":
+        return {"train": train, "problems": _problems_identity(recipe.problems)}
+    del train["grpo"]
+    return {"train": train, "hint": recipe.teach.hint}
 
 
 def _probes(recipe: Recipe, run: RunDir, pairs: Sequence[Pair]) -> list[Problem]:
@@ -330,11 +352,7 @@ STAGES = {
         Stage(
             "train",
             lambda r: READS[r.train.method],
-            lambda r, run: {
-                "model": _model_identity(r),
-                "train": asdict(r.train),
-                "problems": _problems_identity(r.problems) if r.train.method == "grpo" else None,
-            },
+            lambda r, run: {"model": _model_identity(r), **_train_identity(r)},
             _train,
         ),
         Stage(

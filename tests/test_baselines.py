@@ -5,13 +5,19 @@ import sys
 
 import pytest
 import torch
+from peft import get_peft_model
+from transformers import TrainerCallback, set_seed
 
+from ssb_unsloth.baselines import grpo, sft
+from ssb_unsloth.baselines.grpo import train_grpo
 from ssb_unsloth.baselines.log_probs import PlainLogProbs
 from ssb_unsloth.baselines.sft import replies, train_sft
-from ssb_unsloth.config import LoraConfig, TrainConfig
+from ssb_unsloth.config import GrpoConfig, LoraConfig, ModelConfig, ProblemsConfig, TrainConfig
 from ssb_unsloth.errors import UserError
+from ssb_unsloth.problems import load_problems
 from ssb_unsloth.prompts import student_messages
 from ssb_unsloth.records import Pair, Problem, Rollout
+from ssb_unsloth.train import lora
 
 QUESTIONS = [Problem(f"q{i}", f"Question {i}?", str(i)) for i in range(6)]
 VERDICTS = {  # of each question's rollouts
@@ -156,10 +162,6 @@ def test_a_run_of_sft_leaves_the_adapter_and_the_papers_curves(make_model, token
 
 def test_sft_goes_on_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeypatch):
     """Stopped after 2 of 4 steps and gone on with, the adapter is that of an unbroken run."""
-    from transformers import TrainerCallback
-
-    from ssb_unsloth.baselines import sft
-
     settings = config(epochs=4, learning_rate=1e-2, save_steps=2)
 
     class Stop(TrainerCallback):
@@ -185,6 +187,8 @@ def test_sft_goes_on_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeypa
 INTERPRETED = """
 import torch
 from trl.kernels import ChunkedLogProbFunction
+from ssb_unsloth.baselines import grpo, sft
+from ssb_unsloth.baselines.grpo import train_grpo
 from ssb_unsloth.baselines.log_probs import PlainLogProbs
 FIELDS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 for softcap, scale, temperature, biased in ((None, 1.0, 1.0, False), (3.0, 0.5, 0.7, True)):
@@ -219,3 +223,142 @@ def test_fields_that_nobody_asks_for_are_left_out():
     out = PlainLogProbs.apply(torch.ones(2, 3), torch.ones(4, 3), None, torch.tensor([0, 1]), 1.0, 8)
     torch.testing.assert_close(out[0], torch.full((2,), -(torch.tensor(4.0).log().item())))
     assert out[1:] == (None, None, None, None)
+
+
+# -- GRPO -------------------------------------------------------------------------------------------------------------
+
+
+class Even:
+    """A stand-in for the verifier, since no random model boxes an answer: right where the last word's id is even."""
+
+    __name__ = "verifier"
+
+    def __init__(self, *_):
+        pass
+
+    def __call__(self, completion_ids, **_):
+        return [float(ids[-1] % 2 == 0) for ids in completion_ids]
+
+
+GRPO = {"questions": 10, "questions_per_step": 2, "generations": 4, "max_tokens": 6, "learning_rate": 1e-2}
+
+
+def run_grpo(make_model, tokenizer, folder, family="qwen2", probe_steps=0, save_steps=50, **settings):
+    own = GrpoConfig(**{**GRPO, **settings})
+    whole = config(method="grpo", grpo=own, probe_steps=probe_steps, probe_questions=2, save_steps=save_steps)
+    questions = [Problem(f"g{i}", f"Question {i}?", str(i)) for i in range(12)]
+    return train_grpo(make_model(family), tokenizer, questions, whole, 512, 5, folder)
+
+
+def test_the_reward_is_the_verifiers_verdict_on_the_last_box(make_model, tokenizer):
+    def ids(text, ended=True):
+        return tokenizer.encode(text, add_special_tokens=False) + [tokenizer.eos_token_id] * ended
+
+    replies = [
+        (ids("So \\boxed{3}."), "3", 1),
+        (ids("So \\boxed{4}."), "3", 0),
+        (ids("\\boxed{3} no, \\boxed{4}."), "3", 0),
+        (ids("So 3."), "3", 0),
+        (ids("So \\boxed{3}.", ended=False), "3", 0),  # cut off
+        ([], "3", 0),
+    ]
+    given, golds, expected = zip(*replies, strict=True)
+    verifier = grpo.Verifier(tokenizer, make_model("qwen2"))
+    assert verifier(completion_ids=given, gold=golds, prompts=None) == list(expected)
+
+
+def test_a_run_of_grpo_leaves_the_adapter_and_its_curves(make_model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(grpo, "Verifier", Even)
+    result = run_grpo(make_model, tokenizer, tmp_path, probe_steps=5, steps=10)
+    steps = [row for row in result["history"] if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, 11))
+    kept = {"loss", "grad_norm", "learning_rate", "reward", "reward_std", "same_reward", "rollout_tokens"}
+    assert kept | {"rollout_truncated"} <= set(steps[0])
+    assert [row["step"] for row in result["history"] if "reply_tokens" in row] == [0, 5, 10]
+    assert result["sampled_tokens"] == sum(row["rollout_tokens"] for row in steps) * 8
+    assert result["tokens"] > result["sampled_tokens"]
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_grpo_raises_the_pockets_reward(tokenizer, tmp_path):
+    """The real verifier, the real model: 12 steps take the share of right rollouts from about half to four fifths."""
+    from ssb_unsloth.backends.transformers import load_model
+
+    own = GrpoConfig(questions=96, max_tokens=96, learning_rate=1e-3)
+    result = train_grpo(
+        load_model(ModelConfig("pocket", dtype="float32")),
+        tokenizer,
+        load_problems(ProblemsConfig("pocket", split="bootstrap", limit=96)),
+        TrainConfig(method="grpo", grpo=own, probe_steps=0),
+        512,
+        3407,
+        tmp_path,
+    )
+    rewards = [row["reward"] for row in result["history"] if "reward" in row]
+    assert len(rewards) == 12
+    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.1
+
+
+def test_the_first_step_of_grpo_is_the_policy_gradient(make_model, tokenizer, tmp_path, monkeypatch):
+    """Its gradient against one taken here: -mean over tokens of advantage x log-probability, at temperature 1."""
+    seen = {}
+
+    class Recording(Even):
+        def __call__(self, completion_ids, prompts, **_):
+            seen["replies"], seen["prompts"] = [list(ids) for ids in completion_ids], prompts
+            return super().__call__(completion_ids)
+
+    monkeypatch.setattr(grpo, "Verifier", Recording)
+    result = run_grpo(make_model, tokenizer, tmp_path, steps=1)
+    base = make_model("qwen2")
+    set_seed(5)
+    model = get_peft_model(base, lora(config()))
+    rewards = torch.tensor(Even()(seen["replies"])).view(2, 4)
+    advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).view(-1)
+    total = 0.0
+    for messages, reply, advantage in zip(seen["prompts"], seen["replies"], advantages, strict=True):
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        log_probs = model(input_ids=torch.tensor([prompt + reply])).logits[0].log_softmax(-1)
+        for j, token in enumerate(reply):
+            total = total - advantage * log_probs[len(prompt) - 1 + j, token]
+    (total / sum(map(len, seen["replies"]))).backward()
+    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm().item()
+    assert norm > 0
+    assert result["history"][0]["grad_norm"] == pytest.approx(norm, rel=1e-3)
+
+
+def test_rewards_that_are_all_equal_end_in_a_sentence(make_model, tokenizer, tmp_path):
+    with pytest.raises(UserError, match=r"in 5 steps every reply was wrong \(mean reward 0\.00\)"):
+        run_grpo(make_model, tokenizer, tmp_path)
+
+
+def test_a_long_run_without_a_difference_is_given_up_early(make_model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(grpo, "PATIENCE", 3)
+    with pytest.raises(UserError, match="in 3 steps every reply was wrong"):
+        run_grpo(make_model, tokenizer, tmp_path, steps=20)
+
+
+def test_too_few_problems_for_a_step_are_named(make_model, tokenizer, tmp_path):
+    with pytest.raises(UserError, match=r"train\.grpo\.questions_per_step: a step takes 11"):
+        run_grpo(make_model, tokenizer, tmp_path, questions_per_step=11)
+
+
+def test_grpo_goes_on_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeypatch):
+    """Stopped after step 3 and gone on with from step 2, the run ends where an unbroken one does."""
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(grpo, "Verifier", Even)
+    whole = run_grpo(make_model, tokenizer, tmp_path / "whole", save_steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(grpo, "Bar", Stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_grpo(make_model, tokenizer, tmp_path / "broken", save_steps=2)
+    again = run_grpo(make_model, tokenizer, tmp_path / "broken", save_steps=2)
+    for name in ("loss", "reward", "rollout_tokens"):
+        of_both = [[row[name] for row in result["history"] if name in row] for result in (whole, again)]
+        assert of_both[0] == pytest.approx(of_both[1], rel=1e-4, abs=1e-6)

@@ -152,6 +152,8 @@ def test_a_value_of_the_wrong_type_is_named(complaint, text, path):
         ("curate.pairs=0", "curate.pairs"),
         ("curate.wave=-4", "curate.wave"),
         ("curate.rollouts=1", "curate.rollouts"),
+        ("train.grpo.questions_per_step=0", "train.grpo.questions_per_step"),
+        ("train.grpo.steps=0", "train.grpo.steps"),
         ("curate.rollout.temperature=0", "curate.rollout.temperature"),
         ("curate.rollout.temperature=-1", "curate.rollout.temperature"),
         ("curate.refine.temperature=.nan", "curate.refine.temperature"),
@@ -271,3 +273,19 @@ def test_a_saved_recipe_reads_back_unchanged(tmp_path, overrides):
     assert [path.name for path in tmp_path.iterdir()] == ["resolved.yaml"]
     text = (tmp_path / "resolved.yaml").read_text(encoding="utf-8")
     assert "max_grad_norm" in text  # also what was left at its default
+
+
+@pytest.mark.parametrize(
+    ("override", "path"),
+    [
+        ("train.grpo.generations=1", "train.grpo.generations"),
+        ("train.grpo.micro_batch_size=7", "train.grpo.micro_batch_size"),
+        ("train.grpo.max_tokens=512", "train.grpo.max_tokens"),
+        ("train.grpo.beta=-1", "train.grpo.beta"),
+        ("train.grpo.gpu_memory_utilization=1.5", "train.grpo.gpu_memory_utilization"),
+    ],
+)
+def test_grpos_settings_are_looked_at_where_grpo_is_asked_for(override, path):
+    load(POCKET, [override])
+    with pytest.raises(UserError, match=path.replace(".", r"\.") + ": "):
+        load(POCKET, [override, "train.method=grpo"])

@@ -1,11 +1,15 @@
 """The prompts are the paper's, word for word, and what is filled in goes in unchanged."""
 
+import random
 import re
 from pathlib import Path
 
 import pytest
 
+from ssb_unsloth.errors import UserError
 from ssb_unsloth.prompts import student_messages, teacher_messages
+from ssb_unsloth.prompts.hints import derangement, teacher_views
+from ssb_unsloth.records import Pair
 
 PAPER = (Path(__file__).parent / "data" / "paper" / "prompts.md").read_text(encoding="utf-8")
 AWKWARD = [
@@ -80,3 +84,48 @@ def test_a_hint_that_is_left_out_takes_its_section_along_and_nothing_else():
 
 def test_an_empty_rollout_is_still_a_hint():
     assert "-----\n\n-----" in content(teacher_messages("Q", "", "W"), "user")
+
+
+# -- What the teacher is shown ----------------------------------------------------------------------------------------
+
+GROUPS = ["a", "b", "b", "c", "d", "d", "e"]
+PAIRS = [
+    Pair(f"p{i}", g, f"Q-{g}", f"{i}0", f"R{i}", f"W{i}", "reply", [1], "r", "w", "f") for i, g in enumerate(GROUPS)
+]
+
+
+@pytest.mark.parametrize(
+    ("hint", "right", "wrong"),
+    [
+        ("both", "R1", "W1"),
+        ("right", "R1", None),
+        ("wrong", None, "W1"),
+        ("none", None, None),
+        ("gold", "The answer is \\boxed{10}.", None),
+    ],
+)
+def test_a_kind_of_hint_shows_these_texts_and_no_others(hint, right, wrong):
+    views = teacher_views(PAIRS, hint, 1)
+    assert views[1] == teacher_messages("Q-b", right, wrong)
+    assert len(views) == len(PAIRS)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_shuffled_hints_are_of_another_question_and_each_is_used_once(seed):
+    others = derangement(GROUPS, random.Random(seed))
+    assert sorted(others) == list(range(len(GROUPS)))
+    assert all(GROUPS[i] != GROUPS[other] for i, other in enumerate(others))
+    expected = [
+        teacher_messages(p.question, PAIRS[o].right, PAIRS[o].wrong) for p, o in zip(PAIRS, others, strict=True)
+    ]
+    assert teacher_views(PAIRS, "shuffled", seed) == expected
+
+
+def test_the_seed_decides_whose_hints_are_shown():
+    assert len({tuple(derangement(GROUPS, random.Random(seed))) for seed in range(20)}) > 5
+
+
+@pytest.mark.parametrize("groups", [["a"], ["a", "a"], ["a", "b", "b", "b"]])
+def test_hints_cannot_be_shuffled_among_too_few_questions(groups):
+    with pytest.raises(UserError, match=r"teach\.hint: shuffled"):
+        derangement(groups, random.Random(1))

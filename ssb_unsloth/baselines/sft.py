@@ -19,7 +19,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from datasets import Dataset
 from torch import nn
@@ -29,7 +29,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from ..backends import derive_seed
 from ..backends.transformers import render
-from ..config import TrainConfig
+from ..config import Method, TrainConfig
 from ..errors import UserError
 from ..grading import Verdict
 from ..progress import say
@@ -42,7 +42,7 @@ Reply = tuple[str, list[int]]  # a question, and the token ids of an answer to i
 
 
 def replies(
-    method: Literal["sft", "rft", "ssd"],
+    method: Method,
     pairs: Sequence[Pair],
     questions: Sequence[Problem],
     rollouts: Sequence[Rollout],

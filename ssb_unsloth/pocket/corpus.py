@@ -13,11 +13,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..prompts import Messages, student_messages, teacher_messages
+from ..prompts import Messages, gold_only, student_messages, teacher_messages
 from .problems import Drill, Operation, Story, Wording, draw_drill, draw_story
 
 HINTS = ("both", "right", "wrong", "none", "gold")
-GOLD_ONLY = "The answer is \\boxed{{{gold}}}."  # the `right` of a prompt that gives away the answer without its steps
 OPENING = "Read each word with care."
 
 STUDENT_SHARE, REFINED_SHARE = 0.35, 0.5  # of the chats; the rest are drills
@@ -97,8 +96,7 @@ def refinement_chat(rng: random.Random, story: Story, hint: str) -> Messages:
     if hint == "right":
         return _chat(teacher_messages(story.question, right.text, None), refined(right, None))
     if hint == "gold":
-        gold = GOLD_ONLY.format(gold=story.gold)
-        return _chat(teacher_messages(story.question, gold, None), refined(right, None))
+        return _chat(teacher_messages(story.question, gold_only(story.gold), None), refined(right, None))
     if hint == "wrong":
         other = attempt(rng, story, accept=lambda tried: tried.answer != wrong.answer)
         return _chat(teacher_messages(story.question, None, wrong.text), refined(other, wrong))

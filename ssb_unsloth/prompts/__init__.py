@@ -48,3 +48,8 @@ def teacher_messages(question: str, right: str | None, wrong: str | None) -> Mes
     gaps = {"question": question, "right": right or "", "wrong": wrong or ""}
     hinted = re.sub(r"<(question|right|wrong)>", lambda gap: gaps[gap[1]], template)
     return [{"role": "system", "content": text("tutor")}, {"role": "user", "content": hinted}]
+
+
+def gold_only(gold: str) -> str:
+    """What stands in the right rollout's place where a hint is to give away the answer without its steps."""
+    return f"The answer is \\boxed{{{gold}}}."
