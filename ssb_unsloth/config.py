@@ -19,6 +19,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import UserError
+from .presets import PRESETS
 from .prompts.hints import Hint
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank (0.32, config/lora.py)
@@ -32,6 +33,8 @@ class ModelConfig:
     revision: str | None = None  # hub revision; the default branch if null
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: what the card is best at (hardware.py)
     trust_remote_code: bool = False  # ours: never run a repository's code unless the recipe says so
+    # Variables that the chat template reads, such as {enable_thinking: false}; they are set in the template itself.
+    template: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -45,6 +48,16 @@ class ProblemsConfig:
     gold: str = "answer"
     gold_format: Literal["####", "boxed", "plain"] = "plain"  # how the gold answer stands in its column
     limit: int | None = None  # the first so many; pocket: how many to make (1,000 if null)
+
+
+@dataclass
+class PromptsConfig:
+    """What the model is shown, and which tokens of the reply are learnt. The second choice of each is the released
+    code's (docs/presets.md)."""
+
+    wording: Literal["paper", "released"] = "paper"  # of the tutor and the refinement prompt: paper §3.1, or the code's
+    student: Literal["chat", "joined"] = "chat"  # §3.2.1: the chat template; joined: prompt and question with a space
+    reply: Literal["sampled", "retokenized"] = "sampled"  # the sampler's ids and the end of turn; or its text, without
 
 
 @dataclass
@@ -77,6 +90,12 @@ class CurateConfig:
     rollout: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.8))
     refine: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.4, max_tokens=2048))
     rollouts_file: str | None = None  # JSONL of rollouts made elsewhere: {"question", "rollouts": [{"text"}, ...]}
+    pairs_file: str | None = None  # pairs made elsewhere: a .jsonl, a folder or a hub data set (pairs.py); no sampling
+    contrast: Literal["random", "first"] = "random"  # §3.1.2: drawn among those that qualify; released code: the first
+    unboxed: Literal["wrong", "excluded"] = (
+        "wrong"  # §3.1.1: a rollout without a box is a wrong one; released code: none
+    )
+    equality: Literal["math", "string"] = "math"  # of answer and gold; released code: the same characters
 
 
 @dataclass
@@ -95,6 +114,7 @@ class LoraConfig:
     r: int = 32  # paper §4.1
     alpha: int = 32  # released code
     dropout: float = 0.0  # released code
+    dtype: Literal["float32", "model"] = "float32"  # of the trained weights; released code: cast to the model's
     target_modules: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
@@ -197,11 +217,13 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
 class EvaluateConfig:
     benchmarks: dict[str, BenchmarkConfig] = field(default_factory=dict)
     default_prompt: bool = False  # the base a second time, with no tutor prompt: its chat template's own default
+    adapters: dict[str, str] = field(default_factory=dict)  # more rows: LoRA adapters by name, hub ids or folders
 
 
 @dataclass
 class Recipe:
     name: str = MISSING
+    preset: Literal["paper", "author_code"] = "paper"  # whose choices are the defaults of the keys below (presets.py)
     seed: int = 3407  # released code
     seeds: list[int] = field(default_factory=list)  # repeat everything with each of these; empty: `seed` alone
     rounds: int = 1  # ours: how often the student becomes the next base; the paper stops after one
@@ -211,6 +233,7 @@ class Recipe:
     threads: int | None = None  # CPU threads of a stage; a tiny model is fastest with 1. All cores if null
     model: ModelConfig = field(default_factory=ModelConfig)
     problems: ProblemsConfig = field(default_factory=ProblemsConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     curate: CurateConfig = field(default_factory=CurateConfig)
     teach: TeachConfig = field(default_factory=TeachConfig)
@@ -271,7 +294,8 @@ def _variant(recipe: Recipe, name: str) -> tuple[Recipe | None, list[str]]:
     if fixed:
         return None, [f"{key}: belongs to the whole recipe and cannot differ in a variant." for key in fixed]
     whole = OmegaConf.structured(dataclasses.replace(recipe, variants={}))
-    given = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(whole)), overrides))
+    chosen = PRESETS.get(str(overrides.get("preset")), {})  # over the recipe's own values, which are all stated by now
+    given = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(whole)), chosen, overrides))
     wrong: list[str] = []
     return _resolve(given, wrong), wrong
 
@@ -294,7 +318,7 @@ def _read(path: Path) -> Any:
 def _resolve(given: Any, wrong: list[str]) -> Recipe | None:
     """`given` with every key that it leaves out at its default. What is wrong with it is added to `wrong`."""
     recipe = OmegaConf.structured(Recipe)
-    _fill(recipe, given, Recipe, "", wrong)
+    _fill(recipe, _on_preset(given), Recipe, "", wrong)
     try:
         for key in sorted(OmegaConf.missing_keys(recipe)):
             if not any(line.startswith(key) for line in wrong):
@@ -307,6 +331,12 @@ def _resolve(given: Any, wrong: list[str]) -> Recipe | None:
     assert isinstance(resolved, Recipe)
     wrong += _impossible(resolved)
     return resolved
+
+
+def _on_preset(given: Any) -> Any:
+    """What the recipe gives, on top of what its preset chooses. An unknown preset is `_fill`'s to report."""
+    chosen = PRESETS.get(str(given.get("preset")), {})
+    return OmegaConf.to_container(OmegaConf.merge(chosen, given), resolve=False)
 
 
 def save(recipe: Recipe, path: Path) -> None:
@@ -328,7 +358,7 @@ def _fill(recipe: Any, given: Any, kind: type, path: str, wrong: list[str]) -> N
             )
         elif dataclasses.is_dataclass(types[key]) and isinstance(value, dict):
             _fill(recipe, value, typing.cast(type, types[key]), here + ".", wrong)
-        elif typing.get_args(types[key])[1:] == (Any,) and isinstance(value, dict):
+        elif typing.get_args(types[key])[1:] in ((Any,), (str,)) and isinstance(value, dict):
             OmegaConf.update(recipe, here, value, merge=False)
         elif typing.get_origin(types[key]) is dict and isinstance(value, dict):
             for name, entry in value.items():
@@ -431,6 +461,15 @@ def _impossible(recipe: Recipe) -> list[str]:
         wrong.append(f"curate.rollouts: {r.curate.rollouts}; a right and a wrong one take at least 2.")
     if r.curate.rollout.temperature == 0 and r.curate.rollouts_file is None:
         wrong.append("curate.rollout.temperature: 0 makes all rollouts of a question equal; use about 0.8.")
+    if r.curate.rollouts_file is not None and r.curate.pairs_file is not None:
+        wrong.append("curate.pairs_file: finished pairs need no curate.rollouts_file; give one of the two.")
+    if r.train.lora.dtype == "model" and r.model.dtype == "float16":
+        wrong.append("train.lora.dtype: model; gradients of float16 weights cannot be scaled, so leave it at float32.")
+    for name, value in r.model.template.items():
+        if not str(name).isidentifier() or not isinstance(value, str | int | float | None):
+            wrong.append(
+                f"model.template.{name}: expected a variable's name and a text, a number, true, false or null."
+            )
     share = r.sampler.gpu_memory_utilization
     if share != "auto" and not (isinstance(share, float) and 0 < share <= 1):
         wrong.append(f"sampler.gpu_memory_utilization: {share} is not auto, nor a number above 0 and at most 1.")
@@ -467,6 +506,11 @@ def _impossible(recipe: Recipe) -> list[str]:
         wrong.append("train.sharpen: changes nothing of one-hot targets; leave it at 1, or take other teach.targets.")
     if r.train.method == "grpo":
         wrong += _impossible_grpo(r)
+    for name in r.evaluate.adapters:
+        if not str(name).replace("-", "").isalnum() or name in ("base", r.train.method, *r.variants):
+            wrong.append(
+                f"evaluate.adapters.{name}: a name of letters, digits and - is needed, which no other row has."
+            )
     for name, benchmark in r.evaluate.benchmarks.items():
         here = f"evaluate.benchmarks.{name}"
         if benchmark.samples < 1:

@@ -20,9 +20,9 @@ from typing import Any
 from .backends import Completion, Request, Sampler, derive_seed
 from .config import CurateConfig, SamplingConfig
 from .errors import UserError
-from .grading import Verdict, answer_classes, grade
+from .grading import Verdict, answer_classes, equivalent, grade
 from .progress import say
-from .prompts import Messages, student_messages, teacher_messages
+from .prompts import Messages, refinement_messages, student_messages
 from .records import Pair, Problem, Rollout, read_jsonl, read_rows, stable_id, write_jsonl
 
 
@@ -43,6 +43,7 @@ class Statistics:
     no_answer: int = 0  # rollouts without a box
     truncated: int = 0  # rollouts cut off at the length limit
     tokens: int = 0  # sampled, rollouts and refinements
+    brought: int = 0  # pairs made elsewhere and brought along; then all counts but `pairs` are 0
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class Curator:
         max_model_len: int,
         seed: int,
         folder: Path,
+        wording: str = "paper",
     ) -> None:
-        self.config, self.seed, self.folder = config, seed, folder
+        self.config, self.seed, self.folder, self.wording = config, seed, folder, wording
         self._make_sampler, self._max_model_len = make_sampler, max_model_len
 
     @cached_property
@@ -114,7 +116,12 @@ class Curator:
         """For each mixed question, by its id, the rollouts that are shown to the teacher."""
         of = _by_problem(rollouts)
         drawn = {
-            problem.id: choose(of.get(problem.id, []), random.Random(derive_seed(self.seed, "contrast", problem.id)))
+            problem.id: choose(
+                of.get(problem.id, []),
+                random.Random(derive_seed(self.seed, "contrast", problem.id)),
+                self.config.contrast,
+                self.config.unboxed,
+            )
             for problem in wave
         }
         return {problem_id: contrast for problem_id, contrast in drawn.items() if contrast is not None}
@@ -128,12 +135,12 @@ class Curator:
     def _rollouts(self, wave: Sequence[Problem], brought: dict[str, list[Completion]] | None) -> list[Rollout]:
         if brought is not None:
             return [
-                _graded(problem, "rollout", k, completion, None)
+                self._graded(problem, "rollout", k, completion, None)
                 for problem in wave
                 for k, completion in enumerate(brought.get(problem.id, []))
             ]
         wanted = [
-            (problem, student_messages(problem.question), "rollout", k)
+            (problem, student_messages(problem.question, self.wording), "rollout", k)
             for problem in wave
             for k in range(self.config.rollouts)
         ]
@@ -141,9 +148,10 @@ class Curator:
 
     def _refinements(self, wave: Sequence[Problem], contrasts: dict[str, Contrast]) -> list[Rollout]:
         wanted = [
-            (p, teacher_messages(p.question, contrasts[p.id].right.text, contrasts[p.id].wrong.text), "refinement", 0)
+            (p, refinement_messages(p.question, shown.right.text, shown.wrong.text, self.wording), "refinement", 0)
             for p in wave
             if p.id in contrasts
+            for shown in [contrasts[p.id]]
         ]
         return self._sample(wanted, self.config.refine, "refinements")
 
@@ -161,46 +169,70 @@ class Curator:
                 requests.append(Request(ids, derive_seed(self.seed, purpose, problem.id, k)))
         completions = self.sampler.sample(requests, decoding, title=title) if requests else []
         return [
-            _graded(problem, purpose, k, completion, request.seed)
+            self._graded(problem, purpose, k, completion, request.seed)
             for (problem, purpose, k), request, completion in zip(kept, requests, completions, strict=True)
         ]
 
+    def _graded(self, problem: Problem, purpose: str, k: int, completion: Completion, seed: int | None) -> Rollout:
+        same = equivalent if self.config.equality == "math" else str.__eq__
+        verdict = grade(completion.text, problem.gold, completion.finish_reason, same)
+        return Rollout(
+            id=f"{problem.id}-{purpose}-{k}",
+            problem_id=problem.id,
+            text=completion.text,
+            token_ids=completion.token_ids or None,
+            finish_reason=completion.finish_reason,
+            seed=seed,
+            verdict=verdict.verdict,
+            answer=verdict.answer,
+        )
 
-def choose(rollouts: Sequence[Rollout], rng: random.Random) -> Contrast | None:
+
+def bring_along(pairs: Sequence[Pair], problems: Sequence[Problem], config: CurateConfig, folder: Path) -> Statistics:
+    """Lay pairs that were made elsewhere down as `Curator.run` would; nothing is sampled.
+
+    questions.jsonl holds the problems, for the trainer to measure reply lengths on those that no pair is about.
+    """
+    kept = pairs[: config.pairs]
+    statistics = Statistics(pairs=len(kept), brought=len(pairs))
+    write_jsonl(folder / "questions.jsonl", problems[: config.questions])
+    write_jsonl(folder / "pairs.jsonl", kept)
+    for name in ("rollouts", "refinements"):
+        write_jsonl(folder / f"{name}.jsonl", [])
+    (folder / "statistics.json").write_text(json.dumps(asdict(statistics), indent=1) + "\n")
+    say(f"{len(kept):,} of {len(pairs):,} pairs brought along; nothing is sampled")
+    return statistics
+
+
+def choose(
+    rollouts: Sequence[Rollout], rng: random.Random, how: str = "random", unboxed: str = "wrong"
+) -> Contrast | None:
     """The contrast of one question's rollouts (§3.1.2), or None where they are not mixed.
 
     A random right rollout, and a random one among the wrong ones with the most common wrong answer, where equivalent
     answers count together; ties between answers are broken at random. A wrong rollout without an answer, or cut off,
     forms no class: it is drawn only where no wrong rollout has an answer.
+
+    The released code takes the first instead (`how="first"`): the first right rollout, and the first with the wrong
+    answer that is most common character for character, of ties the first; where no wrong answer is repeated, one of
+    them at random. And it knows no wrong rollout without an answer (`unboxed="excluded"`).
     """
     right = [r for r in rollouts if r.verdict == Verdict.RIGHT]
-    wrong = [r for r in rollouts if r.verdict != Verdict.RIGHT]
+    answered = [r for r in rollouts if r.verdict == Verdict.WRONG]
+    wrong = answered if unboxed == "excluded" else [r for r in rollouts if r.verdict != Verdict.RIGHT]
     if not right or not wrong:
         return None
-    answered = [r for r in wrong if r.verdict == Verdict.WRONG]
-    repeated = False
-    if answered:
-        classes = answer_classes([r.answer or "" for r in answered])
-        counts = Counter(classes)
-        most = max(counts.values())
-        modal = rng.choice(sorted(c for c, n in counts.items() if n == most))
-        wrong = [r for r, c in zip(answered, classes, strict=True) if c == modal]
-        repeated = most > 1
-    return Contrast(rng.choice(right), rng.choice(wrong), repeated)
-
-
-def _graded(problem: Problem, purpose: str, k: int, completion: Completion, seed: int | None) -> Rollout:
-    verdict = grade(completion.text, problem.gold, completion.finish_reason)
-    return Rollout(
-        id=f"{problem.id}-{purpose}-{k}",
-        problem_id=problem.id,
-        text=completion.text,
-        token_ids=completion.token_ids or None,
-        finish_reason=completion.finish_reason,
-        seed=seed,
-        verdict=verdict.verdict,
-        answer=verdict.answer,
-    )
+    if not answered:
+        return Contrast(right[0] if how == "first" else rng.choice(right), rng.choice(wrong), repeated=False)
+    answers = [r.answer or "" for r in answered]
+    classes = answer_classes(answers, str.__eq__ if how == "first" else equivalent)
+    counts = Counter(classes)
+    most = max(counts.values())
+    modes = sorted(c for c, n in counts.items() if n == most)  # in the order in which the answers were given
+    modal = modes[0] if how == "first" and most > 1 else rng.choice(modes)
+    wrong = [r for r, c in zip(answered, classes, strict=True) if c == modal]
+    pick: Callable[[Sequence[Rollout]], Rollout] = (lambda group: group[0]) if how == "first" else rng.choice
+    return Contrast(pick(right), pick(wrong), repeated=most > 1)
 
 
 def _pairs(wave: Sequence[Problem], contrasts: dict[str, Contrast], refinements: Sequence[Rollout]) -> list[Pair]:

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +18,18 @@ from .backends import Adapter, Request, Sampler, derive_seed, load_sampler
 from .config import BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
 from .errors import UserError
 from .grading import grade
-from .prompts import default_messages, student_messages
+from .prompts import Messages, default_messages, student_messages
 from .records import Generation, Problem, generations_file, read_jsonl, write_jsonl
 from .scores import BASE
 
 DEFAULT_PROMPT = f"{BASE}-default-prompt"  # the base without the tutor prompt
-PROMPTS = {"tutor": student_messages, "default": default_messages}
+PROMPTS: dict[str, Callable[[str], Messages]] = {
+    "tutor": student_messages,
+    "released": partial(student_messages, wording="released"),  # the tutor prompt as the released code words it
+    "default": default_messages,
+}
 
+Prompt = Literal["tutor", "released", "default"]
 Benchmarks = Mapping[str, tuple[BenchmarkConfig, Sequence[Problem]]]
 
 
@@ -39,12 +45,14 @@ class Entrant:
     model: ModelConfig
     adapter: Path | None
     seed: int
-    prompt: Literal["tutor", "default"] = "tutor"
+    prompt: Prompt = "tutor"
 
 
-def base_entrants(model: ModelConfig, seed: int, default_prompt: bool = False) -> list[Entrant]:
+def base_entrants(
+    model: ModelConfig, seed: int, default_prompt: bool = False, prompt: Prompt = "tutor"
+) -> list[Entrant]:
     """The base, and on demand the base once more under its chat template's own default prompt."""
-    base = Entrant(BASE, model, None, seed)
+    base = Entrant(BASE, model, None, seed, prompt)
     return [base, dataclasses.replace(base, name=DEFAULT_PROMPT, prompt="default")] if default_prompt else [base]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .records import EXAMPLES, EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, generations_file, read_jsonl
 from .rundir import RunDir
@@ -17,13 +17,11 @@ def worked_examples(run: RunDir, student: str, seed: int) -> str:
     answers = {model: _answers(run, model, seed) for model in ("base", student)}
     parts = ["# Worked examples", "", "## From a question to a pair, and what base and student now answer", ""]
     for pair in pairs:
-        wrong, right = rollouts[pair.wrong_id], rollouts[pair.right_id]
         parts += [
             f"### {pair.problem_id}, gold answer {_inline(pair.gold)}",
             "",
             _fenced("Question", pair.question),
-            _fenced(f"Wrong rollout {wrong.id}, answer {_inline(wrong.answer or 'none')}", wrong.text),
-            _fenced(f"Right rollout {right.id}", right.text),
+            *_shown_to_teacher(pair, rollouts),
             _fenced(f"Refinement {pair.refinement_id}, which the student learns", pair.reply),
             _fenced(f"Base, greedy: {answers['base'][pair.problem_id].verdict}", answers["base"][pair.problem_id].text),
             _fenced(
@@ -45,6 +43,18 @@ def worked_examples(run: RunDir, student: str, seed: int) -> str:
                 _fenced(f"Student: {after.verdict}", after.text),
             ]
     return "\n".join(parts)
+
+
+def _shown_to_teacher(pair: Pair, rollouts: Mapping[str, Rollout]) -> list[str]:
+    """The two rollouts; of a pair that was brought along, what it has of them."""
+    if pair.teacher_prompt is not None:
+        return [_fenced("What the teacher is shown, brought along", pair.teacher_prompt[-1]["content"])]
+    wrong = rollouts.get(pair.wrong_id)
+    answer = "" if wrong is None else f", answer {_inline(wrong.answer or 'none')}"
+    return [
+        _fenced(f"Wrong rollout {pair.wrong_id}{answer}", pair.wrong),
+        _fenced(f"Right rollout {pair.right_id}", pair.right),
+    ]
 
 
 def _answers(run: RunDir, model: str, seed: int) -> dict[str, Generation]:

@@ -63,14 +63,17 @@ class Grade:
     answer: str | None
 
 
-def grade(text: str, gold: str, finish_reason: str = "stop") -> Grade:
-    """The verdict on a reply. `finish_reason` is the sampler's: "length" means that the reply was cut off."""
+def grade(text: str, gold: str, finish_reason: str = "stop", same: Callable[[str, str], bool] | None = None) -> Grade:
+    """The verdict on a reply. `finish_reason` is the sampler's: "length" means that the reply was cut off.
+
+    `same` decides whether answer and gold are equal: `equivalent` if None.
+    """
     answer = last_boxed(text)
     if finish_reason == "length":
         return Grade(Verdict.TRUNCATED, answer)
     if answer is None:
         return Grade(Verdict.NO_ANSWER, None)
-    return Grade(Verdict.RIGHT if equivalent(answer, gold) else Verdict.WRONG, answer)
+    return Grade(Verdict.RIGHT if (same or equivalent)(answer, gold) else Verdict.WRONG, answer)
 
 
 def string_equal(text: str, gold: str) -> bool:
@@ -91,14 +94,17 @@ def format_free(text: str, gold: str) -> bool:
     return answer is not None and equivalent(answer, gold)
 
 
-def answer_classes(answers: Sequence[str]) -> list[int]:
-    """The class of each answer, numbered by first appearance; answers equal to a class's first member share it."""
+def answer_classes(answers: Sequence[str], same: Callable[[str, str], bool] | None = None) -> list[int]:
+    """The class of each answer, numbered by first appearance; answers equal to a class's first member share it.
+
+    `same` decides which are equal: `equivalent` if None.
+    """
     first: list[str] = []
     known: dict[str, int] = {}
     for answer in answers:
         if answer not in known:
-            same = (number for number, member in enumerate(first) if equivalent(answer, member))
-            known[answer] = next(same, len(first))
+            equal = (number for number, member in enumerate(first) if (same or equivalent)(answer, member))
+            known[answer] = next(equal, len(first))
             if known[answer] == len(first):
                 first.append(answer)
     return [known[answer] for answer in answers]

@@ -50,7 +50,8 @@ class Rollout:
 class Pair:
     """A verified refinement beside the two views of its problem: all that `teach` and `train` need, and its origin.
 
-    The views themselves are rendered by `prompts` from these fields, so that they exist in one place only.
+    The views themselves are rendered by `prompts` from these fields, so that they exist in one place only; but for
+    pairs that were brought along as finished messages, which have no rollouts (`right`, `wrong`, their ids are empty).
     """
 
     id: str
@@ -64,6 +65,8 @@ class Pair:
     right_id: str  # ids of the rollouts and of the refinement that it came from
     wrong_id: str
     refinement_id: str
+    prompt: list[dict[str, str]] | None = None  # student's and teacher's view as messages, of a pair brought along so
+    teacher_prompt: list[dict[str, str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,12 +146,13 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
-    """The file's records, checked against the fields of `kind`."""
+    """The file's records, checked against the fields of `kind`; those with a default may be missing."""
     fields = {field.name for field in dataclasses.fields(kind)}
+    optional = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
     records = []
     for number, row in read_rows(path):
-        if set(row) != fields:
-            wrong = ", ".join(sorted(set(row) ^ fields))
+        if not fields - optional <= set(row) <= fields:
+            wrong = ", ".join(sorted((set(row) ^ fields) - (optional - set(row))))
             raise UserError(f"{path}, line {number}: not a {kind.__name__}; missing or unknown fields: {wrong}.")
         records.append(kind(**row))
     return records

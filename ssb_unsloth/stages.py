@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .backends import load_sampler, model_path
+from .backends import adapter_path, load_sampler, model_path
 from .config import READS, BenchmarkConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig
 from .errors import UserError
 from .progress import say
@@ -22,7 +22,6 @@ from .records import EXAMPLES, EXAMPLES_BENCHMARK, Pair, Problem, Rollout, read_
 from .rundir import FORMAT, RunDir, Work, digest, fingerprint
 
 if TYPE_CHECKING:
-    from .collator import Example
     from .evaluate import Benchmarks, Entrant
 
 ORIGINS = "origins.json"  # of the evaluate stage: what each file of generations depends on
@@ -78,17 +77,37 @@ def _problems_identity(config: ProblemsConfig) -> dict[str, Any]:
     return {**asdict(config), "files": fingerprint(path) if path.exists() else None}
 
 
+def _adapter_identity(source: str) -> list[str]:
+    path = Path(source).expanduser()
+    return [source, fingerprint(path)] if path.exists() else [source]
+
+
+def _pairs_identity(recipe: Recipe) -> str | None:
+    from .pairs import local_path
+
+    path = local_path(recipe.curate.pairs_file) if recipe.curate.pairs_file else None
+    return fingerprint(path) if path else None
+
+
 def _curate(recipe: Recipe, run: RunDir, work: Work) -> None:
-    from .curate import Curator
+    from .curate import Curator, bring_along
     from .problems import load_problems
 
     problems = load_problems(recipe.problems)
+    if recipe.curate.pairs_file is not None:
+        from .backends.transformers import load_tokenizer
+        from .pairs import load_pairs
+
+        pairs = load_pairs(recipe.curate.pairs_file, load_tokenizer(recipe.model))
+        work.summary = asdict(bring_along(pairs, problems, recipe.curate, work.folder))
+        return
     curator = Curator(
         recipe.curate,
         make_sampler=lambda: load_sampler(recipe.model, recipe.sampler, recipe.seed, adapters=False),
         max_model_len=recipe.sampler.max_model_len,
         seed=recipe.seed,
         folder=work.folder,
+        wording=recipe.prompts.wording,
     )
     statistics = curator.run(problems)
     work.tokens, work.summary = statistics.tokens, asdict(statistics)
@@ -108,28 +127,17 @@ def read_pairs(run: RunDir) -> list[Pair]:
     return pairs
 
 
-def _examples(recipe: Recipe, pairs: Sequence[Pair], tokenizer: Any) -> list[Example]:
-    from .backends.transformers import render
-    from .collator import Example
-    from .prompts import student_messages
-    from .prompts.hints import teacher_views
-
-    return [
-        Example(pair.id, render(tokenizer, student_messages(pair.question)), render(tokenizer, hinted), pair.reply_ids)
-        for pair, hinted in zip(pairs, teacher_views(pairs, recipe.teach.hint, recipe.seed), strict=True)
-    ]
-
-
 def _teach(recipe: Recipe, run: RunDir, work: Work) -> None:
     from .backends.transformers import load_model, load_tokenizer
     from .targets import TargetWriter
     from .teach import teach
+    from .views import examples as examples_of
 
     pairs = read_pairs(run)
     writer, kept = TargetWriter(work.folder), {}
     if recipe.teach.targets != "online":
         tokenizer = load_tokenizer(recipe.model)
-        examples = _examples(recipe, pairs, tokenizer)
+        examples = examples_of(recipe, pairs, tokenizer)
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         temperature = recipe.train.temperature / recipe.train.sharpen
         taught = teach(load_model(recipe.model), examples, recipe.teach, temperature, pad, writer)
@@ -153,9 +161,10 @@ def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
     if recipe.train.token_pairs and "curate" in READS[recipe.train.method]:
         from .backends.transformers import load_tokenizer
         from .token_kl import FILE, measure
+        from .views import examples as examples_of
 
         tokenizer = load_tokenizer(recipe.model)
-        examples = _examples(recipe, read_pairs(run), tokenizer)[: recipe.train.token_pairs]
+        examples = examples_of(recipe, read_pairs(run), tokenizer)[: recipe.train.token_pairs]
         write_jsonl(work.folder / FILE, measure(model, tokenizer, examples))
     shutil.rmtree(work.folder / "checkpoints", ignore_errors=True)
     write_jsonl(work.folder / "history.jsonl", history)
@@ -168,10 +177,11 @@ def _train_ssb(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
     from .backends.transformers import load_model, load_tokenizer
     from .targets import Targets
     from .train import train
+    from .views import examples as examples_of
 
     tokenizer = load_tokenizer(recipe.model)
     pairs = read_pairs(run)
-    examples = _examples(recipe, pairs, tokenizer)
+    examples = examples_of(recipe, pairs, tokenizer)
     result = train(
         load_model(recipe.model),
         tokenizer,
@@ -231,11 +241,11 @@ def _train_identity(recipe: Recipe) -> dict[str, Any]:
     """GRPO reads problems and no pairs. The others read none of its settings; their tokens are compared with a teacher
     that is shown this hint.
     """
-    train = asdict(recipe.train)
+    train, prompts = asdict(recipe.train), asdict(recipe.prompts)
     if recipe.train.method == "grpo":
-        return {"train": train, "problems": _problems_identity(recipe.problems)}
+        return {"train": train, "prompts": prompts, "problems": _problems_identity(recipe.problems)}
     del train["grpo"]
-    return {"train": train, "hint": recipe.teach.hint}
+    return {"train": train, "prompts": prompts, "hint": recipe.teach.hint}
 
 
 def _probes(recipe: Recipe, run: RunDir, pairs: Sequence[Pair]) -> list[Problem]:
@@ -246,7 +256,7 @@ def _probes(recipe: Recipe, run: RunDir, pairs: Sequence[Pair]) -> list[Problem]
 
 
 def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
-    from .evaluate import Entrant, base_entrants, evaluate
+    from .evaluate import Entrant, Prompt, base_entrants, evaluate
     from .problems import load_benchmark
     from .scores import as_rows, score
     from .students import trained
@@ -263,12 +273,19 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
         shown = BenchmarkConfig(source="pairs", temperature=None, max_tokens=recipe.curate.rollout.max_tokens)
         benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
     everyone = trained(recipe, run.root)
+    seeds = list(dict.fromkeys(student.recipe.seed for student in everyone))
+    prompt: Prompt = "tutor" if recipe.prompts.wording == "paper" else "released"  # one for all that take part
     entrants = [
         entrant
-        for seed in dict.fromkeys(student.recipe.seed for student in everyone)
-        for entrant in base_entrants(recipe.model, seed, recipe.evaluate.default_prompt)
+        for seed in seeds
+        for entrant in base_entrants(recipe.model, seed, recipe.evaluate.default_prompt, prompt)
     ]
-    entrants += [Entrant(s.name, s.recipe.model, s.run.stage("train") / "adapter", s.recipe.seed) for s in everyone]
+    entrants += [
+        Entrant(s.name, s.recipe.model, s.run.stage("train") / "adapter", s.recipe.seed, prompt) for s in everyone
+    ]
+    for name, source in recipe.evaluate.adapters.items():
+        path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
+        entrants += [Entrant(name, recipe.model, path, seed, prompt) for seed in seeds]
     _carry_over(recipe, run, entrants, benchmarks, work.folder)
     generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)
     scored = [g for g in generations if g.benchmark in recipe.evaluate.benchmarks]
@@ -335,7 +352,9 @@ STAGES = {
                 "problems": _problems_identity(r.problems),
                 "sampler": _sampler_identity(r.sampler),
                 "curate": asdict(r.curate),
+                "prompts": asdict(r.prompts),
                 "rollouts": fingerprint(Path(r.curate.rollouts_file)) if r.curate.rollouts_file else None,
+                "pairs": _pairs_identity(r),
             },
             _curate,
         ),
@@ -344,6 +363,7 @@ STAGES = {
             lambda r: ("curate",),
             lambda r, run: {
                 "model": _model_identity(r),
+                "prompts": asdict(r.prompts),
                 "teach": asdict(r.teach),
                 "temperature": _stored_temperature(r),
             },
@@ -361,7 +381,9 @@ STAGES = {
             lambda r, run: {
                 "model": _model_identity(r),
                 "sampler": _sampler_identity(r.sampler),
+                "wording": r.prompts.wording,
                 "default_prompt": r.evaluate.default_prompt,
+                "adapters": {name: _adapter_identity(source) for name, source in r.evaluate.adapters.items()},
                 "benchmarks": {name: _problems_identity(b) for name, b in r.evaluate.benchmarks.items()},
                 "students": _adapters(r, run),
             },

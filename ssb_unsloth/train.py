@@ -112,6 +112,8 @@ def train(
         targets=targets,
         callbacks=[Bar()],
     )
+    if config.lora.dtype == "model":
+        cast_adapter(trainer.model)
     if probes and config.probe_steps:
         trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, probe_tokens))
     return fit(trainer, folder)
@@ -135,6 +137,14 @@ def fit(trainer: Trainer, folder: Path) -> dict[str, Any]:
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "total_parameters": sum(p.numel() for p in parameters),
     }
+
+
+def cast_adapter(model: nn.Module) -> None:
+    """Put the trained weights into the frozen ones' dtype, as the released code does. PEFT keeps them in float32."""
+    dtype = next(p.dtype for p in model.parameters() if not p.requires_grad and p.is_floating_point())
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

@@ -21,7 +21,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
-from .backends.transformers import render
+from .backends.transformers import end_of_turn, render
 from .collator import Ahead, Example, PairCollator, View
 from .errors import UserError
 from .losses import Teacher, kd_loss, row_weights
@@ -202,7 +202,7 @@ def _example(number: int, row: Mapping[str, Any], tokenizer: PreTrainedTokenizer
         )
     ids = row.get("reply_ids")
     if ids is None:
-        ids = [*tokenizer.encode(row["reply"], add_special_tokens=False), tokenizer.eos_token_id]
+        ids = [*tokenizer.encode(row["reply"], add_special_tokens=False), end_of_turn(tokenizer)]
     try:
         return Example(
             str(row.get("id", number)),

@@ -141,7 +141,7 @@ def test_hints_are_equally_frequent_and_refinements_follow_them() -> None:
             reply = corpus.refinement_chat(rng, story, hint)[-1]["content"]
             assert reply.startswith(corpus.OPENING)
             assert reply.endswith(f"\\boxed{{{story.gold}}}.")
-    headings = [prompts.RIGHT_SECTION.split("\n")[0], prompts.WRONG_SECTION.split("\n")[0]]
+    headings = [prompts.section(name).split("\n")[0] for name in ("right", "wrong")]
     kinds = {(True, True): 0, (True, False): 0, (False, True): 0, (False, False): 0}
     asked = 0
     for _ in range(3000):

@@ -18,7 +18,7 @@ RECORDS = [
         Rollout("s", "p", "", None, "length", None, "wrong", None),
     ],
     [Pair("p", "q", ODD, "1", "r", "w", "reply", [1, 2, 3], "a", "b", "c")],
-    [Generation("base", "test", "p", 0, 0.8, 3, ODD, 5, "stop", "right", "1", "1")],
+    [Generation("base", 3, "test", "p", 0, "tutor", 0.8, 1.0, 0, 1.0, 64, 5, ODD, 5, "stop", "right", "1", "1")],
 ]
 
 

@@ -7,6 +7,7 @@ not depend on which other requests it is sampled with, or on their order.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -102,6 +103,38 @@ def model_path(model: ModelConfig) -> str:
     if model.name.startswith((".", "/", "~")):
         raise UserError(f"model.name: {model.name}: no such folder.")
     return model.name
+
+
+def adapter_path(source: str, key: str, max_rank: int) -> Path:
+    """The folder of a LoRA adapter in PEFT's format, fetched from the hub where it is no local one.
+
+    `key` is the recipe's key that names it, `max_rank` the sampler's.
+
+    Raises:
+        UserError: there is none, it is a pickle, or its rank is above what the sampler is set up for.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        if source.startswith((".", "/", "~")):
+            raise UserError(f"{key}: {source}: no such folder.")
+        from huggingface_hub import snapshot_download
+
+        try:
+            path = Path(snapshot_download(source, allow_patterns=["adapter_config.json", "*.safetensors"]))
+        except Exception as error:  # the hub client raises many kinds: offline, gated, no such name
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"{key}: {source!r} cannot be loaded: {reason} Check the name and the network, or give a local folder."
+            ) from None
+    try:
+        rank = int(json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{key}: {source} holds no readable adapter_config.json, so it is no LoRA adapter.") from None
+    if not (path / "adapter_model.safetensors").is_file():
+        raise UserError(f"{key}: {source} holds no adapter_model.safetensors; an adapter as a pickle is not read.")
+    if rank > max_rank:
+        raise UserError(f"{key}: its rank {rank} is above sampler.max_lora_rank ({max_rank}); raise the latter.")
+    return path
 
 
 def derive_seed(seed: int, *parts: object) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,13 +37,52 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         raise UserError(f"Model {model.name!r} has no chat template; SSB needs an instruction-tuned model.")
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer of {model.name!r} names no eos token, so a reply could never end.")
+    if model.template:
+        tokenizer.chat_template = set_variables(str(tokenizer.chat_template), model.template)
     return tokenizer
 
 
+def set_variables(template: str, variables: Mapping[str, Any]) -> str:
+    """The chat template with these variables set at its head, so that everything rendered with it has them.
+
+    An argument of that name to `apply_chat_template` would have no effect any more.
+    """
+    literals = {True: "true", False: "false", None: "none"}
+    values = {n: literals[v] if v is None or v is True or v is False else json.dumps(v) for n, v in variables.items()}
+    return "".join(f"{{%- set {name} = {value} %}}" for name, value in values.items()) + template
+
+
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
-    """The prompt's token ids under the model's own chat template, up to where the reply begins."""
-    ids: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    """The prompt's token ids under the model's own chat template, up to where the reply begins.
+
+    Raises:
+        UserError: the template refuses the messages, such as one for the system.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        ids: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"The chat template of {tokenizer.name_or_path!r} refuses messages of the roles {roles}: {error}. SSB gives"
+            " its instruction as a system message; take a model whose template has a place for one."
+        ) from None
     return list(ids)
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that closes a reply under the model's chat template.
+
+    The tokenizer's eos for most models, but not for all: Gemma's is <eos>, and its turns end in <end_of_turn>.
+    """
+    question, reply = {"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}
+    prompt = render(tokenizer, [question])
+    finished: Any = tokenizer.apply_chat_template([question, reply], tokenize=True, return_dict=False)
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ends = [number for number in finished[len(prompt) :] if number in special]
+    eos: Any = tokenizer.eos_token_id
+    return int(ends[0] if ends and finished[: len(prompt)] == prompt else eos)
 
 
 def load_model(model: ModelConfig) -> torch.nn.Module:
@@ -81,6 +121,7 @@ class TransformersSampler:
 
     def __init__(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
         self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
+        self._stop = sorted({int(tokenizer.eos_token_id), end_of_turn(tokenizer)})
         self._loaded: dict[Adapter, str] = {}
 
     def render(self, messages: Messages) -> list[int]:
@@ -132,17 +173,17 @@ class TransformersSampler:
             generation_config=GenerationConfig(
                 do_sample=False,
                 max_new_tokens=decoding.max_tokens,
-                eos_token_id=eos,
+                eos_token_id=self._stop,
                 pad_token_id=pad,
             ),
             logits_processor=LogitsProcessorList(_processors(decoding, [r.seed for r in requests])),
         )
         completions = []
         for ids in output[:, width:].tolist():
-            ended = eos in ids
-            ids = ids[: ids.index(eos) + 1] if ended else ids
+            ends = [place for place, number in enumerate(ids) if number in self._stop]
+            ids = ids[: ends[0] + 1] if ends else ids
             text = self._tokenizer.decode(ids, skip_special_tokens=True)
-            completions.append(Completion(ids, str(text), "stop" if ended else "length"))
+            completions.append(Completion(ids, str(text), "stop" if ends else "length"))
         return completions
 
     def _with_adapter(self, adapter: Adapter | None) -> Any:

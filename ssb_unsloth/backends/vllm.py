@@ -16,7 +16,7 @@ from ..hardware import choose_model, choose_sampler, here
 from ..progress import bar_for, say
 from ..prompts import Messages
 from . import Adapter, Completion, Request, model_path
-from .transformers import load_tokenizer, render
+from .transformers import end_of_turn, load_tokenizer, render
 
 DEFAULTS = {  # read when vllm is imported; what the user has set wins
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -39,6 +39,7 @@ class VLLMSampler:
         model, config = choose_model(model, here()), choose_sampler(config, here())
         self._vllm = vllm
         self._tokenizer = load_tokenizer(model)
+        self._stop = sorted({self._tokenizer.eos_token_id, end_of_turn(self._tokenizer)})
         self._adapters: dict[Adapter, Any] = {}
         cpu_only: dict[str, Any] = {
             # There is no graph to capture, and compiling takes longer than it saves.
@@ -90,7 +91,7 @@ class VLLMSampler:
                 repetition_penalty=decoding.repetition_penalty,
                 max_tokens=decoding.max_tokens,
                 seed=request.seed,
-                stop_token_ids=[self._tokenizer.eos_token_id],
+                stop_token_ids=self._stop,
             )
             for request in requests
         ]

@@ -28,14 +28,14 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from ..backends import derive_seed
-from ..backends.transformers import render
+from ..backends.transformers import end_of_turn, render
 from ..config import Method, TrainConfig
 from ..errors import UserError
 from ..grading import Verdict
 from ..progress import say
 from ..prompts import student_messages
 from ..records import Pair, Problem, Rollout
-from ..train import Bar, LengthProbe, common_arguments, fit, lora
+from ..train import Bar, LengthProbe, cast_adapter, common_arguments, fit, lora
 from .log_probs import make_trl_ready
 
 Reply = tuple[str, list[int]]  # a question, and the token ids of an answer to it
@@ -87,7 +87,7 @@ def _token_ids(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[int
     if rollout.token_ids is not None:
         return rollout.token_ids
     ids: list[int] = tokenizer.encode(rollout.text, add_special_tokens=False)
-    return ids if rollout.finish_reason == "length" else [*ids, int(tokenizer.eos_token_id)]
+    return ids if rollout.finish_reason == "length" else [*ids, end_of_turn(tokenizer)]
 
 
 def train_sft(
@@ -119,6 +119,8 @@ def train_sft(
         peft_config=lora(config),
         callbacks=[Bar()],
     )
+    if config.lora.dtype == "model":
+        cast_adapter(cast(nn.Module, trainer.model))
     if probes and config.probe_steps:
         trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, probe_tokens))
     return {**fit(trainer, folder), "tokens": config.epochs * sum(len(row["input_ids"]) for row in rows)}

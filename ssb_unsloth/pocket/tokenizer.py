@@ -37,11 +37,8 @@ def stretches() -> list[str]:
     """The parts of the prompts between their gaps, in the pieces that any combination of hints is put together from."""
     refine = prompts.text("refine")
     opening, rest = refine.split("<question>")
-    request = rest.removeprefix(SEPARATOR).replace(prompts.RIGHT_SECTION, "").replace(prompts.WRONG_SECTION, "")
-    headings = [
-        section.split(f"<{name}>")[0]
-        for section, name in ((prompts.RIGHT_SECTION, "right"), (prompts.WRONG_SECTION, "wrong"))
-    ]
+    request = rest.removeprefix(SEPARATOR).replace(prompts.section("right"), "").replace(prompts.section("wrong"), "")
+    headings = [prompts.section(name).split(f"<{name}>")[0] for name in ("right", "wrong")]
     return [prompts.text("tutor"), opening, *headings, request, SEPARATOR]
 
 

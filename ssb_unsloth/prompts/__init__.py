@@ -3,6 +3,9 @@
 The texts lie beside this file as data; a test compares them with the paper's, word for word. `<question>`, `<right>`
 and `<wrong>` mark the gaps. They are filled in one pass, so a question that holds braces, a backslash or a marker's own
 text goes in unchanged.
+
+`wording` chooses between the paper's texts and those of its released code (`*.released.txt`; MIT, Copyright (c) 2025
+Purbesh Mitra, https://github.com/purbeshmitra/semantic-soft-bootstrapping), which differ: docs/presets.md.
 """
 
 from __future__ import annotations
@@ -11,23 +14,29 @@ import re
 from functools import cache
 from importlib.resources import files
 
-RIGHT_SECTION = "This is the correct response from a student:\n-----\n<right>\n-----\n"
-WRONG_SECTION = (
-    "This is an attempt by another student which was labelled as incorrect by auto-evaluator:\n-----\n<wrong>\n-----\n"
-)
+RELEASED_MARGIN = "\n" + 12 * " "  # the released code indents its prompt, and ends its system prompt so when it samples
 
 Messages = list[dict[str, str]]  # [{"role": ..., "content": ...}, ...], as chat templates take them
 
 
 @cache
-def text(name: str) -> str:
-    """The prompt in `<name>.txt`, without the line break that ends the file."""
-    return files(__package__).joinpath(f"{name}.txt").read_text(encoding="utf-8").removesuffix("\n")
+def text(name: str, wording: str = "paper") -> str:
+    """A prompt, without the line break that ends its file. `wording`: "paper" or "released"."""
+    file = f"{name}.txt" if wording == "paper" else f"{name}.{wording}.txt"
+    return files(__package__).joinpath(file).read_text(encoding="utf-8").removesuffix("\n")
 
 
-def student_messages(question: str) -> Messages:
+@cache
+def section(name: str, wording: str = "paper") -> str:
+    """What belongs to a rollout ("right" or "wrong") in the refinement prompt: its heading, its rules, its gap."""
+    found = re.search(rf"(?m)^.*\n *-+\n *<{name}>\n *-+\n\n?", text("refine", wording))
+    assert found is not None
+    return found[0]
+
+
+def student_messages(question: str, wording: str = "paper") -> Messages:
     """The bare question under the tutor prompt: what the rollouts, the student and the evaluation see."""
-    return [{"role": "system", "content": text("tutor")}, {"role": "user", "content": question}]
+    return [{"role": "system", "content": text("tutor", wording)}, {"role": "user", "content": question}]
 
 
 def default_messages(question: str) -> Messages:
@@ -35,19 +44,27 @@ def default_messages(question: str) -> Messages:
     return [{"role": "user", "content": question}]
 
 
-def teacher_messages(question: str, right: str | None, wrong: str | None) -> Messages:
+def teacher_messages(question: str, right: str | None, wrong: str | None, wording: str = "paper") -> Messages:
     """The hinted context u_SSB: the question, one right and one wrong rollout, and the request for a robust solution.
 
     A rollout that is None is left out together with its heading, and the rest of the wording stays: the hint ablation
     then differs from the paper's prompt in the hint alone.
     """
-    template = text("refine")
-    for hint, heading in ((right, RIGHT_SECTION), (wrong, WRONG_SECTION)):
+    template = text("refine", wording)
+    for name, hint in (("right", right), ("wrong", wrong)):
         if hint is None:
-            template = template.replace(heading, "")
+            template = template.replace(section(name, wording), "")
     gaps = {"question": question, "right": right or "", "wrong": wrong or ""}
     hinted = re.sub(r"<(question|right|wrong)>", lambda gap: gaps[gap[1]], template)
-    return [{"role": "system", "content": text("tutor")}, {"role": "user", "content": hinted}]
+    return [{"role": "system", "content": text("tutor", wording)}, {"role": "user", "content": hinted}]
+
+
+def refinement_messages(question: str, right: str, wrong: str, wording: str = "paper") -> Messages:
+    """What the model sees when it writes the refinement: `teacher_messages`, but for blanks in the released code."""
+    messages = teacher_messages(question, right, wrong, wording)
+    if wording == "released":
+        messages[0]["content"] += RELEASED_MARGIN
+    return messages
 
 
 def gold_only(gold: str) -> str:

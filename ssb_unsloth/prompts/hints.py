@@ -21,24 +21,32 @@ Hint = Literal["both", "right", "wrong", "none", "gold", "shuffled"]
 HINTS: tuple[Hint, ...] = get_args(Hint)
 
 
-def teacher_views(pairs: Sequence[Pair], hint: Hint, seed: int) -> list[Messages]:
+def teacher_views(pairs: Sequence[Pair], hint: Hint, seed: int, wording: str = "paper") -> list[Messages]:
     """The teacher's prompt for each pair. `seed` decides which question's hints `shuffled` shows.
 
     Raises:
-        UserError: `shuffled` with too few questions to give every pair another's hints.
+        UserError: `shuffled` with too few questions to give every pair another's hints; or another hint than `both` for
+            a pair that was brought along as finished messages.
     """
+    if hint != "both" and any(pair.teacher_prompt is not None for pair in pairs):
+        raise UserError(
+            f"teach.hint: {hint}; pairs that were brought along as messages have their hints in them, so only both"
+            " can be shown."
+        )
     if hint == "shuffled":
         others = (pairs[i] for i in derangement([pair.problem_id for pair in pairs], random.Random(seed)))
-        return [teacher_messages(pair.question, o.right, o.wrong) for pair, o in zip(pairs, others, strict=True)]
-    return [_view(pair, hint) for pair in pairs]
+        return [
+            teacher_messages(pair.question, o.right, o.wrong, wording) for pair, o in zip(pairs, others, strict=True)
+        ]
+    return [pair.teacher_prompt or _view(pair, hint, wording) for pair in pairs]
 
 
-def _view(pair: Pair, hint: Hint) -> Messages:
+def _view(pair: Pair, hint: Hint, wording: str) -> Messages:
     if hint == "gold":
-        return teacher_messages(pair.question, gold_only(pair.gold), None)
+        return teacher_messages(pair.question, gold_only(pair.gold), None, wording)
     right = pair.right if hint in ("both", "right") else None
     wrong = pair.wrong if hint in ("both", "wrong") else None
-    return teacher_messages(pair.question, right, wrong)
+    return teacher_messages(pair.question, right, wrong, wording)
 
 
 def derangement(groups: Sequence[str], rng: random.Random) -> list[int]:

@@ -1,0 +1,35 @@
+"""Pairs to token ids: what student and teacher read, and the reply that both predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .backends.transformers import render
+from .collator import Example
+from .config import Recipe
+from .prompts import Messages, student_messages
+from .prompts.hints import teacher_views
+from .records import Pair
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def examples(recipe: Recipe, pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """The pairs as the teacher pass and the trainer take them, by the recipe's `prompts` and `teach.hint`."""
+    prompts = recipe.prompts
+    hinted = teacher_views(pairs, recipe.teach.hint, recipe.seed, prompts.wording)
+    made = []
+    for pair, teacher in zip(pairs, hinted, strict=True):
+        asked = pair.prompt or student_messages(pair.question, prompts.wording)
+        student_ids = render(tokenizer, asked) if prompts.student == "chat" else _joined(tokenizer, asked)
+        text_ids = tokenizer.encode(pair.reply, add_special_tokens=False)
+        reply_ids = pair.reply_ids if prompts.reply == "sampled" else text_ids
+        made.append(Example(pair.id, student_ids, render(tokenizer, teacher), reply_ids))
+    return made
+
+
+def _joined(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
+    """System prompt and question with a space between them and no chat template, as the released code has them."""
+    return list(tokenizer.encode(" ".join(message["content"] for message in messages).strip()))
