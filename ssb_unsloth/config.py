@@ -172,6 +172,7 @@ class TrainConfig:
     logging_steps: int = 1
     probe_steps: int = 32  # measure the student's own reply length so often; 0: never
     probe_questions: int = 32
+    drift_texts: str | None = None  # ours: KL(base ‖ student) on the "text"s of a .jsonl file, or on "pocket" drills
     token_pairs: int = 24  # ours: pairs followed token by token, KL before and after; 0: none
     report_to: list[str] = field(default_factory=list)  # e.g. [tensorboard]
 

@@ -166,6 +166,11 @@ def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
         tokenizer = load_tokenizer(recipe.model)
         examples = examples_of(recipe, read_pairs(run), tokenizer)[: recipe.train.token_pairs]
         write_jsonl(work.folder / FILE, measure(model, tokenizer, examples))
+    if recipe.train.drift_texts is not None:
+        from .backends.transformers import load_tokenizer
+        from .drift import drift, unrelated
+
+        result["drift"] = drift(model, unrelated(recipe.train.drift_texts, load_tokenizer(recipe.model)))
     shutil.rmtree(work.folder / "checkpoints", ignore_errors=True)
     write_jsonl(work.folder / "history.jsonl", history)
     losses = [row["loss"] for row in history if "loss" in row]
@@ -242,6 +247,8 @@ def _train_identity(recipe: Recipe) -> dict[str, Any]:
     that is shown this hint.
     """
     train, prompts = asdict(recipe.train), asdict(recipe.prompts)
+    if recipe.train.drift_texts is not None and Path(recipe.train.drift_texts).exists():
+        train["drift_texts"] = fingerprint(Path(recipe.train.drift_texts))
     if recipe.train.method == "grpo":
         return {"train": train, "prompts": prompts, "problems": _problems_identity(recipe.problems)}
     del train["grpo"]
