@@ -128,6 +128,19 @@ def row_weights(
     return weights.repeat_interleave(lengths)
 
 
+def head_logits(hidden: Tensor, head: Head) -> Tensor:
+    """Final logits [..., V] of hidden states [..., H] as the loss has them: in float32, of factors in the head's dtype.
+
+    Without gradient, and all at once: for what is stored or looked at, not for training.
+    """
+    rows_NH = hidden.detach().flatten(0, -2).to(head.weight.dtype)
+    dtype = torch.promote_types(head.weight.dtype, torch.float32)
+    with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+        logits_NV = rows_NH.new_empty((len(rows_NH), len(head.weight)), dtype=dtype)
+        _transform_(_multiply(rows_NH, head.weight.T, out=logits_NV), head)
+    return logits_NV.unflatten(0, hidden.shape[:-1])
+
+
 def kd_loss_dense(
     student: Tensor,
     teacher: Teacher,

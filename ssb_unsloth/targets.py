@@ -2,12 +2,16 @@
 
     hidden   the backbone's last hidden states in the dtype that the head receives; head(hidden) is the teacher's full
              distribution, exactly, because the head is frozen: H x 2 bytes a token in half precision
-    logits   the paper's choice (§3.1.4), in the model's dtype: V x 2 bytes a token
+    logits   the paper's choice (§3.1.4), in float32 as in its code, and exact: V x 4 bytes a token
     top_k    the k likeliest words and one tail bucket, at the teacher's temperature; approximate, k x 6 bytes a token
     one_hot  an ablation: all mass on the teacher's likeliest word (k = 1 without a tail), 4 bytes a token. Not SFT: the
              word at each position is the hinted teacher's first choice, which may differ from the reply's own token
 
-The teacher's temperature is T_KD, or T_KD / sharpen (losses.py).
+The teacher's temperature is T_KD, or T_KD / sharpen (losses.py). `online` stores nothing: the teacher is run in the
+training step. The three exact formats give the same loss and gradient: hidden and logits to 1e-5 of their size (the
+loss makes the same logits of the former), online to 1e-4 in float32 and 2e-2 in bf16, since there the teacher's rows
+come from batches padded otherwise, and sums in another order round otherwise. tests/test_trainer.py holds them to that.
+
 Shapes: R reply tokens of a pair, N reply tokens of a batch, H hidden, V vocabulary, k words kept.
 """
 
@@ -24,17 +28,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import UserError
-from .losses import Head, Teacher, TeacherLogits, TeacherTopK
+from .losses import Head, Teacher, TeacherLogits, TeacherTopK, head_logits
 
 INDEX = "index.json"
 SHARD_BYTES = 1 << 29
 
 
 def bytes_per_token(targets: str, hidden: int, vocabulary: int, top_k: int, itemsize: int) -> int:
-    """What a reply token takes on disk, headers aside."""
+    """What a reply token takes on disk, headers aside. `itemsize`: bytes of a number in the head's dtype."""
     return {
         "hidden": hidden * itemsize,
-        "logits": vocabulary * itemsize,
+        "logits": vocabulary * max(itemsize, 4),
         "top_k": top_k * (itemsize + 4) + 4,
         "one_hot": 4,
         "online": 0,
@@ -58,12 +62,6 @@ def make_target(
     if targets == "one_hot":
         return {"words": indices[:, 0]}, mass_R
     return {"values": kept.values.to(hidden_RH.dtype), "indices": indices, "log_tail": kept.log_tail}, mass_R
-
-
-def head_logits(hidden_RH: Tensor, head: Head) -> Tensor:
-    """Final logits [R, V] by the head's own transforms."""
-    logits_RV = torch.nn.functional.linear(hidden_RH, head.weight, head.bias) * head.scale
-    return logits_RV if head.softcap is None else head.softcap * torch.tanh(logits_RV / head.softcap)
 
 
 class TargetWriter:

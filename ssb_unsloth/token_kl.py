@@ -84,7 +84,7 @@ def _compare(states: Mapping[str, Tensor], head: Any, reply_ids: list[int]) -> d
     """KL and likeliest tokens from the states [R, H] of teacher, base and student, some rows at a time."""
     import torch
 
-    from .targets import head_logits
+    from .losses import head_logits
 
     row: dict[str, Any] = {"before": [], "after": [], "p": {n: [] for n in states}, "top": {n: [] for n in states}}
     for start in range(0, len(reply_ids), CHUNK_ROWS):

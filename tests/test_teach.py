@@ -1,5 +1,7 @@
 """The teacher pass: head(hidden) is the model's own distribution, whatever the architecture does to logits."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -7,8 +9,9 @@ from peft import LoraConfig, get_peft_model
 from ssb_unsloth.collator import Example
 from ssb_unsloth.config import TeachConfig
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.modeling import as_teacher, hidden_states, output_head
-from ssb_unsloth.targets import Targets, TargetWriter, head_logits
+from ssb_unsloth.losses import head_logits
+from ssb_unsloth.modeling import as_teacher, causal_lm, hidden_states, output_head
+from ssb_unsloth.targets import Targets, TargetWriter
 from ssb_unsloth.teach import teach
 
 FAMILIES = ["qwen2", "llama", "gemma2", "cohere", "granite"]
@@ -88,6 +91,47 @@ def test_targets_are_those_of_each_pair_on_its_own(make_model, tmp_path, targets
             torch.testing.assert_close(found.log_tail.exp(), rest, rtol=1e-3, atol=1e-5)
             continue
         torch.testing.assert_close(found, logits_RV, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("batch_tokens", [1, 60, 10_000])
+def test_each_pair_gets_exactly_one_pass_and_its_rows_are_those_of_a_pass_alone(
+    make_model, tmp_path, batch_tokens, dtype, tolerance
+):
+    model, examples = make_model("qwen2").to(dtype), make_examples(9)
+    seen = []
+    causal_lm(model).get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((kwargs["input_ids"], kwargs["attention_mask"])), with_kwargs=True
+    )
+    writer = TargetWriter(tmp_path)
+    teach(model, examples, TeachConfig(batch_tokens=batch_tokens), 2.0, 0, writer)
+    writer.close({"targets": "hidden", "temperature": None})
+    passes = [ids[mask.bool()].tolist() for batch in seen for ids, mask in zip(*batch, strict=True)]
+    assert sorted(passes) == sorted(e.teacher_ids + e.reply_ids for e in examples)
+    lengths = [int(mask.sum()) for _, masks in seen for mask in masks]
+    assert lengths == sorted(lengths)
+    assert all(ids.numel() <= batch_tokens or len(ids) == 1 for ids, _ in seen)
+    stored = Targets(tmp_path)
+    for e in examples:
+        ids = torch.tensor([e.teacher_ids + e.reply_ids])
+        with torch.no_grad():
+            alone = hidden_states(model, ids, torch.ones_like(ids))[0, len(e.teacher_ids) - 1 : -1].float()
+        found = stored([e.id])
+        assert found.dtype == dtype
+        assert ((found.float() - alone).norm(dim=-1) <= tolerance * alone.norm(dim=-1)).all()
+
+
+@pytest.mark.parametrize("targets", ["hidden", "logits"])
+def test_targets_are_read_without_copying(make_model, tmp_path, targets):
+    """A pair's tensor is a view of the mapped shard: reading it twice gives the same memory."""
+    writer = TargetWriter(tmp_path)
+    teach(make_model("qwen2"), make_examples(), TeachConfig(targets=targets), 2.0, 0, writer)
+    writer.close({"targets": targets, "temperature": None})
+    (shard,) = Targets(tmp_path)._shards.values()
+    one, other = (shard.get_tensor(f"pair0.{targets}") for _ in range(2))
+    assert one.data_ptr() == other.data_ptr()
+    spans = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if "targets-00000" in line]
+    assert any(low <= one.data_ptr() < high for low, high in ([int(x, 16) for x in s.split("-")] for s in spans))
 
 
 @pytest.mark.parametrize(("targets", "k"), [("top_k", 5), ("one_hot", 1)])

@@ -1,6 +1,7 @@
 """SSBTrainer against dense autograd written here, and against itself under other ways of cutting a batch."""
 
 import ast
+import copy
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from peft import LoraConfig
@@ -54,6 +56,7 @@ def make_trainer(model, tokenizer, folder, examples, targets=None, **settings):
 
 def store(model, examples, folder, kind="hidden"):
     """Run the teacher over the examples and store its targets."""
+    folder.mkdir(exist_ok=True)
     writer = TargetWriter(folder)
     teach(model, examples, TeachConfig(targets=kind), 2.0, 0, writer)
     writer.close({"targets": kind, "temperature": 2.0 if kind == "top_k" else None})
@@ -80,6 +83,15 @@ def dense_loss(model, examples, temperature, denominator="example", kd_weight=1.
     return sum(t / n for t, n in per_example) / len(per_example)
 
 
+def move_adapter(model):
+    """Away from its start, where the student is the base and half of the gradients are zero."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.3, generator=generator)
+
+
 def gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -95,10 +107,7 @@ def test_loss_and_gradient_are_eq_6(make_model, tokenizer, tmp_path, denominator
         make_model("gemma2"), tokenizer, tmp_path, examples, kd_temperature=temperature, denominator=denominator, **mix
     )
     model = trainer.model
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if "lora_B" in name:
-                p.normal_(std=0.3)
+    move_adapter(model)
     loss = trainer.compute_loss(model, trainer.data_collator(examples))
     loss.backward()
     ours = gradients(model)
@@ -163,6 +172,26 @@ def test_accumulation_changes_nothing(make_model, tokenizer, tmp_path, denominat
                 assert (step[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
 
 
+@pytest.mark.parametrize(
+    ("dtype", "online"), [(torch.float32, 1e-4), (torch.bfloat16, 2e-2)], ids=["float32", "bfloat16"]
+)
+def test_exact_targets_give_the_same_loss_and_gradient(make_model, tokenizer, tmp_path, dtype, online):
+    """The tolerances that targets.py states: of the loss, and of the gradient's size."""
+    examples, found = make_examples(), {}
+    for kind, tolerance in (("hidden", 0.0), ("logits", 1e-5), ("online", online)):
+        if kind != "online":
+            store(make_model("gemma2").to(dtype), examples, tmp_path / kind, kind)
+        targets = None if kind == "online" else Targets(tmp_path / kind)
+        trainer = make_trainer(make_model("gemma2").to(dtype), tokenizer, tmp_path, examples, targets)
+        move_adapter(trainer.model)
+        loss = trainer.compute_loss(trainer.model, trainer.data_collator(examples))
+        loss.backward()
+        gradient = torch.cat([g.flatten().float() for g in gradients(trainer.model).values()])
+        found[kind] = loss.item(), gradient
+        assert loss.item() == pytest.approx(found["hidden"][0], rel=tolerance)
+        assert (gradient - found["hidden"][1]).norm() <= tolerance * gradient.norm()
+
+
 @pytest.mark.parametrize("kind", ["hidden", "logits"])
 def test_stored_targets_train_like_the_teacher_on_line(make_model, tokenizer, tmp_path, kind):
     examples = make_examples()
@@ -170,6 +199,93 @@ def test_stored_targets_train_like_the_teacher_on_line(make_model, tokenizer, tm
     stored, _ = run_steps(make_trainer(make_model("qwen2"), tokenizer, tmp_path, examples, Targets(tmp_path)))
     on_line, _ = run_steps(make_trainer(make_model("qwen2"), tokenizer, tmp_path, examples))
     assert stored == pytest.approx(on_line, rel=1e-5)
+
+
+def test_a_4_bit_base_teaches_itself(make_model, tokenizer, tmp_path):
+    """bitsandbytes leaves the head as it is: the dense oracle holds, and stored targets are in the head's dtype."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("bitsandbytes")
+    make_model("qwen2").save_pretrained(tmp_path / "base")
+
+    def load():
+        four = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / "base", quantization_config=four, dtype=torch.float32, device_map="cpu"
+        )
+
+    examples = make_examples(4)
+    store(load(), examples, tmp_path / "targets")
+    stored = Targets(tmp_path / "targets")
+    assert stored([examples[0].id]).dtype == torch.float32
+    for targets in (stored, None):
+        trainer = make_trainer(load(), tokenizer, tmp_path, examples, targets)
+        model = trainer.model
+        assert type(model.get_base_model().model.layers[0].mlp.down_proj.base_layer).__name__ == "Linear4bit"
+        move_adapter(model)
+        loss = trainer.compute_loss(model, trainer.data_collator(examples))
+        loss.backward()
+        ours = gradients(model)
+        model.zero_grad()
+        expected = dense_loss(model, examples, 2.0)
+        expected.backward()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+        for name, gradient in gradients(model).items():
+            assert (ours[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-9, name
+    lm = model.get_base_model()
+    lm.lm_head = lm.model.layers[0].mlp.down_proj.base_layer
+    with pytest.raises(UserError, match=r"head is a Linear4bit.*keep it unquantized"):
+        trainer.compute_loss(model, trainer.data_collator(examples))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_trl_sdft_takes_the_same_step(make_model, tokenizer, tmp_path, temperature):
+    """TRL 1.15's SDFTTrainer with the base as teacher, all logits and alpha 0 has this loss, but for T²."""
+    sdft = pytest.importorskip("trl.experimental.sdft")
+    examples = make_examples(4)
+    model = (ours := make_trainer(make_model("qwen2"), tokenizer, tmp_path, examples, kd_temperature=temperature)).model
+    move_adapter(model)
+    loss = ours.compute_loss(model, ours.data_collator(examples))
+    loss.backward()
+    found = gradients(model)
+    model.zero_grad()
+
+    args = sdft.SDFTConfig(
+        output_dir=str(tmp_path / "sdft"),
+        teacher_model_kind="base",
+        distillation_mode="full_logits",
+        distillation_alpha=0.0,
+        distillation_is_clip=None,
+        num_loss_tokens_to_skip=0,
+        temperature=temperature,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+    )
+    rows = datasets.Dataset.from_list([{"prompt": "a", "privileged_context": "b"}] * 4)
+    theirs = sdft.SDFTTrainer(model, args=args, train_dataset=rows, processing_class=copy.deepcopy(tokenizer))
+    theirs.current_gradient_accumulation_steps = 1
+
+    def pad(sequences, left):
+        width = max(map(len, sequences))
+        ids, mask = torch.zeros(2, len(sequences), width, dtype=torch.int64)
+        for row, sequence in enumerate(sequences):
+            there = slice(width - len(sequence), None) if left else slice(len(sequence))
+            ids[row, there], mask[row, there] = torch.tensor(sequence), 1
+        return ids, mask
+
+    names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+    completion = pad([e.reply_ids for e in examples], left=False)
+    teacher = pad([e.teacher_ids for e in examples], left=True)
+    batch = dict(zip(names, (*pad([e.student_ids for e in examples], left=True), *completion), strict=True))
+    batch["teacher_input_ids"], batch["teacher_attention_mask"] = (
+        torch.cat(parts, dim=1) for parts in zip(teacher, completion, strict=True)
+    )
+    expected = temperature**2 * theirs.compute_loss(theirs.model, batch)
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, gradient in gradients(model).items():
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
 
 
 def test_training_brings_student_to_teacher_and_logs_it(make_model, tokenizer, tmp_path):
