@@ -1,23 +1,33 @@
 """Semantic Soft Bootstrapping (Mitra and Ulukus, arXiv 2512.05105): a language model teaches itself from its own hints.
 
-`SSBTrainer` and `SSBConfig` stand beside TRL's trainers; the command `ssb` runs a whole recipe. Nothing heavy is
-imported before it is asked for.
+`SSBTrainer` and `SSBConfig` stand beside TRL's trainers; `kd_loss` is the objective alone, on hidden states, and needs
+only torch; the command `ssb` runs a whole recipe. Nothing heavy is imported before it is asked for.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .losses import Head, TeacherLogits, TeacherTopK, kd_loss, row_weights
     from .trainer import SSBConfig, SSBTrainer
 
 __version__ = "0.1.0"
-__all__ = ["SSBConfig", "SSBTrainer", "__version__"]
+__all__ = [
+    "Head",
+    "SSBConfig",
+    "SSBTrainer",
+    "TeacherLogits",
+    "TeacherTopK",
+    "__version__",
+    "kd_loss",
+    "row_weights",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("SSBConfig", "SSBTrainer"):
-        from . import trainer
-
-        return getattr(trainer, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "trainer" if name.startswith("SSB") else "losses"
+    return getattr(importlib.import_module(f".{module}", __name__), name)

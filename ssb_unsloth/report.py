@@ -53,6 +53,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path) -> None:
         "differences": scored["differences"],
         "curation": {key: curation[key] for key in (*CURATION, *(k for k in curation if k not in CURATION))},
         "training": {method: {key: manifests["train"]["summary"][key] for key in TRAINING}},
+        "targets": manifests.get("teach", {}).get("summary", {}),
         "cost": {name: manifest["cost"] for name, manifest in manifests.items()},
         "versions": versions(),
         "seed": recipe.seed,
@@ -301,7 +302,7 @@ them right, the first {c["pairs"]:,} kept as pairs. The paper used 950 questions
 
 {t["steps"]:,} steps; loss {t["first_loss"]:.3f} at the first and {t["last_loss"]:.3f} at the last. {trained:,} of
 {total:,} parameters are trained ({100 * trained / total:.1f} %). The figure has the panels of the paper's Figure 2; its
-length is that of the student's own greedy replies to held-out questions.
+length is that of the student's own greedy replies to held-out questions.{_targets(report["targets"])}
 
 ![Loss, gradient norm and reply length over training](training.png)
 
@@ -317,6 +318,19 @@ length is that of the student's own greedy replies to held-out questions.
 
 {", ".join(f"{name} {version}" for name, version in report["versions"].items())}
 """
+
+
+def _targets(summary: dict[str, Any]) -> str:
+    """A sentence on what was kept of the teacher; how much of it, where that is not all."""
+    if "targets" not in summary:
+        return ""
+    if "mean_mass" not in summary:
+        return f" The teacher's targets ({summary['targets']}) are exact."
+    mean, least, temperature = (summary[name] for name in ("mean_mass", "least_mass", "mass_temperature"))
+    return (
+        f" The teacher's targets ({summary['targets']}) are **approximate**: they hold {mean:.1%} of its mass in the"
+        f" mean and {least:.1%} at the least, at temperature {temperature:g}."
+    )
 
 
 def _token_section(report: dict[str, Any]) -> str:

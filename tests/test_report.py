@@ -86,6 +86,9 @@ def _evaluate(folder: Path) -> None:
     (folder / "scores.json").write_text(json.dumps(rows))
 
 
+TAUGHT = {"targets": "top_k", "mean_mass": 0.987, "least_mass": 0.5, "mass_temperature": 2.0}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run: the first four stages made by hand, the report by `write_report`."""
@@ -93,7 +96,7 @@ def run(tmp_path_factory):
     trained = {"steps": 40, "first_loss": 1.0, "last_loss": 0.025, "trainable_parameters": 10, "total_parameters": 110}
     for name, make in {"curate": _curate, "teach": None, "train": _train, "evaluate": _evaluate}.items():
         with run.write(name, "key", {}) as work:
-            work.tokens, work.summary = 1234, trained if name == "train" else {}
+            work.tokens, work.summary = 1234, {"train": trained, "teach": TAUGHT}.get(name, {})
             if make:
                 make(work.folder)
     with run.write("report", "key", {}) as work:
@@ -173,6 +176,7 @@ def test_report_md_holds_the_table_and_the_figures(run, report):
     assert {"curate", "teach", "train", "evaluate"} <= {row[0] for row in rows}
     for name in re.findall(r"\]\(([\w.]+)\)", page):
         assert (run.stage("report") / name).is_file()
+    assert "targets (top_k) are **approximate**: they hold 98.7% of" in " ".join(page.split())
     assert set(re.findall(r"!\[[^]]+\]\(([\w.]+)\)", page)) == set(FIGURES)
 
 
