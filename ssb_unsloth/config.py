@@ -35,6 +35,10 @@ class ModelConfig:
     trust_remote_code: bool = False  # ours: never run a repository's code unless the recipe says so
     # Variables that the chat template reads, such as {enable_thinking: false}; they are set in the template itself.
     template: dict[str, Any] = field(default_factory=dict)
+    # What loads the model that teaches and learns by SSB. auto: Unsloth where it is installed and there is a CUDA GPU.
+    # The controls learn in TRL's own trainers, on plain transformers.
+    backend: Literal["auto", "unsloth", "transformers"] = "auto"
+    quantization: Literal["none", "8bit", "4bit"] = "none"  # of the frozen weights, by bitsandbytes; the paper's: none
 
 
 @dataclass
@@ -167,7 +171,7 @@ class TrainConfig:
     kd_weight: float = 1.0  # released code: lambda_KD, of T² KL
     ce_weight: float = 0.0  # released code: lambda_CE, of the cross-entropy of the reply's own tokens
     sharpen: float = 1.0  # ours: what the teacher's logits are multiplied by; the paper's teacher is as it is
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  # recompute activations: less memory, about a third slower; Unsloth: its own
     save_steps: int = 50  # a stopped run goes on from the last multiple
     logging_steps: int = 1
     probe_steps: int = 32  # measure the student's own reply length so often; 0: never

@@ -24,9 +24,18 @@ def causal_lm(model: nn.Module) -> Any:
 
 
 def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Last hidden states [B, S, H], as the head receives them. No tensor as wide as the vocabulary is made."""
+    """Last hidden states [B, S, H], as the head receives them. No tensor as wide as the vocabulary is made.
+
+    Raises:
+        UserError: the sequences are longer than what the model was loaded for (Unsloth cuts them silently).
+    """
     backbone = causal_lm(model).get_decoder()
     hidden: Tensor = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
+    if hidden.shape[1] != input_ids.shape[1]:
+        raise UserError(
+            f"A sequence of {input_ids.shape[1]:,} tokens was cut to {hidden.shape[1]:,}, the length the model was"
+            " loaded for: raise sampler.max_model_len (up to the model's own limit), or leave out the long pairs."
+        )
     return hidden
 
 
@@ -52,12 +61,21 @@ def output_head(model: nn.Module) -> Head:
 
 
 @contextlib.contextmanager
-def as_teacher(model: nn.Module) -> Iterator[None]:
-    """The frozen base: adapter off, dropout off, no gradients. The same weights serve teacher and student."""
+def resting(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and back to how it was. Unsloth's `generate` leaves its inference mode on and gradient checkpointing
+    off; its `for_training` undoes that."""
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad(), model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext():
-            yield
+        yield
     finally:
-        model.train(was_training)
+        if was_training:
+            getattr(model, "for_training", model.train)()
+
+
+@contextlib.contextmanager
+def as_teacher(model: nn.Module) -> Iterator[None]:
+    """The frozen base: adapter off, dropout off, no gradients. The same weights serve teacher and student."""
+    off = model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext()
+    with resting(model), torch.no_grad(), off:
+        yield

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .backends import adapter_path, load_sampler, model_path
+from .backends import TrainingBackend, adapter_path, load_sampler, model_path
 from .config import READS, BenchmarkConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig
 from .errors import UserError
 from .progress import say
@@ -61,10 +61,13 @@ def _adapters(recipe: Recipe, run: RunDir) -> dict[str, str]:
     return {s.label: (s.run.manifest("train") or {})["id"] for s in trained(recipe, run.root)}
 
 
-def _model_identity(recipe: Recipe) -> dict[str, Any]:
+def _model_identity(recipe: Recipe, trained: bool = False) -> dict[str, Any]:
+    """`trained`: the stage loads it by `model.backend`; to the samplers that key says nothing."""
     path = Path(model_path(recipe.model))
-    local = fingerprint(path) if path.exists() else None
-    return {**asdict(recipe.model), "files": local}
+    identity = {**asdict(recipe.model), "files": fingerprint(path) if path.exists() else None}
+    if not trained:
+        del identity["backend"]
+    return identity
 
 
 def _sampler_identity(config: SamplerConfig) -> dict[str, Any]:
@@ -128,7 +131,8 @@ def read_pairs(run: RunDir) -> list[Pair]:
 
 
 def _teach(recipe: Recipe, run: RunDir, work: Work) -> None:
-    from .backends.transformers import load_model, load_tokenizer
+    backend = TrainingBackend(recipe.model)  # first: Unsloth has to be imported before transformers
+    from .backends.transformers import load_tokenizer
     from .targets import TargetWriter
     from .teach import teach
     from .views import examples as examples_of
@@ -140,13 +144,20 @@ def _teach(recipe: Recipe, run: RunDir, work: Work) -> None:
         examples = examples_of(recipe, pairs, tokenizer)
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         temperature = recipe.train.temperature / recipe.train.sharpen
-        taught = teach(load_model(recipe.model), examples, recipe.teach, temperature, pad, writer)
+        model = backend.load(recipe.sampler.max_model_len)
+        taught = teach(model, examples, recipe.teach, temperature, pad, writer)
         work.tokens = taught.tokens
         if taught.mean_mass is not None:
             kept = {"mean_mass": taught.mean_mass, "least_mass": taught.least_mass, "mass_temperature": temperature}
     writer.close({"targets": recipe.teach.targets, "temperature": _stored_temperature(recipe)})
     replies = sum(len(pair.reply_ids) for pair in pairs)
-    work.summary = {"targets": recipe.teach.targets, "pairs": len(pairs), "reply_tokens": replies, **kept}
+    work.summary = {
+        "targets": recipe.teach.targets,
+        "pairs": len(pairs),
+        "reply_tokens": replies,
+        "backend": backend.name,
+        **kept,
+    }
 
 
 def _stored_temperature(recipe: Recipe) -> float | None:
@@ -179,7 +190,8 @@ def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
 
 
 def _train_ssb(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
-    from .backends.transformers import load_model, load_tokenizer
+    backend = TrainingBackend(recipe.model)  # first: Unsloth has to be imported before transformers
+    from .backends.transformers import load_tokenizer
     from .targets import Targets
     from .train import train
     from .views import examples as examples_of
@@ -188,7 +200,7 @@ def _train_ssb(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
     pairs = read_pairs(run)
     examples = examples_of(recipe, pairs, tokenizer)
     result = train(
-        load_model(recipe.model),
+        backend.load(recipe.sampler.max_model_len, recipe.train.lora, recipe.seed, recipe.train.gradient_checkpointing),
         tokenizer,
         examples,
         None if recipe.teach.targets == "online" else Targets(run.stage("teach")),
@@ -198,7 +210,8 @@ def _train_ssb(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
         recipe.seed,
         folder,
     )
-    return {**result, "tokens": recipe.train.epochs * sum(len(e.student_ids) + len(e.reply_ids) for e in examples)}
+    tokens = recipe.train.epochs * sum(len(e.student_ids) + len(e.reply_ids) for e in examples)
+    return {**result, "tokens": tokens, "backend": backend.name}
 
 
 def _train_sft(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
@@ -369,7 +382,7 @@ STAGES = {
             "teach",
             lambda r: ("curate",),
             lambda r, run: {
-                "model": _model_identity(r),
+                "model": _model_identity(r, trained=True),
                 "prompts": asdict(r.prompts),
                 "teach": asdict(r.teach),
                 "temperature": _stored_temperature(r),
@@ -379,7 +392,7 @@ STAGES = {
         Stage(
             "train",
             lambda r: READS[r.train.method],
-            lambda r, run: {"model": _model_identity(r), **_train_identity(r)},
+            lambda r, run: {"model": _model_identity(r, trained=r.train.method == "ssb"), **_train_identity(r)},
             _train,
         ),
         Stage(

@@ -21,9 +21,10 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from .backends import Request
-from .backends.transformers import TransformersSampler
+from .backends.transformers import TransformersSampler, peft_config
 from .collator import Example
 from .config import SamplingConfig, TrainConfig
+from .modeling import resting
 from .progress import bar
 from .prompts import student_messages
 from .records import Problem
@@ -72,23 +73,17 @@ def trainer_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: 
         kd_weight=config.kd_weight,
         ce_weight=config.ce_weight,
         sharpen=config.sharpen,
-        **common_arguments(config, checkpoints, seed, dtype),
+        **common_arguments(config, checkpoints, seed, dtype) | {"gradient_checkpointing": False},  # set by the backend
     )
 
 
 def lora(config: TrainConfig) -> LoraConfig:
-    """The adapter of every method."""
-    return LoraConfig(
-        r=config.lora.r,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=config.lora.target_modules,
-        task_type="CAUSAL_LM",
-    )
+    """The adapter of every method that TRL puts on."""
+    return peft_config(config.lora)
 
 
 def train(
-    model: nn.Module,
+    student: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     targets: Targets | None,
@@ -100,15 +95,14 @@ def train(
 ) -> dict[str, Any]:
     """Train by SSB into `folder`; `fit` says what comes back.
 
-    `probes` are held-out questions: the student's own reply to each is measured while it trains, at most
-    `probe_tokens` long.
+    `student` is the base model with a fresh adapter (`backends.TrainingBackend`). `probes` are held-out questions: the
+    student's own reply to each is measured while it trains, at most `probe_tokens` long.
     """
     trainer = SSBTrainer(
-        model,
-        args=trainer_arguments(config, folder / "checkpoints", seed, next(model.parameters()).dtype),
+        student,
+        args=trainer_arguments(config, folder / "checkpoints", seed, next(student.parameters()).dtype),
         train_dataset=examples,
         processing_class=tokenizer,
-        peft_config=lora(config),
         targets=targets,
         callbacks=[Bar()],
     )
@@ -188,9 +182,8 @@ class LengthProbe(TrainerCallback):
             control.should_log = wanted  # logging the length counts as the step's log, and would swallow its loss
 
     def _measure(self) -> None:
-        self._model.eval()
-        replies = self._sampler.sample(self._requests, self._decoding, title="probe", quiet=True)
-        self._model.train()
+        with resting(self._model):
+            replies = self._sampler.sample(self._requests, self._decoding, title="probe", quiet=True)
         lengths = [len(reply.token_ids) for reply in replies]
         cut = sum(reply.finish_reason == "length" for reply in replies)
         # Past the log of TRL's trainers, which would put the step's own figures into this row and clear them.

@@ -1,4 +1,5 @@
-"""What changes every month stays behind one file each: the samplers (vLLM, transformers) and the model's loading.
+"""What changes every month stays behind one file each: the samplers (vLLM, transformers) and the loading of the model
+that teaches and is trained (Unsloth, transformers).
 
 A sampler takes prompts as token ids and gives completions. Each request has a seed of its own, so what comes out does
 not depend on which other requests it is sampled with, or on their order.
@@ -8,16 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ..config import ModelConfig, SamplerConfig, SamplingConfig
+from ..config import LoraConfig, ModelConfig, SamplerConfig, SamplingConfig
 from ..errors import UserError
+from ..hardware import find_cards
 from ..progress import say
 from ..prompts import Messages
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,75 @@ def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters:
     from .transformers import TransformersSampler, load_model, load_tokenizer
 
     return TransformersSampler(load_model(model), load_tokenizer(model), config.batch_size)
+
+
+class TrainingBackend:
+    """Loads the model that teaches and is trained, by Unsloth or by plain transformers and PEFT.
+
+    Make it before anything in the process imports transformers, peft or trl: Unsloth has to come first.
+
+    Attributes:
+        name: "unsloth" or "transformers"; after `load`, the one that loaded.
+
+    Raises:
+        UserError: the recipe insists on Unsloth, and it is not installed or has no GPU.
+    """
+
+    def __init__(self, model: ModelConfig) -> None:
+        self._model = model
+        self.name = _training_backend(model)
+        if self.name == "unsloth":
+            from .unsloth import prepare
+
+            prepare()
+
+    def load(
+        self, max_length: int, lora: LoraConfig | None = None, seed: int = 0, gradient_checkpointing: bool = False
+    ) -> nn.Module:
+        """The model on its device, in eval mode; with `lora`, PEFT's wrapping of it with a fresh adapter.
+
+        The adapter's first weights are drawn from `seed`, and are float32 whatever the base is. No sequence will be
+        longer than `max_length` tokens. Activations are recomputed in the backward pass with `gradient_checkpointing`.
+
+        Raises:
+            UserError: it cannot be loaded. A model that only Unsloth cannot load is loaded by transformers where the
+                recipe says `auto`.
+        """
+        from . import transformers
+
+        if self.name == "unsloth":
+            from . import unsloth
+
+            try:
+                return unsloth.load(self._model, max_length, lora, seed, gradient_checkpointing)
+            except UserError as error:
+                if self._model.backend == "unsloth":
+                    raise
+                say(f"{error} Now with transformers, since model.backend is auto.")
+                self.name = "transformers"
+        model = transformers.load_model(self._model)
+        return model if lora is None else transformers.add_lora(model, lora, seed, gradient_checkpointing)
+
+
+def _training_backend(model: ModelConfig) -> str:
+    if model.backend == "transformers":
+        return "transformers"
+    import torch
+
+    missing = ""
+    if not find_spec("unsloth"):
+        missing = "Unsloth is not installed; install the extra [gpu]"
+    elif not torch.cuda.is_available() and os.environ.get("UNSLOTH_ALLOW_CPU") != "1":  # Unsloth's own way round it
+        missing = "torch finds no CUDA GPU here"
+        if torch.version.cuda is None and find_cards().cards:
+            missing = "this torch is a CPU build, though the machine has an NVIDIA GPU; install the extra [gpu]"
+    if not missing:
+        return "unsloth"
+    if model.backend == "unsloth":
+        raise UserError(f"model.backend: unsloth, but {missing}, or set model.backend=transformers.")
+    if "NVIDIA" in missing:
+        say(f"Computing on the CPU: {missing}.")
+    return "transformers"
 
 
 def model_path(model: ModelConfig) -> str:

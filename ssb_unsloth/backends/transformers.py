@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..config import ModelConfig, SamplingConfig
+from ..config import LoraConfig, ModelConfig, SamplingConfig
 from ..errors import UserError
 from ..hardware import choose_model, here
 from ..progress import bar
@@ -15,6 +15,7 @@ from ..prompts import Messages
 from . import Adapter, Completion, Request, model_path
 
 if TYPE_CHECKING:
+    import peft
     import torch
     from transformers import PreTrainedTokenizerBase
 
@@ -86,21 +87,75 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def load_model(model: ModelConfig) -> torch.nn.Module:
-    """The causal language model, in the recipe's dtype, on the GPU where there is one."""
+    """The causal language model, in the recipe's dtype and quantization, on the GPU where there is one.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, choose_model(model, here()).dtype)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model_path(model),
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
-            dtype=getattr(torch, choose_model(model, here()).dtype),
+            dtype=dtype,
+            **_quantized(model, dtype, device),
         )
+    except ImportError as error:  # bitsandbytes is not there
+        raise UserError(f"model.quantization: {model.quantization}: {str(error).splitlines()[0]}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"Model {model.name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
-    placed: torch.nn.Module = loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    return placed
+    placed: torch.nn.Module = loaded if model.quantization != "none" else loaded.to(device)
+    return placed.eval()
+
+
+def _quantized(model: ModelConfig, dtype: Any, device: str) -> dict[str, Any]:
+    """bitsandbytes' settings, the same as Unsloth's: NF4 with quantized constants, the head left as it is."""
+    if model.quantization == "none":
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    config = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if model.quantization == "8bit"
+        else BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def peft_config(lora: LoraConfig) -> peft.LoraConfig:
+    """The recipe's adapter as PEFT takes it."""
+    import peft
+
+    return peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        task_type="CAUSAL_LM",
+    )
+
+
+def add_lora(model: torch.nn.Module, lora: LoraConfig, seed: int, gradient_checkpointing: bool) -> torch.nn.Module:
+    """A fresh adapter on the model, by PEFT, which keeps its weights in float32 on a 16-bit base."""
+    import peft
+    from transformers import set_seed
+
+    set_seed(seed)  # the adapter's first weights are drawn here
+    student: Any = peft.get_peft_model(cast(Any, model), peft_config(lora))
+    if gradient_checkpointing:
+        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    trained: torch.nn.Module = student.eval()
+    return trained
 
 
 def save_merged(model: ModelConfig, adapter: Path, folder: Path) -> None:

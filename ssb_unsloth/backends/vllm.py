@@ -50,6 +50,8 @@ class VLLMSampler:
             "max_num_batched_tokens": max(config.max_model_len, 256),
             "max_num_seqs": 256,
         }
+        if model.quantization != "none":  # vLLM 0.32 has no bitsandbytes any more
+            say(f"vLLM samples from the weights as they are: model.quantization={model.quantization} is for training.")
         on_cpu = vllm.platforms.current_platform.is_cpu()
         try:
             self._engine = vllm.LLM(

@@ -1,0 +1,123 @@
+"""Loading by Unsloth, and its LoRA. The only file that imports it.
+
+Unsloth replaces parts of transformers, peft and trl while it is imported, so it has to come before them in a process;
+every stage is one of its own. What it gives is still a transformers model in PEFT's wrapping: modeling.py, the trainer
+and the saved adapter are the same as without it. Its forward differs in three things that matter here:
+- Sequences longer than `max_seq_length` are cut; `modeling.hidden_states` refuses those.
+- A `max_seq_length` above the model's own would rescale its positions; `load` never asks for that.
+- Given `labels`, the language model's forward returns no logits; nothing here passes labels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import LoraConfig, ModelConfig
+from ..errors import UserError
+from ..hardware import choose_model, here
+from . import model_path
+
+if TYPE_CHECKING:
+    from torch import nn
+
+AFTER = ("transformers", "peft", "trl")  # what Unsloth patches
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssb_unsloth" / "unsloth_compiled_cache"
+DEFAULTS = {  # read when unsloth is imported; what the user has set wins
+    "UNSLOTH_COMPILE_LOCATION": str(CACHE),  # else a folder in whatever directory the command is run in
+    "UNSLOTH_DISABLE_STATISTICS": "1",
+}
+
+
+def prepare() -> Any:
+    """Import Unsloth and return it.
+
+    Raises:
+        UserError: transformers, peft or trl was there first, or Unsloth cannot be imported here.
+    """
+    early = [name for name in AFTER if name in sys.modules]
+    if early and "unsloth" not in sys.modules:
+        raise UserError(
+            f"Unsloth has to be imported before {' and '.join(early)}, which this process has imported already: import"
+            " unsloth first of all, use the command `ssb` (each stage is a new process), or set"
+            " model.backend=transformers."
+        )
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # its greetings; results are on standard output
+            import unsloth
+    except Exception as error:  # ImportError where versions do not fit, NotImplementedError and others without a GPU
+        raise UserError(
+            f"Unsloth cannot be imported: {_first_line(error)} `ssb doctor` says what is missing here;"
+            " model.backend=transformers does without it."
+        ) from error
+    return unsloth
+
+
+def load(
+    model: ModelConfig, max_length: int, lora: LoraConfig | None, seed: int, gradient_checkpointing: bool
+) -> nn.Module:
+    """The model as `backends.TrainingBackend.load` describes it.
+
+    Raises:
+        UserError: Unsloth cannot load it or put LoRA on it: it does not know the architecture, or a file is missing.
+    """
+    import torch
+
+    FastLanguageModel = prepare().FastLanguageModel
+    from transformers import AutoConfig
+
+    where = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            config = AutoConfig.from_pretrained(model_path(model), **where).get_text_config()
+            loaded, _ = FastLanguageModel.from_pretrained(
+                model_path(model),
+                max_seq_length=min(max_length, getattr(config, "max_position_embeddings", None) or max_length),
+                dtype=getattr(torch, choose_model(model, here()).dtype),
+                load_in_4bit=model.quantization == "4bit",
+                load_in_8bit=model.quantization == "8bit",
+                device_map={"": "cuda:0" if torch.cuda.is_available() else "cpu"},
+                use_exact_model_name=True,  # the recipe's model, which the sampler loads too, and not Unsloth's copy
+                offload_embedding=False,  # a tied head is the embedding, and the loss multiplies by it
+                use_gradient_checkpointing=False,  # `get_peft_model` below sets it
+                **where,
+            )
+            return loaded.eval() if lora is None else _add_lora(loaded, lora, seed, gradient_checkpointing)
+    except torch.OutOfMemoryError:
+        raise
+    except UserError:
+        raise
+    except Exception as error:  # Unsloth says no in many ways: NotImplementedError, RuntimeError, KeyError, ...
+        raise UserError(
+            f"Unsloth cannot load {model.name!r}: {_first_line(error)} If it does not know this model, set"
+            " model.backend=transformers."
+        ) from error
+
+
+def _add_lora(model: Any, lora: LoraConfig, seed: int, gradient_checkpointing: bool) -> nn.Module:
+    import torch
+
+    student: nn.Module = prepare().FastLanguageModel.get_peft_model(
+        model,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.target_modules),
+        bias="none",
+        random_state=seed,
+        # Its own kind keeps activations in the host's memory, which takes a GPU to copy from.
+        use_gradient_checkpointing="unsloth"
+        if gradient_checkpointing and torch.cuda.is_available()
+        else gradient_checkpointing,
+    )
+    return student
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".") + "."
