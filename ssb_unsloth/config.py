@@ -96,9 +96,7 @@ class CurateConfig:
     rollouts_file: str | None = None  # JSONL of rollouts made elsewhere: {"question", "rollouts": [{"text"}, ...]}
     pairs_file: str | None = None  # pairs made elsewhere: a .jsonl, a folder or a hub data set (pairs.py); no sampling
     contrast: Literal["random", "first"] = "random"  # §3.1.2: drawn among those that qualify; released code: the first
-    unboxed: Literal["wrong", "excluded"] = (
-        "wrong"  # §3.1.1: a rollout without a box is a wrong one; released code: none
-    )
+    unboxed: Literal["wrong", "excluded"] = "wrong"  # a rollout without a box, §3.1.1: wrong; released code: neither
     equality: Literal["math", "string"] = "math"  # of answer and gold; released code: the same characters
 
 
@@ -253,10 +251,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         UserError: a file cannot be read, or anything in it, in the overrides or in a variant is wrong; all of it in one
             message.
     """
-    given = _read(path)
+    given = _on_preset(_read(path))
     if "base" in given:
         base_path = path.parent / str(given.pop("base"))
-        base = _read(base_path)
+        base = _on_preset(_read(base_path))
         if "base" in base:
             raise UserError(f"{base_path}: a recipe that is a `base` cannot have one itself; there is one level.")
         given = OmegaConf.merge(base, given)
@@ -270,7 +268,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
             parsed.append(OmegaConf.from_dotlist([f"{key}='{value}'" if value.startswith("#") else override]))
         except Exception as error:  # PyYAML's and OmegaConf's own
             raise UserError(f"{override!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
-    given = OmegaConf.merge(given, *parsed)
+    given = OmegaConf.merge(given, _on_preset(OmegaConf.merge(*parsed))) if parsed else given
 
     wrong: list[str] = []
     recipe = _resolve(OmegaConf.to_container(given, resolve=False), wrong)
@@ -299,8 +297,8 @@ def _variant(recipe: Recipe, name: str) -> tuple[Recipe | None, list[str]]:
     if fixed:
         return None, [f"{key}: belongs to the whole recipe and cannot differ in a variant." for key in fixed]
     whole = OmegaConf.structured(dataclasses.replace(recipe, variants={}))
-    chosen = PRESETS.get(str(overrides.get("preset")), {})  # over the recipe's own values, which are all stated by now
-    given = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(OmegaConf.to_container(whole)), chosen, overrides))
+    stated = OmegaConf.create(OmegaConf.to_container(whole))
+    given = OmegaConf.to_container(OmegaConf.merge(stated, _on_preset(OmegaConf.create(overrides))))
     wrong: list[str] = []
     return _resolve(given, wrong), wrong
 
@@ -323,7 +321,7 @@ def _read(path: Path) -> Any:
 def _resolve(given: Any, wrong: list[str]) -> Recipe | None:
     """`given` with every key that it leaves out at its default. What is wrong with it is added to `wrong`."""
     recipe = OmegaConf.structured(Recipe)
-    _fill(recipe, _on_preset(given), Recipe, "", wrong)
+    _fill(recipe, given, Recipe, "", wrong)
     try:
         for key in sorted(OmegaConf.missing_keys(recipe)):
             if not any(line.startswith(key) for line in wrong):
@@ -338,10 +336,12 @@ def _resolve(given: Any, wrong: list[str]) -> Recipe | None:
     return resolved
 
 
-def _on_preset(given: Any) -> Any:
-    """What the recipe gives, on top of what its preset chooses. An unknown preset is `_fill`'s to report."""
-    chosen = PRESETS.get(str(given.get("preset")), {})
-    return OmegaConf.to_container(OmegaConf.merge(chosen, given), resolve=False)
+def _on_preset(layer: Any) -> Any:
+    """A file, a variant or the overrides, on top of the preset that it names: its own keys win over the preset, and the
+    preset over what lies below. An unknown one is `_fill`'s to report.
+    """
+    chosen = PRESETS.get(str(OmegaConf.select(layer, "preset", throw_on_missing=False)), {})
+    return OmegaConf.merge(chosen, layer)
 
 
 def save(recipe: Recipe, path: Path) -> None:

@@ -64,7 +64,8 @@ def test_the_presets_differ_in_these_keys_alone(tmp_path):
     assert differing.pop("preset") == ("paper", "author_code")
     assert differing == DIFFERENCES
     assert (paper["curate.rollout.temperature"], released["curate.refine.temperature"]) == (0.8, 0.4)
-    assert recipe(tmp_path).preset == "paper"
+    unsaid = dict(flat(asdict(recipe(tmp_path))))
+    assert unsaid == paper
 
 
 def test_the_recipes_own_keys_win(tmp_path):
