@@ -23,6 +23,8 @@ STAGE_HELP = {
     "report": "write tables, figures and worked examples",
 }
 
+BENCHMARKS = ("math500", "aime2024", "aime2025", "gsm8k", "pocket-test", "pocket-test-hard")  # config.BENCHMARKS
+
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
@@ -42,17 +44,41 @@ def parser() -> argparse.ArgumentParser:
     for name, text in STAGE_HELP.items():
         stage = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         _recipe_arguments(stage)
+        if name == "evaluate":
+            _model_arguments(stage)
         if name not in ("evaluate", "report"):
             stage.add_argument("--student", metavar="NAME-sSEED", help="a variant's (default: the recipe's own)")
+    grading = commands.add_parser("grade", help="grade stored replies again, without a model; show what changed")
+    grading.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".jsonl of generations, or a folder")
+    grading.add_argument("--out", type=Path, metavar="DIR", help="write them there with their new verdicts")
     commands.add_parser("recipes", help="list the recipes that come with the package")
     return top
 
 
 def _recipe_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("recipe", type=Path, metavar="RECIPE", help="a YAML file, as in recipes/")
+    command.add_argument("recipe", metavar="RECIPE", help="a YAML file, as in recipes/")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1 train.learning_rate=1e-4")
     command.add_argument("--force", action="store_true", help="run also what is up to date")
     command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs/)")
+
+
+def _model_arguments(command: argparse.ArgumentParser) -> None:
+    command.usage = "ssb evaluate RECIPE [key=value ...] | ssb evaluate MODEL --benchmark NAME [--adapter DIR] ..."
+    options = command.add_argument_group(
+        "a MODEL in place of a RECIPE (hub id, folder, adapter, or a vLLM server's URL)"
+    )
+    options.add_argument(
+        "--benchmark",
+        action="append",
+        metavar="NAME[=FILE]",
+        help=f"{', '.join(BENCHMARKS)}, or any name with a .jsonl or .parquet file; may be repeated",
+    )
+    options.add_argument("--adapter", action="append", default=[], metavar="[NAME=]DIR", help="may be repeated")
+    options.add_argument("--samples", type=int, metavar="N", help="replies a question at --temperature (0.8)")
+    options.add_argument("--temperature", type=float, metavar="T", help="sample at T beside greedy decoding")
+    options.add_argument("--max-tokens", type=int, metavar="N", help="length limit of a reply (the benchmark's own)")
+    options.add_argument("--default-prompt", action="store_true", help="also without the tutor prompt")
+    options.add_argument("--out", type=Path, metavar="DIR", help="where replies and scores go (runs/evaluate-MODEL)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if arguments.command == "recipes":
             return _list_recipes()
+        if arguments.command == "grade":
+            from .regrade import run as regrade
+
+            print(regrade(arguments.files, arguments.out))
+            return 0
+        if arguments.command == "evaluate" and not arguments.recipe.endswith((".yaml", ".yml")):
+            return _evaluate_model(arguments)
         if arguments.command in ("run", "sweep"):
             return _run(arguments)
         return _stage(arguments)
@@ -101,6 +134,15 @@ def _run(arguments: argparse.Namespace) -> int:
     if code == 0:
         print(closing_lines(RunDir(root)))
     return code
+
+
+def _evaluate_model(arguments: argparse.Namespace) -> int:
+    from .progress import hush
+    from .standalone import run
+
+    hush()
+    print(run(arguments))
+    return 0
 
 
 def _stage(arguments: argparse.Namespace) -> int:
@@ -137,7 +179,7 @@ def _load(arguments: argparse.Namespace) -> Recipe:
     from .config import load
     from .hardware import choose, here
 
-    return choose(load(arguments.recipe, arguments.overrides), here())
+    return choose(load(Path(arguments.recipe), arguments.overrides), here())
 
 
 def _list_recipes() -> int:

@@ -200,16 +200,23 @@ class BenchmarkConfig(ProblemsConfig):
     max_tokens: int = 1024
 
 
-BENCHMARKS: dict[str, dict[str, Any]] = {
+BENCHMARKS: dict[str, dict[str, Any]] = {  # length limits are ours, and fit the default sampler.max_model_len
     "math500": {
         "source": "HuggingFaceH4/MATH-500",
         "split": "test",
         "question": "problem",
         "id": "unique_id",
         "count": 500,
+        "max_tokens": 3072,
     },
-    "aime2024": {"source": "HuggingFaceH4/aime_2024", "split": "train", "question": "problem", "count": 30},
-    "aime2025": {"source": "math-ai/aime25", "split": "test", "question": "problem", "count": 30},
+    "aime2024": {
+        "source": "HuggingFaceH4/aime_2024",
+        "split": "train",
+        "question": "problem",
+        "count": 30,
+        "max_tokens": 3072,
+    },
+    "aime2025": {"source": "math-ai/aime25", "split": "test", "question": "problem", "count": 30, "max_tokens": 3072},
     "gsm8k": {"source": "openai/gsm8k", "config": "main", "split": "test", "gold_format": "####", "count": 1319},
     "pocket-test": {"source": "pocket", "split": "test", "limit": 300, "max_tokens": 160},
     "pocket-test-hard": {"source": "pocket", "split": "test_hard", "limit": 200, "max_tokens": 200},
@@ -219,6 +226,7 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
 @dataclass
 class EvaluateConfig:
     benchmarks: dict[str, BenchmarkConfig] = field(default_factory=dict)
+    references: list[str] = field(default_factory=lambda: ["base"])  # what every model is compared with, by name
     default_prompt: bool = False  # the base a second time, with no tutor prompt: its chat template's own default
     adapters: dict[str, str] = field(default_factory=dict)  # more rows: LoRA adapters by name, hub ids or folders
 

@@ -31,6 +31,7 @@ import json
 import os
 import re
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -42,6 +43,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from .answers import MAX_LENGTH, Answer, read, split
+from .errors import UserError
 
 ROUNDED_DIGITS = 6
 
@@ -200,7 +202,7 @@ def equivalent(answer: str, gold: str) -> bool:
     Never raises because of what the strings hold, and always returns within seconds.
 
     Raises:
-        RuntimeError: Math-Verify is needed and cannot be started.
+        UserError: Math-Verify is needed and cannot be started, or is given no CPU time.
     """
     if answer.strip() == gold.strip():
         return bool(answer.strip())
@@ -313,6 +315,7 @@ def _last_side(equation: Answer) -> Answer:
 # -- Math-Verify, in a process of its own -----------------------------------------------------------------------------
 
 CPU_SECONDS = 3.0  # for one comparison; nearly all need less than 0.2
+WALL_SECONDS = 300.0  # by the clock: a process that gets no CPU time at all would be waited for for ever
 MEMORY_BYTES = 2 << 30
 
 # Math-Verify takes words for products of letters (anagrams would be equal), drops the base of a numeral and the prime
@@ -367,6 +370,12 @@ class _Worker:
             try:
                 process.stdin.write(json.dumps([answer, gold]) + "\n")
                 process.stdin.flush()
+                if not select.select([process.stdout], [], [], WALL_SECONDS)[0]:
+                    raise UserError(
+                        f"The judge (Math-Verify) gives no answer within {WALL_SECONDS:g} s, though a comparison may"
+                        f" take {CPU_SECONDS:g} s of CPU time: the machine is overloaded or asleep. What was sampled is"
+                        " kept; run the same command again."
+                    )
                 reply = process.stdout.readline()
             except OSError:  # it died
                 reply = ""
@@ -394,7 +403,7 @@ class _Worker:
         if ready != "ready\n":
             process.kill()
             reason = ready.strip() or "no reason given"
-            raise RuntimeError(f"Math-Verify does not start ({reason}). Try: pip install 'math-verify[antlr4_13_2]'")
+            raise UserError(f"Math-Verify does not start ({reason}). Try: pip install 'math-verify[antlr4_13_2]'")
         return process
 
     def _stop(self) -> None:

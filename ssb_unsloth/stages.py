@@ -307,9 +307,14 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
         path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
         entrants += [Entrant(name, recipe.model, path, seed, prompt) for seed in seeds]
     _carry_over(recipe, run, entrants, benchmarks, work.folder)
+    names = list(dict.fromkeys(entrant.name for entrant in entrants))
+    for reference in recipe.evaluate.references:
+        if reference not in names:
+            raise UserError(f"evaluate.references: no model {reference!r} here; there are {', '.join(names)}.")
+    against = [(name, ref) for ref in recipe.evaluate.references for name in names if name not in (ref, "base")]
     generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)
     scored = [g for g in generations if g.benchmark in recipe.evaluate.benchmarks]
-    scores, differences = score(scored, recipe.evaluate.benchmarks, recipe.seed)
+    scores, differences = score(scored, recipe.evaluate.benchmarks, recipe.seed, against)
     result = {"scores": as_rows(scores), "differences": as_rows(differences)}
     (work.folder / "scores.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     work.tokens = sum(g.n_tokens for g in generations)
@@ -404,6 +409,7 @@ STAGES = {
                 "wording": r.prompts.wording,
                 "default_prompt": r.evaluate.default_prompt,
                 "adapters": {name: _adapter_identity(source) for name, source in r.evaluate.adapters.items()},
+                "references": r.evaluate.references,
                 "benchmarks": {name: _problems_identity(b) for name, b in r.evaluate.benchmarks.items()},
                 "students": _adapters(r, run),
             },

@@ -5,8 +5,10 @@ What equals what is decided by cases made without the grader: see tests/data/gra
 
 import json
 import multiprocessing
+import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 
 from ssb_unsloth import grading
 from ssb_unsloth.answers import MAX_LENGTH
+from ssb_unsloth.errors import UserError
 from ssb_unsloth.grading import (
     Grade,
     Verdict,
@@ -387,7 +390,7 @@ def test_a_forked_child_starts_a_worker_of_its_own(worker):
 
 def test_a_missing_math_verify_is_an_error_and_no_verdict(worker, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/echo")
-    with pytest.raises(RuntimeError, match="pip install 'math-verify"):
+    with pytest.raises(UserError, match="pip install 'math-verify"):
         equivalent("a+b", "b+a")
     assert not equivalent("17", "18")  # where it is not needed, nothing is missing
 
@@ -404,3 +407,15 @@ def test_an_interrupted_question_does_not_answer_the_next(worker, monkeypatch):
         equivalent("c+d", "d+c")
     assert process.poll() is not None
     assert not equivalent("e+f", "e-f")
+
+
+def test_a_judge_that_is_given_no_time_is_an_error_and_no_verdict(worker, monkeypatch):
+    assert equivalent("a+b", "b+a")
+    process = worker._process
+    monkeypatch.setattr(grading, "WALL_SECONDS", 0.2)
+    os.kill(process.pid, signal.SIGSTOP)
+    with pytest.raises(UserError, match=r"judge .* no answer within 0\.2 s.*run the same command again"):
+        equivalent("c+d", "d+c")
+    assert process.poll() is not None
+    monkeypatch.setattr(grading, "WALL_SECONDS", 60)
+    assert equivalent("c+d", "d+c")

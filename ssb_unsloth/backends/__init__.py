@@ -1,5 +1,5 @@
-"""What changes every month stays behind one file each: the samplers (vLLM, transformers) and the loading of the model
-that teaches and is trained (Unsloth, transformers).
+"""What changes every month stays behind one file each: the samplers (vLLM, its server, transformers) and the loading of
+the model that teaches and is trained (Unsloth, transformers).
 
 A sampler takes prompts as token ids and gives completions. Each request has a seed of its own, so what comes out does
 not depend on which other requests it is sampled with, or on their order.
@@ -72,6 +72,10 @@ def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters:
 
     `adapters`: whether it will be asked to put LoRA adapters on; vLLM sets memory and time aside for that.
     """
+    if model.name.startswith(("http://", "https://")):
+        from .server import ServerSampler
+
+        return ServerSampler(model)
     engine = config.engine
     if engine == "auto":
         engine = "vllm" if find_spec("vllm") else "transformers"

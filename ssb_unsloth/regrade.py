@@ -1,0 +1,149 @@
+"""`ssb grade`: stored generations graded again, without a model; what changed is shown, and nothing is overwritten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .grading import Verdict, format_free, grade, string_equal
+from .records import Problem, read_jsonl, read_rows, write_jsonl
+
+SHOWN = 20  # changes listed for a file; the rest is counted
+IDENTITY = ("model", "run_seed", "benchmark", "temperature", "problem_id", "sample")
+
+
+@dataclass(frozen=True)
+class Change:
+    where: str  # file and line
+    problem_id: str
+    answer: str | None
+    gold: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Regraded:
+    """A file with its verdicts of today. The counts are of right replies."""
+
+    path: Path
+    rows: list[dict[str, Any]]
+    before: int | None  # None: the file holds no verdicts
+    right: int
+    string: int
+    format_free: int
+    changes: list[Change]
+
+
+def regrade(path: Path) -> Regraded:
+    """Grade each row's `text` against its `gold` again; `finish_reason` counts where it stands there.
+
+    Raises:
+        UserError: a row without text or gold, a reply without an id among others with one, or one that stands there
+            twice; a problem of the benchmark's own file (`problems-NAME.jsonl` beside it) that has no reply.
+    """
+    rows, changes, known = [], [], True
+    counts = {"before": 0, "right": 0, "string": 0, "format_free": 0}
+    for number, row in _checked(path):
+        text, gold, old = row["text"], row["gold"], row.get("verdict")
+        finish = str(row.get("finish_reason", "stop"))
+        new = grade(text, gold, finish)
+        right = new.verdict == Verdict.RIGHT
+        known = known and isinstance(old, str) and old != ""
+        counts["before"] += old == Verdict.RIGHT
+        counts["right"] += right
+        counts["string"] += finish != "length" and string_equal(text, gold)
+        counts["format_free"] += right or format_free(text, gold)
+        if old and old != new.verdict:
+            where = f"{path}, line {number}"
+            changes.append(Change(where, str(row.get("problem_id", "")), new.answer, gold, str(old), new.verdict))
+        rows.append({**row, "verdict": new.verdict.value, "answer": new.answer})
+    return Regraded(
+        path=path,
+        rows=rows,
+        before=counts["before"] if known else None,
+        right=counts["right"],
+        string=counts["string"],
+        format_free=counts["format_free"],
+        changes=changes,
+    )
+
+
+def _checked(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+    """The file's rows with their line numbers, after a look at all of them."""
+    rows = list(read_rows(path))
+    if not rows:
+        raise UserError(f"{path}: holds no generation.")
+    with_ids = any("problem_id" in row for _, row in rows)
+    seen: dict[tuple[object, ...], int] = {}
+    for number, row in rows:
+        for field in ("text", "gold"):
+            if not isinstance(row.get(field), str):
+                raise UserError(f"{path}, line {number}: no {field!r} (text), so there is nothing to grade.")
+        if with_ids and not row.get("problem_id"):
+            raise UserError(f"{path}, line {number}: no 'problem_id', though other replies of the file have one.")
+        identity = tuple(row.get(key) for key in IDENTITY)
+        if with_ids and identity in seen:
+            raise UserError(
+                f"{path}, line {number}: this reply (problem {row['problem_id']}, sample {row.get('sample')}) stood"
+                f" already in line {seen[identity]}."
+            )
+        seen[identity] = number
+    for benchmark in dict.fromkeys(str(row.get("benchmark", "")) for _, row in rows):
+        asked = path.parent / f"problems-{benchmark}.jsonl"
+        if benchmark and asked.exists():
+            answered = {row["problem_id"] for _, row in rows if row.get("benchmark") == benchmark}
+            missing = [problem.id for problem in read_jsonl(asked, Problem) if problem.id not in answered]
+            if missing:
+                raise UserError(
+                    f"{path}: no reply to {len(missing):,} of the problems in {asked}, the first of them {missing[0]};"
+                    " a benchmark is never scored on a part of its problems."
+                )
+    return rows
+
+
+def files_in(paths: Sequence[Path]) -> list[Path]:
+    """The given files, and the generations of given folders."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.glob("*.jsonl") if not p.name.startswith("problems-"))
+            if not inside:
+                raise UserError(f"{path}: holds no .jsonl file of generations.")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+def run(paths: Sequence[Path], out: Path | None) -> str:
+    """Grade all files again; with `out`, write them there with the verdicts of today. Returns what is to be shown."""
+    from .report import percent, plain
+
+    results = [regrade(path) for path in files_in(paths)]
+    names = [result.path.name for result in results]
+    if out is not None:
+        for result in results:
+            target = out / result.path.name
+            if names.count(result.path.name) > 1 or target.resolve() == result.path.resolve():
+                raise UserError(f"--out {out}: {target.name} would be overwritten; give a folder of its own.")
+        out.mkdir(parents=True, exist_ok=True)
+        for result in results:
+            write_jsonl(out / result.path.name, result.rows)
+    table = [["file", "replies", "right before", "right now", "changed", "equal as string", "box or not"]]
+    for r in results:
+        n = len(r.rows)
+        before = "-" if r.before is None else percent(r.before / n)
+        shares = (percent(r.right / n), f"{len(r.changes)}", percent(r.string / n), percent(r.format_free / n))
+        table.append([str(r.path), f"{n:,}", before, *shares])
+    lines = plain(table)
+    for r in results:
+        for change in r.changes[:SHOWN]:
+            answer = "no box" if change.answer is None else repr(change.answer)
+            lines.append(f"{change.where}: {answer} for gold {change.gold!r}: {change.old} -> {change.new}")
+        if len(r.changes) > SHOWN:
+            lines.append(f"{r.path}: {len(r.changes) - SHOWN:,} more changes")
+    return "\n".join(lines)
