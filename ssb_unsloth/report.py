@@ -57,7 +57,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path) -> None:
         "cost": {name: manifest["cost"] for name, manifest in manifests.items()},
         "versions": versions(),
         "seed": recipe.seed,
-        "prompt": text("tutor"),
+        "prompts": system_prompts(scored["scores"]),
         "decoding": {name: asdict(benchmark) for name, benchmark in recipe.evaluate.benchmarks.items()},
     }
     figures.comparison(report["scores"], folder / "accuracy.png")
@@ -249,8 +249,19 @@ def evaluation_section(scores: Sequence[Row], differences: Sequence[Row], benchm
             " its counts. Its prompt and decoding are unstated.",
             pipes(published),
         ]
-    parts += [f"{_how(benchmarks)} The system prompt was the tutor prompt:", "> " + text("tutor").replace("\n", "\n> ")]
+    parts.append(_how(benchmarks))
+    for name, prompt in system_prompts(scores).items():
+        if prompt is None:
+            parts.append("Prompt *default*: the question alone, under whatever the chat template says by itself.")
+        else:
+            parts += [f"Prompt *{name}*, the system prompt before the question:", "> " + prompt.replace("\n", "\n> ")]
     return "\n\n".join(parts)
+
+
+def system_prompts(scores: Sequence[Row]) -> dict[str, str | None]:
+    """The system prompts under which the scores were made, by name; None for the model's own default."""
+    texts = {"tutor": text("tutor"), "released": text("tutor", "released"), "default": None}
+    return {name: texts[name] for name in dict.fromkeys(s["prompt"] for s in scores)}
 
 
 def _how(benchmarks: Mapping[str, Row]) -> str:
