@@ -157,7 +157,7 @@ def finished(tmp_path, monkeypatch):
     def write(stage: str, *overrides: str) -> None:
         key, determined_by = STAGES[stage].key(load(Path(POCKET), overrides), run)
         with run.write(stage, key, determined_by) as work:
-            (work.folder / "report.json").write_text('{"scores": []}')
+            (work.folder / "report.json").write_text('{"scores": [], "differences": []}')
 
     for stage in ONE_STUDENT:
         write(stage)
