@@ -48,9 +48,11 @@ class Store:
         self.lengths = lengths_of(max(1, round(args.pairs * share)))
         torch.manual_seed(0)
         head = Head(torch.randn(args.vocab, args.hidden, dtype=torch.bfloat16) * args.hidden**-0.5)
-        longest = torch.randn(max(self.lengths), args.hidden, dtype=torch.bfloat16)
+        few = torch.randn(8, args.hidden, dtype=torch.bfloat16)
         stored = option or ("logits" if kind == "paper" else "hidden")
-        self.rows: dict[str, Tensor] = make_target(stored, longest, head, TOP_K, TEMPERATURE)[0]
+        made = make_target(stored, few, head, TOP_K, TEMPERATURE)[0]
+        times = -(-max(self.lengths) // len(few))
+        self.rows: dict[str, Tensor] = {key: rows.repeat(times, *[1] * (rows.ndim - 1)) for key, rows in made.items()}
         self.ids = [f"pair{i}" for i in range(len(self.lengths))]
 
     @property

@@ -325,7 +325,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--prompt", type=int, help="tokens (CPU: 48; CUDA: 200)")
     parser.add_argument("--teacher-prompt", type=int, help="tokens (twice the student's)")
     parser.add_argument(
-        "--reply", type=int, nargs=2, metavar=("LOW", "HIGH"), help="tokens (CPU: 96 to 160; CUDA: 400 to 600)"
+        "--reply", type=int, nargs=2, metavar=("LOW", "HIGH"), help="tokens (CPU: 64 to 128; CUDA: 400 to 600)"
     )
     parser.add_argument("--contestants", nargs="+", metavar="NAME", help="the first is the one all must agree with")
     parser.add_argument("--scaling", action=argparse.BooleanOptionalAction, help="see above (CPU: yes)")
@@ -339,7 +339,7 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
     on_gpu = args.device == "cuda"
     args.prompt = args.prompt or (200 if on_gpu else 48)
     args.teacher_prompt = args.teacher_prompt or 2 * args.prompt
-    args.reply = args.reply or ([400, 600] if on_gpu else [96, 160])
+    args.reply = args.reply or ([400, 600] if on_gpu else [64, 128])
     args.checkpointing = args.checkpointing or ("yes" if on_gpu else "no")
     ours = ["ours:hidden", *(["ours:logits", "ours:top_k", "ours:online"] if on_gpu else [])]
     args.contestants = args.contestants or [*ours, "raw", "paper", *(["dense"] if on_gpu else [])]
