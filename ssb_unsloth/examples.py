@@ -12,22 +12,9 @@ from .rundir import RunDir
 
 def worked_examples(run: RunDir, student: str, seed: int) -> str:
     """Pairs with their origins, then benchmark questions that base and student answer differently."""
-    pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)[:EXAMPLES]
-    rollouts = {r.id: r for r in read_jsonl(run.stage("curate") / "rollouts.jsonl", Rollout)}
-    answers = {model: _answers(run, model, seed) for model in ("base", student)}
-    parts = ["# Worked examples", "", "## From a question to a pair, and what base and student now answer", ""]
-    for pair in pairs:
-        parts += [
-            f"### {pair.problem_id}, gold answer {_inline(pair.gold)}",
-            "",
-            _fenced("Question", pair.question),
-            *_shown_to_teacher(pair, rollouts),
-            _fenced(f"Refinement {pair.refinement_id}, which the student learns", pair.reply),
-            _fenced(f"Base, greedy: {answers['base'][pair.problem_id].verdict}", answers["base"][pair.problem_id].text),
-            _fenced(
-                f"Student, greedy: {answers[student][pair.problem_id].verdict}", answers[student][pair.problem_id].text
-            ),
-        ]
+    parts = ["# Worked examples", ""]
+    if (run.stage("curate") / "pairs.jsonl").exists():  # not where GRPO alone was trained
+        parts += _pairs(run, student, seed)
     parts += ["## Questions that neither was trained on", ""]
     for path in sorted(run.stage("evaluate").glob("problems-*.jsonl")):
         benchmark = path.stem.removeprefix("problems-")
@@ -55,6 +42,26 @@ def _shown_to_teacher(pair: Pair, rollouts: Mapping[str, Rollout]) -> list[str]:
         _fenced(f"Wrong rollout {pair.wrong_id}{answer}", pair.wrong),
         _fenced(f"Right rollout {pair.right_id}", pair.right),
     ]
+
+
+def _pairs(run: RunDir, student: str, seed: int) -> list[str]:
+    pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)[:EXAMPLES]
+    rollouts = {r.id: r for r in read_jsonl(run.stage("curate") / "rollouts.jsonl", Rollout)}
+    answers = {model: _answers(run, model, seed) for model in ("base", student)}
+    parts = ["## From a question to a pair, and what base and student now answer", ""]
+    for pair in pairs:
+        parts += [
+            f"### {pair.problem_id}, gold answer {_inline(pair.gold)}",
+            "",
+            _fenced("Question", pair.question),
+            *_shown_to_teacher(pair, rollouts),
+            _fenced(f"Refinement {pair.refinement_id}, which the student learns", pair.reply),
+            _fenced(f"Base, greedy: {answers['base'][pair.problem_id].verdict}", answers["base"][pair.problem_id].text),
+            _fenced(
+                f"Student, greedy: {answers[student][pair.problem_id].verdict}", answers[student][pair.problem_id].text
+            ),
+        ]
+    return parts
 
 
 def _answers(run: RunDir, model: str, seed: int) -> dict[str, Generation]:

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot: no screen is needed, and a notebook's own settings stay as they are
 
 GREY, BLUE, ORANGE, RED = "#9aa0a6", "#1f6fb4", "#e08214", "#c0392b"
-COLOURS = {"base": GREY, "ssb": BLUE}
+COLOURS = {"base": GREY, "ssb": BLUE, "sft": ORANGE, "rft": RED, "ssd": "#8e6bb0", "grpo": "#3a8f5c"}
+CYCLE = (ORANGE, RED, GREY)  # other names
 PNG: dict[str, Any] = {
     "dpi": 150,
     "metadata": {"Software": ""},
@@ -102,34 +103,48 @@ def _place(row: Mapping[str, Any]) -> tuple[str, str, float]:
     return row["model"], row["benchmark"], row["temperature"]
 
 
-def training(history: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """The panels of the paper's Figure 2: loss, gradient norm, completion length (here the student's own)."""
-    panels = (("loss", "loss (Eq. 6)", BLUE), ("grad_norm", "gradient norm", ORANGE), ("reply_tokens", "tokens", GREY))
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
-    all_axes = figure.subplots(1, 3)
-    for axes, (key, label, colour) in zip(all_axes, panels, strict=True):
-        points = [(row["step"], row[key]) for row in history if key in row]
-        if points:
-            steps, values = zip(*points, strict=True)
-            few = len(points) < 30
-            axes.plot(
-                steps,
-                values,
-                color=colour,
-                linewidth=1.6 if few else 0.7,
-                alpha=1 if few else 0.45,
-                marker="o" if few else None,
-            )
-            if not few:
-                axes.plot(steps, _smooth(values), color=colour, linewidth=2)
+def training(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """The panels of the paper's Figure 2: loss, gradient norm, completion length (here the student's own); and GRPO's
+    reward. A line for each method.
+
+    GRPO's loss is left out: it is close to 0 at every step, whatever is learned.
+    """
+    panels = [
+        ("loss", "loss", "training loss"),
+        ("grad_norm", "gradient norm", "gradient norm"),
+        ("reply_tokens", "tokens", "length of the student's own\ngreedy replies, held-out questions"),
+    ]
+    rewarded = {method for method, history in histories.items() if any("reward" in row for row in history)}
+    if rewarded:
+        panels.append(("reward", "share of right rollouts", "GRPO's reward"))
+    figure = Figure(figsize=(11 * len(panels) / 3, 3.2), layout="constrained")
+    all_axes = figure.subplots(1, len(panels))
+    for letter, axes, (key, label, title) in zip("abcd", all_axes, panels, strict=False):
+        for number, (method, history) in enumerate(histories.items()):
+            points = [
+                (row["step"], row[key]) for row in history if key in row and (key, method in rewarded) != ("loss", True)
+            ]
+            if points:
+                _curve(axes, points, COLOURS.get(method, CYCLE[number % len(CYCLE)]), method, len(histories) > 1)
         axes.set_xlabel("optimizer step")
         axes.set_ylabel(label)
+        axes.set_title(f"({letter}) {title}", fontsize=10)
         axes.axhline(0, color="none")  # from 0, with the usual margin above
         axes.set_ylim(bottom=0)
-    all_axes[0].set_title("(a) training loss", fontsize=10)
-    all_axes[1].set_title("(b) gradient norm", fontsize=10)
-    all_axes[2].set_title("(c) length of the student's own\ngreedy replies, held-out questions", fontsize=10)
+    if len(histories) > 1:
+        all_axes[1].legend(frameon=False, fontsize=8)
     _finish(figure, all_axes, path)
+
+
+def _curve(axes: Axes, points: Sequence[tuple[int, float]], colour: str, label: str, smooth_only: bool) -> None:
+    """Few points as they are; many as a faint line under a smoothed one, or as that alone."""
+    steps, values = zip(*points, strict=True)
+    if len(points) < 30:
+        axes.plot(steps, values, color=colour, linewidth=1.6, marker="o", markersize=4, label=label)
+        return
+    if not smooth_only:
+        axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.45)
+    axes.plot(steps, _smooth(values), color=colour, linewidth=2, label=label)
 
 
 def curation(statistics: Mapping[str, int], path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .config import Recipe
+from .config import READS, Recipe
 from .examples import worked_examples
 from .prompts import text
 from .records import Pair, read_jsonl, read_rows
@@ -37,22 +37,29 @@ TITLES = {
 TRAINING = ("steps", "first_loss", "last_loss", "trainable_parameters", "total_parameters")
 
 
-def write_report(recipe: Recipe, run: RunDir, folder: Path) -> None:
-    """Write report.json, report.md, examples.md and the figures from what the other stages left in their folders."""
+def write_report(recipe: Recipe, run: RunDir, folder: Path, trained: Mapping[str, RunDir] | None = None) -> None:
+    """Write report.json, report.md, examples.md and the figures from what the other stages left in their folders.
+
+    `trained`: for each method of training the first student that learned by it; the recipe's own where nothing is said.
+    """
     from . import figures
 
     method = recipe.train.method
-    manifests = {name: run.manifest(name) or {} for name in STAGES if name != "teach" or method == "ssb"}
+    trained = trained or {method: run}
+    stages = [name for name in STAGES if name in (*READS[method], "train", "evaluate")]
+    manifests = {name: run.manifest(name) or {} for name in stages}
     scored = json.loads((run.stage("evaluate") / "scores.json").read_text(encoding="utf-8"))
-    curation = json.loads((run.stage("curate") / "statistics.json").read_text(encoding="utf-8"))
-    history = [row for _, row in read_rows(run.stage("train") / "history.jsonl")]
+    histories = {
+        name: [row for _, row in read_rows(student.stage("train") / "history.jsonl")]
+        for name, student in trained.items()
+    }
+    summaries = {name: (student.manifest("train") or {})["summary"] for name, student in trained.items()}
     report = {
         "format": FORMAT,
         "recipe": recipe.name,
         "scores": scored["scores"],
         "differences": scored["differences"],
-        "curation": {key: curation[key] for key in (*CURATION, *(k for k in curation if k not in CURATION))},
-        "training": {method: {key: manifests["train"]["summary"][key] for key in TRAINING}},
+        "training": {name: {key: summary[key] for key in TRAINING} for name, summary in summaries.items()},
         "targets": manifests.get("teach", {}).get("summary", {}),
         "cost": {name: manifest["cost"] for name, manifest in manifests.items()},
         "versions": versions(),
@@ -62,8 +69,11 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path) -> None:
     }
     figures.comparison(report["scores"], folder / "accuracy.png")
     figures.gains(report["differences"], folder / "gains.png")
-    figures.training(history, folder / "training.png")
-    figures.curation(curation, folder / "curation.png")
+    figures.training(histories, folder / "training.png")
+    if "curate" in stages:
+        curation = json.loads((run.stage("curate") / "statistics.json").read_text(encoding="utf-8"))
+        figures.curation(curation, folder / "curation.png")
+        report["curation"] = {key: curation[key] for key in (*CURATION, *(k for k in curation if k not in CURATION))}
     if tokens := _tokens(run):
         report["token_kl"] = by_kind(tokens)
         figures.token_kl(report["token_kl"], folder / "token_kl.png")
@@ -277,8 +287,6 @@ def _how(benchmarks: Mapping[str, Row]) -> str:
 
 
 def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
-    c, t = report["curation"], report["training"][recipe.train.method]
-    trained, total = t["trainable_parameters"], t["total_parameters"]
     cost = [["stage", "seconds", "tokens", "peak memory", "peak on the GPU"]]
     for name, spent in report["cost"].items():
         cost.append(
@@ -300,24 +308,7 @@ Seed {report["seed"]}.
 
 ![Each gain over the base, split into reasoning and format](gains.png)
 
-## Curation
-
-{c["questions"]:,} questions, {c["rollouts"]:,} rollouts ({c["no_answer"]:,} without a box, {c["truncated"]:,} cut off):
-{c["all_right"]:,} questions with only right rollouts, {c["all_wrong"]:,} with only wrong ones, {c["mixed"]:,} mixed
-({c["repeated_wrong"]:,} of them with a repeated wrong answer). {c["refined"]:,} refinements, {c["accepted"]:,} of
-them right, the first {c["pairs"]:,} kept as pairs. The paper used 950 questions for its 256 pairs.
-
-![From questions to pairs](curation.png)
-
-## Training
-
-{t["steps"]:,} steps; loss {t["first_loss"]:.3f} at the first and {t["last_loss"]:.3f} at the last. {trained:,} of
-{total:,} parameters are trained ({100 * trained / total:.1f} %). The figure has the panels of the paper's Figure 2; its
-length is that of the student's own greedy replies to held-out questions.{_targets(report["targets"])}
-
-![Loss, gradient norm and reply length over training](training.png)
-
-{_token_section(report)}## What it cost
+{_curation_section(report)}{_training_section(report)}{_token_section(report)}## What it cost
 
 {pipes(cost)}
 
@@ -342,6 +333,39 @@ def _targets(summary: dict[str, Any]) -> str:
         f" The teacher's targets ({summary['targets']}) are **approximate**: they hold {mean:.1%} of its mass in the"
         f" mean and {least:.1%} at the least, at temperature {temperature:g}."
     )
+
+
+def _curation_section(report: dict[str, Any]) -> str:
+    if "curation" not in report:  # GRPO alone learns from no pairs
+        return ""
+    c = report["curation"]
+    return f"""## Curation
+
+{c["questions"]:,} questions, {c["rollouts"]:,} rollouts ({c["no_answer"]:,} without a box, {c["truncated"]:,} cut off):
+{c["all_right"]:,} questions with only right rollouts, {c["all_wrong"]:,} with only wrong ones, {c["mixed"]:,} mixed
+({c["repeated_wrong"]:,} of them with a repeated wrong answer). {c["refined"]:,} refinements, {c["accepted"]:,} of
+them right, the first {c["pairs"]:,} kept as pairs. The paper used 950 questions for its 256 pairs.
+
+![From questions to pairs](curation.png)
+
+"""
+
+
+def _training_section(report: dict[str, Any]) -> str:
+    table = [["trained by", "steps", "first loss", "last loss", "trained parameters", "of"]]
+    for method, t in report["training"].items():
+        counts = f"{t['trainable_parameters']:,}", f"{t['total_parameters']:,}"
+        table.append([method, f"{t['steps']:,}", f"{t['first_loss']:.3f}", f"{t['last_loss']:.3f}", *counts])
+    return f"""## Training
+
+{pipes(table)}
+
+A loss compares with others of its own method alone. The figure has the panels of the paper's Figure 2; its length is
+that of the student's own greedy replies to held-out questions.{_targets(report["targets"])}
+
+![Loss, gradient norm and reply length over training](training.png)
+
+"""
 
 
 def _token_section(report: dict[str, Any]) -> str:

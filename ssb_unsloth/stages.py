@@ -352,8 +352,12 @@ def _carry_over(recipe: Recipe, run: RunDir, entrants: Sequence[Entrant], benchm
 
 def _report(recipe: Recipe, run: RunDir, work: Work) -> None:
     from .report import write_report
+    from .students import trained
 
-    write_report(recipe, run, work.folder)
+    first: dict[str, RunDir] = {}  # of each method
+    for student in trained(recipe, run.root):
+        first.setdefault(student.recipe.train.method, student.run)
+    write_report(recipe, run, work.folder, first)
 
 
 def _base(recipe: Recipe, run: RunDir, work: Work) -> None:

@@ -1,7 +1,9 @@
 """The controls: what each learns from, that TRL computes the loss we say it does, and that all train."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from ssb_unsloth.prompts import student_messages
 from ssb_unsloth.records import Pair, Problem, Rollout
 from ssb_unsloth.train import lora
 
+ROOT = Path(__file__).parent.parent
 QUESTIONS = [Problem(f"q{i}", f"Question {i}?", str(i)) for i in range(6)]
 VERDICTS = {  # of each question's rollouts
     "q0": ["right", "wrong", "right", "wrong"],
@@ -362,3 +365,53 @@ def test_grpo_goes_on_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeyp
     for name in ("loss", "reward", "rollout_tokens"):
         of_both = [[row[name] for row in result["history"] if name in row] for result in (whole, again)]
         assert of_both[0] == pytest.approx(of_both[1], rel=1e-4, abs=1e-6)
+
+
+# -- All of them, as a user runs them ---------------------------------------------------------------------------------
+
+CONTROLS = {name: {"train": {"method": name}} for name in ("sft", "rft", "ssd", "grpo")}
+HINTED = {f"hint-{hint}": {"teach": {"hint": hint}} for hint in ("right", "wrong", "none", "gold", "shuffled")}
+
+
+@pytest.mark.slow
+def test_every_control_and_every_hint_runs_from_one_recipe(tmp_path):
+    """One curation for all; each student differs from the base (the evaluation insists on it) and from the others."""
+    recipe = {
+        "base": str(ROOT / "recipes" / "pocket.yaml"),
+        "problems": {"limit": 64},
+        "sampler": {"engine": "transformers"},
+        "curate": {"pairs": 8, "wave": 64},
+        "train": {
+            "epochs": 1,
+            "learning_rate": 1e-3,
+            "probe_steps": 0,
+            "token_pairs": 0,
+            "grpo": {"steps": 2, "questions_per_step": 4, "generations": 4, "max_tokens": 64},
+        },
+        "evaluate": {"benchmarks": {"test": {"limit": 8, "temperature": None}, "test-hard": {"limit": 2}}},
+        "variants": {**CONTROLS, **HINTED},
+    }
+    path = tmp_path / "controls.yaml"
+    path.write_text(json.dumps(recipe))  # JSON is YAML
+    words = [sys.executable, "-m", "ssb_unsloth", "run", str(path), "--runs", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    root = tmp_path / "pocket"
+    report = json.loads((root / "report" / "report.json").read_text())
+    assert {row["model"] for row in report["scores"]} == {"base", "ssb", *CONTROLS, *HINTED}
+    assert set(report["training"]) == {"ssb", *CONTROLS}
+    assert len(list(tmp_path.rglob("curate/pairs.jsonl"))) == 1
+    adapters = list(tmp_path.rglob("adapter_model.safetensors"))
+    assert len({path.read_bytes() for path in adapters}) == len(adapters) == 1 + len(CONTROLS) + len(HINTED)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+
+
+@pytest.mark.slow
+def test_a_grpo_run_that_learns_nothing_ends_in_a_sentence_and_exit_code_2(tmp_path):
+    words = [sys.executable, "-m", "ssb_unsloth", "train", str(ROOT / "recipes" / "pocket.yaml"), "train.method=grpo"]
+    words += ["train.grpo.steps=1", "train.grpo.max_tokens=3", "--runs", str(tmp_path)]  # every reply is cut off
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "ssb: GRPO learns nothing here: in 1 steps every reply was wrong" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "pocket" / "train").exists()

@@ -192,9 +192,25 @@ def test_a_figure_is_a_png_with_something_on_it(run, name):
 
 
 def test_a_training_that_failed_or_was_not_logged_is_drawn_too(tmp_path):
-    figures.training([], tmp_path / "empty.png")
-    figures.training([{"step": 1, "loss": float("nan"), "grad_norm": float("inf")}], tmp_path / "failed.png")
+    figures.training({"ssb": []}, tmp_path / "empty.png")
+    failed = [{"step": 1, "loss": float("nan"), "grad_norm": float("inf")}]
+    figures.training({"ssb": failed, "grpo": [{"step": 1, "reward": 0.5}]}, tmp_path / "failed.png")
     assert all(path.stat().st_size > 5_000 for path in tmp_path.iterdir())
+
+
+def test_every_method_of_training_has_its_row_and_its_curves(run, tmp_path):
+    other = RunDir(tmp_path / "other")
+    with other.write("train", "key", {}) as work:
+        work.summary = {**run.manifest("train")["summary"], "steps": 64}
+        write_jsonl(work.folder / "history.jsonl", [{"step": s, "loss": 0.0, "reward": s / 64} for s in range(1, 65)])
+    folder = tmp_path / "report"
+    folder.mkdir()
+    write_report(load(POCKET, ["name=mine", "seed=7"]), run, folder, {"ssb": run, "grpo": other})
+    training = json.loads((folder / "report.json").read_text())["training"]
+    assert {method: row["steps"] for method, row in training.items()} == {"ssb": 40, "grpo": 64}
+    assert "| grpo | 64 |" in (folder / "report.md").read_text()
+    wide, three = (matplotlib.image.imread(path / "training.png") for path in (folder, run.stage("report")))
+    assert wide.shape[1] > 1.2 * three.shape[1]  # a panel more: GRPO's reward
 
 
 def test_the_same_run_gives_the_same_bytes(run, tmp_path):
