@@ -51,13 +51,26 @@ def parser() -> argparse.ArgumentParser:
     grading = commands.add_parser("grade", help="grade stored replies again, without a model; show what changed")
     grading.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".jsonl of generations, or a folder")
     grading.add_argument("--out", type=Path, metavar="DIR", help="write them there with their new verdicts")
+    plan = commands.add_parser("plan", help="what a recipe needs: memory, disk, tokens and time of each stage")
+    _recipe_words(plan)
+    plan.add_argument("--gpu", metavar="CARD", help="plan for this card, e.g. t4, rtx4090, a100-40gb; none: the CPU")
+    plan.add_argument("--json", action="store_true", help="as JSON")
+    doctor = commands.add_parser("doctor", help="what works on this machine, and for what does not, how to mend it")
+    _recipe_words(doctor, needed=False)
+    doctor.add_argument("--machine", action="store_true", help="the machine alone: before the packages are installed")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
     commands.add_parser("recipes", help="list the recipes that come with the package")
     return top
 
 
-def _recipe_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("recipe", metavar="RECIPE", help="a YAML file, as in recipes/")
+def _recipe_words(command: argparse.ArgumentParser, needed: bool = True) -> None:
+    help_ = "a YAML file, as in recipes/"
+    command.add_argument("recipe", nargs=None if needed else "?", metavar="RECIPE", help=help_)
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1 train.learning_rate=1e-4")
+
+
+def _recipe_arguments(command: argparse.ArgumentParser) -> None:
+    _recipe_words(command)
     command.add_argument("--force", action="store_true", help="run also what is up to date")
     command.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs are kept (runs/)")
 
@@ -107,6 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if arguments.command == "evaluate" and not arguments.recipe.endswith((".yaml", ".yml")):
             return _evaluate_model(arguments)
+        if arguments.command == "plan":
+            return _plan(arguments)
+        if arguments.command == "doctor":
+            return _doctor(arguments)
         if arguments.command in ("run", "sweep"):
             return _run(arguments)
         return _stage(arguments)
@@ -154,6 +171,10 @@ def _stage(arguments: argparse.Namespace) -> int:
 
     hush()
     recipe = _load(arguments)
+    if arguments.command != "report":
+        from .doctor import check_before_stage
+
+        check_before_stage(recipe)
     if recipe.threads is not None:  # read by torch and vLLM when they are imported
         os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
     run = RunDir(arguments.runs / recipe.name)
@@ -180,6 +201,33 @@ def _load(arguments: argparse.Namespace) -> Recipe:
     from .hardware import choose, here
 
     return choose(load(Path(arguments.recipe), arguments.overrides), here())
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    import json
+
+    from .config import load
+    from .plan import card_for, describe, make_plan
+
+    recipe = load(Path(arguments.recipe), arguments.overrides)
+    card, why = card_for(recipe, arguments.gpu)
+    plan = make_plan(recipe, card)
+    if why:
+        print(f"ssb: {why}", file=sys.stderr)
+    print(json.dumps(plan.as_dict(), indent=1) if arguments.json else describe(plan))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    import json
+
+    from .config import load
+    from .doctor import describe, examine
+
+    recipe = load(Path(arguments.recipe), arguments.overrides) if arguments.recipe else None
+    findings = examine(recipe, machine_only=arguments.machine)
+    print(json.dumps(findings.as_dict(), indent=1) if arguments.json else describe(findings))
+    return 0 if findings.can_run else 2
 
 
 def _list_recipes() -> int:

@@ -62,6 +62,26 @@ def tiny_model(family):
     return model
 
 
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """nvidia_smi(answer, code): a program of that name on PATH that says so, whatever it is asked."""
+
+    from ssb_unsloth import hardware
+
+    def install(answer: str, code: int = 0, seconds: float = 0, old: bool = False):
+        program = tmp_path / "nvidia-smi"
+        refuse = "case $1 in *compute_cap*) echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2;; esac"
+        lines = ["#!/bin/sh", refuse if old else "", f"sleep {seconds}", f"cat <<'END'\n{answer}\nEND", f"exit {code}"]
+        program.write_text("\n".join(lines) + "\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        hardware.here.cache_clear()
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    yield install
+    hardware.here.cache_clear()
+
+
 def pytest_sessionfinish(session):
     """Where CI promises the whole locked set, a skipped test is a failure: skips hide rot."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -14,24 +14,6 @@ A100 = "0, GPU-aaaa, NVIDIA A100-SXM4-40GB, 40960, 40339, 580.82.07, 8.0"
 T4 = "1, GPU-bbbb, Tesla T4, 15360, 15095, 580.82.07, 7.5"
 
 
-@pytest.fixture
-def nvidia_smi(tmp_path, monkeypatch):
-    """nvidia_smi(answer, code): a program of that name on PATH that says so, whatever it is asked."""
-
-    def install(answer: str, code: int = 0, seconds: float = 0, old: bool = False):
-        program = tmp_path / "nvidia-smi"
-        refuse = "case $1 in *compute_cap*) echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2;; esac"
-        lines = ["#!/bin/sh", refuse if old else "", f"sleep {seconds}", f"cat <<'END'\n{answer}\nEND", f"exit {code}"]
-        program.write_text("\n".join(lines) + "\n")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-        hardware.here.cache_clear()
-
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    yield install
-    hardware.here.cache_clear()
-
-
 # -- nvidia-smi -------------------------------------------------------------------------------------------------------
 
 

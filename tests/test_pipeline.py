@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ssb_unsloth.config import load
+from ssb_unsloth.plan import make_plan
 from ssb_unsloth.records import Generation, Pair, Rollout, generations_file, read_jsonl
 
 ROOT = Path(__file__).parent.parent
@@ -122,6 +124,29 @@ def test_real_questions_that_the_pocket_cannot_answer_end_in_a_sentence_and_thei
     assert f"No pair came out of {statistics['questions']} questions" in done.stderr
     assert statistics["questions"] + statistics["skipped"] == 20
     assert statistics["pairs"] == 0
+
+
+def compare_with_the_plan(run):
+    """What a plan said against what the run's manifests have: a factor of 1.6, where chance decides 2.5."""
+    plan = make_plan(load(run / "recipe.yaml"), None)
+    for stage in plan.stages[:-1]:
+        manifest = json.loads((run / stage.name / "manifest.json").read_text())
+        size = sum(f.stat().st_size for f in (run / stage.name).rglob("*") if f.is_file())
+        tokens = stage.sampled or stage.read
+        ratios = {
+            "memory": (stage.bytes / manifest["cost"]["peak_rss_bytes"], 1.6),
+            "tokens": (tokens / manifest["cost"]["tokens"], 1.6 if stage.name != "curate" else 2.5),
+            "disk": (
+                stage.disk / size,
+                6 if stage.name == "train" else 2.5,
+            ),  # planned at its fullest, checkpoint and all
+        }
+        for what, (ratio, factor) in ratios.items():
+            assert 1 / factor < ratio < factor, (stage.name, what, ratio)
+
+
+def test_the_plan_is_close_to_what_the_run_used(finished):
+    compare_with_the_plan(finished[0])
 
 
 @pytest.mark.slow
