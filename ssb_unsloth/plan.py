@@ -329,8 +329,8 @@ def size(problems: Any) -> int | None:
 
 def target_bytes(targets: str, shape: Geometry, top_k: int, itemsize: int) -> int:
     """What a reply token takes on disk: `targets.bytes_per_token`, for a geometry and without torch."""
-    words = {"hidden": shape.H * itemsize, "logits": shape.V * itemsize, "top_k": top_k * (itemsize + 4) + 4}
-    return words.get(targets, 0)
+    sizes = {"hidden": shape.H * itemsize, "logits": shape.V * max(itemsize, 4), "one_hot": 4, "online": 0}
+    return {**sizes, "top_k": top_k * (itemsize + 4) + 4}[targets]
 
 
 # -- What to change if it does not fit

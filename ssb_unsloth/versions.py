@@ -14,8 +14,19 @@ from .errors import UserError
 from .hardware import torch_build
 
 LOCKS = Path(__file__).parent.parent / "constraints"  # in a checkout; a wheel does not carry it
-ESSENTIAL = ("accelerate", "datasets", "math-verify", "matplotlib", "numpy", "omegaconf", "peft", "safetensors")
-ESSENTIAL += ("torch", "transformers", "trl")
+ESSENTIAL = [
+    "accelerate",
+    "datasets",
+    "math-verify",
+    "matplotlib",
+    "numpy",
+    "omegaconf",
+    "peft",
+    "safetensors",
+    "torch",
+    "transformers",
+    "trl",
+]
 
 
 class Bound(NamedTuple):

@@ -131,7 +131,7 @@ def test_the_plans_constants_are_those_of_the_code_that_they_describe():
     assert "2**25" in Path(losses.__file__).read_text()
     assert LOSS_BLOCK == 2**25
     g, _ = geometry(ModelConfig(name="Qwen/Qwen2.5-3B-Instruct"))
-    for kind in ("hidden", "logits", "top_k", "online"):
+    for kind in ("hidden", "logits", "top_k", "one_hot", "online"):
         assert target_bytes(kind, g, 64, 2) == targets.bytes_per_token(kind, g.H, g.V, 64, 2)
 
 
@@ -164,7 +164,7 @@ def test_the_papers_run_fits_the_papers_card(three_b):
     assert stage(plan, "curate").note.startswith("about 1,024 questions")  # the paper's 950, in whole waves
     # Stored hidden states are 4,096 bytes a token, the paper's float32 logits 607,744 (148 times as many).
     stored = stage(make_plan(three_b("teach.targets=logits"), CARDS["a100-40gb"]), "teach").disk
-    assert stored / stage(plan, "teach").disk == pytest.approx(607_744 / 2 / 4_096)
+    assert stored / stage(plan, "teach").disk == pytest.approx(607_744 / 4_096)
 
 
 def test_what_does_not_fit_says_what_to_change_and_then_it_does(three_b):
