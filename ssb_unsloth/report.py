@@ -339,6 +339,9 @@ def _curation_section(report: dict[str, Any]) -> str:
     if "curation" not in report:  # GRPO alone learns from no pairs
         return ""
     c = report["curation"]
+    if c["brought"]:
+        kept = "all of them" if c["pairs"] == c["brought"] else f"the first {c['pairs']:,}"
+        return f"## Curation\n\n{c['brought']:,} pairs were brought along, and {kept} used; nothing was sampled.\n\n"
     return f"""## Curation
 
 {c["questions"]:,} questions, {c["rollouts"]:,} rollouts ({c["no_answer"]:,} without a box, {c["truncated"]:,} cut off):
