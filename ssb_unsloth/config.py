@@ -87,8 +87,9 @@ class SamplerConfig:
 
 @dataclass
 class CurateConfig:
-    pairs: int = 256  # paper §4.1
+    pairs: int = 256  # paper §4.1; with several refinements the questions that give pairs
     rollouts: int = 4  # K, paper §4.1
+    refinements: int = 1  # paper §3.1.3: one a question; of several, each right one is a pair, equal texts once
     questions: int | None = None  # use at most so many; all if null
     wave: int = 256  # ours: questions sampled together before looking whether there are enough pairs
     rollout: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.8))
@@ -426,6 +427,7 @@ def _impossible(recipe: Recipe) -> list[str]:
         "sampler.batch_size": r.sampler.batch_size,
         "sampler.max_lora_rank": r.sampler.max_lora_rank,
         "curate.pairs": r.curate.pairs,
+        "curate.refinements": r.curate.refinements,
         "curate.questions": r.curate.questions,
         "curate.wave": r.curate.wave,
         "teach.top_k": r.teach.top_k,

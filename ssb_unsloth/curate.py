@@ -28,7 +28,8 @@ from .records import Pair, Problem, Rollout, read_jsonl, read_rows, stable_id, w
 
 @dataclass(frozen=True)
 class Statistics:
-    """How questions became pairs; `report.json` carries it as it is. Counts of questions, but for the last four."""
+    """How questions became pairs; `report.json` carries it as it is. Counts of questions, but for `pairs` and the last
+    five."""
 
     questions: int = 0  # that were sampled
     all_right: int = 0
@@ -36,8 +37,8 @@ class Statistics:
     mixed: int = 0  # right and wrong rollouts
     repeated_wrong: int = 0  # of the mixed: at least two wrong rollouts with the same answer
     refined: int = 0  # of the mixed: a refinement was sampled (not all: a hinted prompt may be too long)
-    accepted: int = 0  # of the refined: its last box is right and it was not cut off
-    pairs: int = 0  # of the accepted: the first so many, as the recipe asks
+    accepted: int = 0  # of the refined: a refinement's last box is right and it was not cut off
+    pairs: int = 0  # of the first accepted questions, as many as the recipe asks for; several refinements give several
     skipped: int = 0  # too long for the model, or without rollouts in the file that was brought along
     rollouts: int = 0
     no_answer: int = 0  # rollouts without a box
@@ -86,6 +87,7 @@ class Curator:
         rollouts: list[Rollout] = []
         refinements: list[Rollout] = []
         pairs: list[Pair] = []
+        paired: list[str] = []  # their questions, in order
         statistics = Statistics()
         for number, start in enumerate(range(0, len(problems), self.config.wave)):
             wave = problems[start : start + self.config.wave]
@@ -93,15 +95,20 @@ class Curator:
             contrasts = self.contrasts(wave, of_wave)
             refined = self._keep(f"wave-{number:04}.refinements.jsonl", self._refinements, wave, contrasts)
             found = _pairs(wave, contrasts, refined)
-            statistics = _add(statistics, _count(wave, of_wave, contrasts, refined, len(found)))
+            statistics = _add(statistics, _count(wave, of_wave, contrasts, refined, found))
             seen += wave
             rollouts += of_wave
             refinements += refined
             pairs += found
-            say(f"{len(pairs):,} of {self.config.pairs:,} pairs from {len(seen):,} of {len(problems):,} questions")
-            if len(pairs) >= self.config.pairs:
+            paired = list(dict.fromkeys(pair.problem_id for pair in pairs))
+            found_of = f"{len(paired):,} of {self.config.pairs:,}"
+            if self.config.refinements > 1:
+                found_of += f" questions with a pair, {len(pairs):,}"
+            say(f"{found_of} pairs from {len(seen):,} of {len(problems):,} questions")
+            if len(paired) >= self.config.pairs:
                 break
-        pairs = pairs[: self.config.pairs]
+        first = set(paired[: self.config.pairs])
+        pairs = [pair for pair in pairs if pair.problem_id in first]
         statistics = replace(statistics, pairs=len(pairs))
         write_jsonl(self.folder / "questions.jsonl", seen)
         write_jsonl(self.folder / "rollouts.jsonl", rollouts)
@@ -148,10 +155,11 @@ class Curator:
 
     def _refinements(self, wave: Sequence[Problem], contrasts: dict[str, Contrast]) -> list[Rollout]:
         wanted = [
-            (p, refinement_messages(p.question, shown.right.text, shown.wrong.text, self.wording), "refinement", 0)
+            (p, refinement_messages(p.question, shown.right.text, shown.wrong.text, self.wording), "refinement", k)
             for p in wave
             if p.id in contrasts
             for shown in [contrasts[p.id]]
+            for k in range(self.config.refinements)
         ]
         return self._sample(wanted, self.config.refine, "refinements")
 
@@ -236,8 +244,9 @@ def choose(
 
 
 def _pairs(wave: Sequence[Problem], contrasts: dict[str, Contrast], refinements: Sequence[Rollout]) -> list[Pair]:
+    """A pair for each right refinement; of a question's refinements with the same text, for the first."""
     problems = {problem.id: problem for problem in wave}
-    return [
+    made = [
         Pair(
             id=stable_id(problem.id, contrast.right.text, contrast.wrong.text, refinement.text),
             problem_id=problem.id,
@@ -255,6 +264,10 @@ def _pairs(wave: Sequence[Problem], contrasts: dict[str, Contrast], refinements:
         if refinement.verdict == Verdict.RIGHT
         for problem, contrast in [(problems[refinement.problem_id], contrasts[refinement.problem_id])]
     ]
+    distinct: dict[str, Pair] = {}
+    for pair in made:
+        distinct.setdefault(pair.id, pair)
+    return list(distinct.values())
 
 
 def _count(
@@ -262,7 +275,7 @@ def _count(
     rollouts: Sequence[Rollout],
     contrasts: dict[str, Contrast],
     refinements: Sequence[Rollout],
-    accepted: int,
+    pairs: Sequence[Pair],
 ) -> Statistics:
     verdicts = [[rollout.verdict for rollout in group] for group in _by_problem(rollouts).values()]
     all_verdicts = Counter(rollout.verdict for rollout in rollouts)
@@ -272,8 +285,8 @@ def _count(
         all_wrong=sum(Verdict.RIGHT not in v for v in verdicts),
         mixed=len(contrasts),
         repeated_wrong=sum(contrast.repeated for contrast in contrasts.values()),
-        refined=len(refinements),
-        accepted=accepted,
+        refined=len(_by_problem(refinements)),
+        accepted=len({pair.problem_id for pair in pairs}),
         skipped=len(wave) - len(verdicts),
         rollouts=len(rollouts),
         no_answer=all_verdicts[Verdict.NO_ANSWER],

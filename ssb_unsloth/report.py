@@ -346,8 +346,8 @@ def _curation_section(report: dict[str, Any]) -> str:
 
 {c["questions"]:,} questions, {c["rollouts"]:,} rollouts ({c["no_answer"]:,} without a box, {c["truncated"]:,} cut off):
 {c["all_right"]:,} questions with only right rollouts, {c["all_wrong"]:,} with only wrong ones, {c["mixed"]:,} mixed
-({c["repeated_wrong"]:,} of them with a repeated wrong answer). {c["refined"]:,} refinements, {c["accepted"]:,} of
-them right, the first {c["pairs"]:,} kept as pairs. The paper used 950 questions for its 256 pairs.
+({c["repeated_wrong"]:,} of them with a repeated wrong answer). {c["refined"]:,} questions refined, {c["accepted"]:,} of
+them rightly, {c["pairs"]:,} pairs kept. The paper used 950 questions for its 256 pairs.
 
 ![From questions to pairs](curation.png)
 

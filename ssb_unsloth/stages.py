@@ -216,19 +216,18 @@ def _train_ssb(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
 
 def _train_sft(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
     from .backends.transformers import load_model, load_tokenizer
-    from .baselines.sft import replies, train_sft
+    from .baselines.sft import learnt_from, train_sft
 
     tokenizer = load_tokenizer(recipe.model)
     pairs, rollouts = read_pairs(run), run.stage("curate") / "rollouts.jsonl"
     return train_sft(
         load_model(recipe.model),
         tokenizer,
-        replies(
-            recipe.train.method,
+        learnt_from(
+            recipe,
             pairs,
             read_jsonl(run.stage("curate") / "questions.jsonl", Problem),
             read_jsonl(rollouts, Rollout) if rollouts.exists() else [],
-            recipe.seed,
             tokenizer,
         ),
         _probes(recipe, run, pairs),
@@ -248,6 +247,7 @@ def _train_grpo(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
         load_model(recipe.model),
         load_tokenizer(recipe.model),
         load_problems(recipe.problems),
+        recipe.prompts.wording,
         recipe.train,
         recipe.sampler.max_model_len,
         recipe.seed,

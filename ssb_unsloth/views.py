@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .backends.transformers import render
 from .collator import Example
-from .config import Recipe
+from .config import PromptsConfig, Recipe
 from .prompts import Messages, student_messages
 from .prompts.hints import teacher_views
 from .records import Pair
@@ -23,11 +23,15 @@ def examples(recipe: Recipe, pairs: Sequence[Pair], tokenizer: PreTrainedTokeniz
     made = []
     for pair, teacher in zip(pairs, hinted, strict=True):
         asked = pair.prompt or student_messages(pair.question, prompts.wording)
-        student_ids = render(tokenizer, asked) if prompts.student == "chat" else _joined(tokenizer, asked)
         text_ids = tokenizer.encode(pair.reply, add_special_tokens=False)
         reply_ids = pair.reply_ids if prompts.reply == "sampled" else text_ids
-        made.append(Example(pair.id, student_ids, render(tokenizer, teacher), reply_ids))
+        made.append(Example(pair.id, student_ids(prompts, asked, tokenizer), render(tokenizer, teacher), reply_ids))
     return made
+
+
+def student_ids(prompts: PromptsConfig, asked: Messages, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The student's prompt for these messages, up to where the reply begins."""
+    return render(tokenizer, asked) if prompts.student == "chat" else _joined(tokenizer, asked)
 
 
 def _joined(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:

@@ -13,8 +13,8 @@ from transformers import TrainerCallback, set_seed
 from ssb_unsloth.baselines import grpo, sft
 from ssb_unsloth.baselines.grpo import train_grpo
 from ssb_unsloth.baselines.log_probs import PlainLogProbs
-from ssb_unsloth.baselines.sft import replies, train_sft
-from ssb_unsloth.config import GrpoConfig, LoraConfig, ModelConfig, ProblemsConfig, TrainConfig
+from ssb_unsloth.baselines.sft import train_sft
+from ssb_unsloth.config import GrpoConfig, LoraConfig, ModelConfig, ProblemsConfig, TrainConfig, load
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.problems import load_problems
 from ssb_unsloth.prompts import student_messages
@@ -46,17 +46,33 @@ def pair(question, reply_ids=(7, 8, 2)):
 PAIRS = [pair("q0"), pair("q3"), pair("q4")]
 
 
-def drawn(method, pairs=PAIRS, questions=QUESTIONS, rollouts=ROLLOUTS, seed=1, tokenizer=None):
-    found = replies(method, pairs, questions, rollouts, seed, tokenizer)
-    by_ids = {tuple(r.token_ids): r for r in rollouts if r.token_ids}
-    return [(question, by_ids.get(tuple(ids), ids)) for question, ids in found]
+def drawn(method, pairs=PAIRS, questions=QUESTIONS, rollouts=ROLLOUTS, seed=1):
+    return sft.draw(method, pairs, questions, rollouts, seed)
+
+
+def learnt(tokenizer, method, pairs=PAIRS, rollouts=ROLLOUTS):
+    """(text of the prompt, ids of the reply) for each example."""
+    recipe = load(ROOT / "recipes" / "pocket.yaml", [f"train.method={method}"])
+    examples = sft.learnt_from(recipe, pairs, QUESTIONS, rollouts, tokenizer)
+    return [(tokenizer.decode(prompt), reply) for prompt, reply in examples]
+
+
+def prompt_of(tokenizer, question):
+    messages = student_messages(question)
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 # -- What each method learns from -------------------------------------------------------------------------------------
 
 
-def test_sft_learns_from_the_pairs_own_ids():
-    assert replies("sft", PAIRS, [], [], 1, None) == [(p.question, p.reply_ids) for p in PAIRS]
+def test_sft_learns_the_pairs_own_ids_after_the_bare_question(tokenizer):
+    assert learnt(tokenizer, "sft", rollouts=[]) == [(prompt_of(tokenizer, p.question), p.reply_ids) for p in PAIRS]
+
+
+@pytest.mark.parametrize("method", ["rft", "ssd"])
+def test_rollouts_are_learnt_by_their_own_ids_after_the_bare_question(tokenizer, method):
+    expected = [(prompt_of(tokenizer, question), r.token_ids) for question, r in drawn(method, seed=3407)]
+    assert learnt(tokenizer, method) == expected
 
 
 def test_rft_takes_one_right_rollout_of_each_pairs_question():
@@ -83,7 +99,7 @@ def test_ssd_takes_the_first_questions_whatever_their_verdicts():
 
 def test_ssd_does_not_depend_on_a_verdict():
     blind = [Rollout(**{**vars(r), "verdict": "wrong"}) for r in ROLLOUTS]
-    assert replies("ssd", PAIRS, QUESTIONS, blind, 1, None) == replies("ssd", PAIRS, QUESTIONS, ROLLOUTS, 1, None)
+    assert [r.id for _, r in drawn("ssd", rollouts=blind)] == [r.id for _, r in drawn("ssd")]
 
 
 @pytest.mark.parametrize("method", ["rft", "ssd"])
@@ -100,13 +116,13 @@ def test_fewer_rollouts_than_pairs_are_said(capsys):
 @pytest.mark.parametrize("method", ["rft", "ssd"])
 def test_no_rollouts_at_all_is_a_users_mistake(method):
     with pytest.raises(UserError, match=f"train.method: {method}"):
-        replies(method, PAIRS, QUESTIONS, [], 1, None)
+        drawn(method, rollouts=[])
 
 
 def test_a_rollout_brought_along_as_text_ends_its_turn_unless_it_was_cut_off(tokenizer):
     for finish, ending in (("stop", [tokenizer.eos_token_id]), ("length", [])):
         rollout = Rollout("a", "q0", "So 1+2=3.", None, finish, None, "right", "3")
-        ((_, ids),) = replies("rft", [pair("q0")], QUESTIONS, [rollout], 1, tokenizer)
+        ((_, ids),) = learnt(tokenizer, "rft", [pair("q0")], [rollout])
         assert ids == tokenizer.encode("So 1+2=3.", add_special_tokens=False) + ending
 
 
@@ -117,7 +133,11 @@ def config(**settings):
     return TrainConfig(lora=LoraConfig(r=4, alpha=8, target_modules=["q_proj", "v_proj"]), **settings)
 
 
-EXAMPLES = [("How many?", [9, 10, 11, 12, 13, 14, 2]), ("1+1?", [30, 2]), ("And 7?", [40, 41, 42, 2]), ("", [50])]
+SHORT = [("How many?", [9, 10, 11, 12, 13, 14, 2]), ("1+1?", [30, 2]), ("And 7?", [40, 41, 42, 2]), ("", [50])]
+
+
+def examples(tokenizer):
+    return [(tokenizer.encode(prompt_of(tokenizer, question)), reply) for question, reply in SHORT]
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "cohere"])
@@ -125,17 +145,15 @@ EXAMPLES = [("How many?", [9, 10, 11, 12, 13, 14, 2]), ("1+1?", [30, 2]), ("And 
 def test_sft_is_the_mean_cross_entropy_over_the_steps_reply_tokens(make_model, tokenizer, tmp_path, family, micro):
     """Against float64 log-probabilities, example by example, of a model that no trainer has touched."""
     model, total, tokens = make_model(family), 0.0, 0
-    for question, reply in EXAMPLES:
-        prompt = tokenizer.apply_chat_template(
-            student_messages(question), add_generation_prompt=True, return_dict=False
-        )
+    for question, reply in SHORT:
+        prompt = tokenizer.encode(prompt_of(tokenizer, question))
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([prompt + reply])).logits[0].double()
         for j, token in enumerate(reply):
             total -= torch.softmax(logits[len(prompt) - 1 + j], -1)[token].log().item()
         tokens += len(reply)
     trained = train_sft(
-        make_model(family), tokenizer, EXAMPLES, [], config(epochs=1, micro_batch_size=micro), 8, 5, tmp_path
+        make_model(family), tokenizer, examples(tokenizer), [], config(epochs=1, micro_batch_size=micro), 8, 5, tmp_path
     )
     assert trained["history"][0]["loss"] == pytest.approx(total / tokens, rel=1e-4)
     assert trained["history"][0]["step"] == 1
@@ -145,7 +163,7 @@ def test_a_run_of_sft_leaves_the_adapter_and_the_papers_curves(make_model, token
     result = train_sft(
         make_model("qwen2"),
         tokenizer,
-        EXAMPLES,
+        examples(tokenizer),
         QUESTIONS[:2],
         config(epochs=6, learning_rate=5e-2, probe_steps=3, save_steps=2),
         8,
@@ -172,12 +190,12 @@ def test_sft_goes_on_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeypa
             if state.global_step == 3:
                 raise KeyboardInterrupt
 
-    whole = train_sft(make_model("qwen2"), tokenizer, EXAMPLES, [], settings, 8, 5, tmp_path / "whole")
+    whole = train_sft(make_model("qwen2"), tokenizer, examples(tokenizer), [], settings, 8, 5, tmp_path / "whole")
     monkeypatch.setattr(sft, "Bar", Stop)
     with pytest.raises(KeyboardInterrupt):
-        train_sft(make_model("qwen2"), tokenizer, EXAMPLES, [], settings, 8, 5, tmp_path / "broken")
+        train_sft(make_model("qwen2"), tokenizer, examples(tokenizer), [], settings, 8, 5, tmp_path / "broken")
     monkeypatch.undo()
-    again = train_sft(make_model("qwen2"), tokenizer, EXAMPLES, [], settings, 8, 5, tmp_path / "broken")
+    again = train_sft(make_model("qwen2"), tokenizer, examples(tokenizer), [], settings, 8, 5, tmp_path / "broken")
     losses = [[row["loss"] for row in result["history"] if "loss" in row] for result in (whole, again)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("whole", "broken")]
@@ -250,7 +268,7 @@ def run_grpo(make_model, tokenizer, folder, family="qwen2", probe_steps=0, save_
     own = GrpoConfig(**{**GRPO, **settings})
     whole = config(method="grpo", grpo=own, probe_steps=probe_steps, probe_questions=2, save_steps=save_steps)
     questions = [Problem(f"g{i}", f"Question {i}?", str(i)) for i in range(12)]
-    return train_grpo(make_model(family), tokenizer, questions, whole, 512, 5, folder)
+    return train_grpo(make_model(family), tokenizer, questions, "paper", whole, 512, 5, folder)
 
 
 def test_the_reward_is_the_verifiers_verdict_on_the_last_box(make_model, tokenizer):
@@ -293,6 +311,7 @@ def test_grpo_raises_the_pockets_reward(tokenizer, tmp_path):
         load_model(ModelConfig("pocket", dtype="float32")),
         tokenizer,
         load_problems(ProblemsConfig("pocket", split="bootstrap", limit=96)),
+        "paper",
         TrainConfig(method="grpo", grpo=own, probe_steps=0),
         512,
         3407,

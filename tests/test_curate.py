@@ -86,6 +86,12 @@ def answer(messages, seed):
     return f"So \\boxed{{{gold if right else gold + 1}}}."
 
 
+def varied(messages, seed):
+    """`answer`, whose refinements are of two wordings, and now and then wrong."""
+    text = answer(messages, seed)
+    return text if len(messages[1]["content"]) < 10 else ("So " * (seed % 2)) + ("no." if seed % 5 == 0 else text)
+
+
 def make_curator(folder, sampler, **settings):
     config = CurateConfig(
         **{"pairs": 5, "wave": 10, "rollout": SamplingConfig(), "refine": SamplingConfig(), **settings}
@@ -122,6 +128,25 @@ def test_statistics_are_a_count_of_the_files(tmp_path):
     assert statistics.accepted == len(read_jsonl(tmp_path / "pairs.jsonl", Pair))
     assert statistics.rollouts == len(rollouts) == 120
     assert statistics.tokens == 3 * (statistics.rollouts + statistics.refined)
+
+
+def test_several_refinements_of_a_question_are_as_many_pairs_and_equal_ones_are_one(tmp_path):
+    """`pairs` asks for questions with a pair; each of them keeps all of its distinct right refinements."""
+    curator = make_curator(tmp_path, Scripted(varied), pairs=5, refinements=6, wave=10)
+    statistics = curator.run(PROBLEMS)
+    pairs = read_jsonl(tmp_path / "pairs.jsonl", Pair)
+    refinements = read_jsonl(tmp_path / "refinements.jsonl", Rollout)
+    by_question = {}
+    for r in refinements:
+        by_question.setdefault(r.problem_id, []).append(r)
+    assert all(len(group) == 6 for group in by_question.values())
+    assert len({r.seed for r in refinements}) == len({r.id for r in refinements}) == len(refinements)
+    right = {q: list(dict.fromkeys(r.text for r in g if r.verdict == "right")) for q, g in by_question.items()}
+    first = [q for q, texts in right.items() if texts][:5]
+    assert [(p.problem_id, p.reply) for p in pairs] == [(q, text) for q in first for text in right[q]]
+    assert len({p.id for p in pairs}) == len(pairs) > 5
+    assert (statistics.refined, statistics.pairs) == (len(by_question), len(pairs))
+    assert statistics.accepted == sum(bool(texts) for texts in right.values())
 
 
 def test_a_wave_is_one_call_and_the_waves_stop_at_enough_pairs(tmp_path):

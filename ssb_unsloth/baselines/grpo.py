@@ -26,12 +26,13 @@ from transformers import (
     TrainingArguments,
 )
 
+from ..backends.transformers import end_of_turn
 from ..config import TrainConfig
 from ..errors import UserError
 from ..grading import Verdict, grade
 from ..prompts import student_messages
 from ..records import Problem
-from ..train import Bar, LengthProbe, common_arguments, fit, lora
+from ..train import Bar, LengthProbe, cast_adapter, common_arguments, fit, lora
 from .log_probs import make_trl_ready
 
 with warnings.catch_warnings():
@@ -55,6 +56,7 @@ def train_grpo(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[Problem],
+    wording: str,
     config: TrainConfig,
     max_model_len: int,
     seed: int,
@@ -81,11 +83,15 @@ def train_grpo(
         cast(PreTrainedModel, model),
         reward_funcs=Verifier(tokenizer, model),
         args=arguments(config, max_model_len, seed, next(model.parameters()).dtype, folder / "checkpoints"),
-        train_dataset=Dataset.from_list([{"prompt": student_messages(p.question), "gold": p.gold} for p in trained_on]),
+        train_dataset=Dataset.from_list(
+            [{"prompt": student_messages(p.question, wording), "gold": p.gold} for p in trained_on]
+        ),
         processing_class=tokenizer,
         peft_config=lora(config),
         callbacks=[Bar(), EqualRewards()],
     )
+    if config.lora.dtype == "model":
+        cast_adapter(cast(nn.Module, trainer.model))
     probes = rest[: config.probe_questions]
     if probes and config.probe_steps:
         trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, grpo.max_tokens))
@@ -141,7 +147,7 @@ class Verifier:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> None:
         ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
         ends = ends if isinstance(ends, list) else [ends]
-        self._tokenizer, self._ends = tokenizer, {tokenizer.eos_token_id, *ends}
+        self._tokenizer, self._ends = tokenizer, {tokenizer.eos_token_id, end_of_turn(tokenizer), *ends}
 
     def __call__(self, completion_ids: Sequence[list[int]], gold: Sequence[str], **_: Any) -> list[float | None]:
         """`completion_ids`: the sampled replies, end of turn included; `gold`: the answer of each."""

@@ -28,34 +28,45 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from ..backends import derive_seed
-from ..backends.transformers import end_of_turn, render
-from ..config import Method, TrainConfig
+from ..backends.transformers import end_of_turn
+from ..config import Method, Recipe, TrainConfig
 from ..errors import UserError
 from ..grading import Verdict
 from ..progress import say
 from ..prompts import student_messages
 from ..records import Pair, Problem, Rollout
 from ..train import Bar, LengthProbe, cast_adapter, common_arguments, fit, lora
+from ..views import examples, student_ids
 from .log_probs import make_trl_ready
 
-Reply = tuple[str, list[int]]  # a question, and the token ids of an answer to it
+Reply = tuple[list[int], list[int]]  # the token ids of a prompt, and of an answer to it
 
 
-def replies(
-    method: Method,
+def learnt_from(
+    recipe: Recipe,
     pairs: Sequence[Pair],
     questions: Sequence[Problem],
     rollouts: Sequence[Rollout],
-    seed: int,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[Reply]:
-    """What the method learns from, as the module says. `questions`: all that were sampled, in their order.
+    """What the recipe's method learns from, as the module says. `questions`: all that were sampled, in their order.
 
     Raises:
         UserError: there are no rollouts to learn from.
     """
-    if method == "sft":
-        return [(pair.question, pair.reply_ids) for pair in pairs]
+    if recipe.train.method == "sft":
+        return [(example.student_ids, example.reply_ids) for example in examples(recipe, pairs, tokenizer)]
+    made, prompts = [], recipe.prompts
+    for question, rollout in draw(recipe.train.method, pairs, questions, rollouts, recipe.seed):
+        asked = student_messages(question, prompts.wording)
+        made.append((student_ids(prompts, asked, tokenizer), _token_ids(rollout, tokenizer)))
+    return made
+
+
+def draw(
+    method: Method, pairs: Sequence[Pair], questions: Sequence[Problem], rollouts: Sequence[Rollout], seed: int
+) -> list[tuple[str, Rollout]]:
+    """The questions and rollouts that `rft` or `ssd` learns from."""
     of: dict[str, list[Rollout]] = {}
     for rollout in rollouts:
         if method == "ssd" or rollout.verdict == Verdict.RIGHT:
@@ -72,7 +83,7 @@ def replies(
         )
     if len(drawn) < len(pairs):
         say(f"{method}: {len(drawn):,} examples, where there are {len(pairs):,} pairs; there are no more rollouts")
-    return [(texts[rollout.problem_id], _token_ids(rollout, tokenizer)) for rollout in drawn]
+    return [(texts[rollout.problem_id], rollout) for rollout in drawn]
 
 
 def _draw(groups: Sequence[Sequence[Rollout]], count: int, seed: int) -> list[Rollout]:
@@ -93,7 +104,7 @@ def _token_ids(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[int
 def train_sft(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Reply],
+    replies: Sequence[Reply],
     probes: Sequence[Problem],
     config: TrainConfig,
     probe_tokens: int,
@@ -102,10 +113,7 @@ def train_sft(
 ) -> dict[str, Any]:
     """Train into `folder`; arguments and result as `train.train`'s. `tokens` in the result: read in training."""
     make_trl_ready()
-    rows = []
-    for question, reply_ids in examples:
-        prompt_ids = render(tokenizer, student_messages(question))
-        rows.append({"input_ids": prompt_ids + reply_ids, "labels": [-100] * len(prompt_ids) + reply_ids})
+    rows = [{"input_ids": prompt + reply, "labels": [-100] * len(prompt) + reply} for prompt, reply in replies]
     trainer = SFTTrainer(
         cast(PreTrainedModel, model),
         args=SFTConfig(
