@@ -21,7 +21,8 @@ from . import hardware, hub, versions
 from .config import Recipe
 from .errors import UserError
 from .geometry import geometry, shipped
-from .plan import ENVIRONMENT_BYTES, make_plan, needs_gpu
+from .plan import make_plan, needs_gpu
+from .planner import ENVIRONMENT_BYTES
 
 POCKET, GPU = "pocket", "gpu"
 BOTH = (POCKET, GPU)

@@ -1,108 +1,19 @@
-"""What a recipe will ask of a card, before anything runs: memory, disk, tokens and time of each stage.
-
-Arithmetic on the model's config and the recipe; standard library and OmegaConf only. Memory is an upper bound: the
-longest reply that the recipe allows, in every row of a batch. Tokens and time are expectations that rest on
-`Assumptions`. Times are unmeasured: the operations over 20 to 50 % of the card's stated peak, and never less than what
-reading the weights takes at 40 to 80 % of its stated bandwidth.
-"""
+"""`ssb plan`: what a recipe will ask of a card, before anything runs, and what to change where it does not fit."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from typing import Any
 
-from .config import BenchmarkConfig, Recipe
+from . import hardware
+from .config import Recipe, variant
 from .geometry import Geometry, geometry
-from .hardware import KEPT_FREE_MIB, Card, choose
+from .hardware import Card
+from .planner import ENVIRONMENT_BYTES, GIB, Plan, Planner, StagePlan
 
-GIB = 2**30
-LOSS_ROWS = 256  # losses.CHUNK_ROWS
-LOSS_BLOCK = 2**25  # elements of the loss's scratch on a GPU (losses.py)
-PEAK = (0.5, 0.2)  # share of the stated peak: at best, at worst
-BANDWIDTH = (0.8, 0.4)
-START = (30.0, 180.0)  # seconds to import, load and warm up, a stage with a model on a GPU; ours
-STEP = (0.01, 0.05)  # seconds for a token of the length probe, which transformers samples: bound by launches; ours
-AT_A_TIME = 256  # vLLM's sequences at a time
-BATCHED_TOKENS = 8192  # vLLM's tokens of a step
-TEXT_BYTES = 13  # on disk for a sampled token: its text and its id; seen on the pocket
-ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-ENVIRONMENT_BYTES = 12e9  # the GPU set installed: an estimate, since it has not been installed yet
-# Resident memory of a process on a CPU before model and data: its libraries; seen on the pocket.
-PROCESS_BYTES = {"transformers": 0.6e9, "vllm": 1.2e9, "none": 0.1e9}
-# Questions where the recipe does not say how many: the published sizes.
-SIZES = {"openai/gsm8k": {"train": 7473, "test": 1319}, "HuggingFaceH4/MATH-500": {"test": 500}}
 SMALL = 100_000_000  # parameters; ours: a CPU can do with a model up to here
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """What no config says. Tokens are those of a large English vocabulary."""
-
-    reply: float = 1 / 3  # mean reply, of its limit. The pocket: 0.28 to 0.36; paper, Fig. 2c: 235 to 385 of 1,024
-    question: int = 70
-    tutor: int = 80  # the system prompt (293 characters) and the template's own tokens
-    refine: int = 330  # the refine prompt (1,330 characters) without question and replies
-    pairs: float = 256 / 950  # a question; paper §4.1
-    refined_right: float = 0.9  # ours
-
-
-# The pocket's vocabulary was made on its prompts, and most of its questions are mixed.
-POCKET = Assumptions(question=36, tutor=12, refine=4, pairs=0.6, refined_right=0.96)
-
-
-@dataclass
-class StagePlan:
-    """Bytes, tokens, and seconds (at best, at worst; None where there is no stated peak)."""
-
-    name: str
-    memory: dict[str, float] = field(default_factory=dict)
-    disk: float = 0.0
-    read: float = 0.0  # tokens: prompts, or whole texts where nothing is sampled
-    sampled: float = 0.0  # tokens
-    seconds: tuple[float, float] | None = None
-    fits: bool | None = None  # None: no card to fit into
-    advice: list[str] = field(default_factory=list)
-    note: str = ""
-
-    @property
-    def bytes(self) -> float:
-        return sum(self.memory.values())
-
-
-@dataclass
-class Plan:
-    recipe: str
-    model: str
-    source: str  # of the model's config
-    parameters: int
-    lora_parameters: int
-    dtype: str
-    card: Card | None
-    assumptions: Assumptions
-    download: float  # bytes: the model
-    stages: list[StagePlan]
-
-    @property
-    def fits(self) -> bool | None:
-        return None if self.card is None else all(stage.fits is not False for stage in self.stages)
-
-    @property
-    def disk(self) -> float:
-        return self.download + sum(stage.disk for stage in self.stages)
-
-    @property
-    def seconds(self) -> tuple[float, float] | None:
-        known = [stage.seconds for stage in self.stages if stage.seconds]
-        return (sum(s[0] for s in known), sum(s[1] for s in known)) if known else None
-
-    def as_dict(self) -> dict[str, Any]:
-        stages = [{**asdict(stage), "bytes": stage.bytes} for stage in self.stages]
-        extra = {"fits": self.fits, "disk": self.disk, "seconds": self.seconds, "time_is_measured": False}
-        return {**asdict(self), **extra, "stages": stages}
 
 
 def needs_gpu(shape: Geometry) -> bool:
@@ -117,226 +28,36 @@ def make_plan(recipe: Recipe, card: Card | None) -> Plan:
         UserError: the model's config cannot be had.
     """
     shape, source = geometry(recipe.model)
-    plan = _Planner(recipe, card, shape).plan(source)
+    plan = Planner(recipe, card, shape).plan(source)
     for stage in plan.stages:
         if stage.fits is False:
             stage.advice = list(_advice(recipe, card, shape, stage.name))
     return plan
 
 
-class _Planner:
-    def __init__(self, recipe: Recipe, card: Card | None, shape: Geometry) -> None:
-        self.recipe, self.card, self.shape = choose(recipe, card), card, shape
-        self.assume = POCKET if recipe.model.name == "pocket" else Assumptions()
-        self.itemsize = ITEMSIZE[self.recipe.model.dtype]
-        self.lora = shape.lora_parameters(recipe.train.lora.r, recipe.train.lora.target_modules)
-        engine = recipe.sampler.engine
-        self.engine = ("vllm" if card or find_spec("vllm") else "transformers") if engine == "auto" else engine
+def card_for(recipe: Recipe, gpu: str | None) -> tuple[Card | None, str]:
+    """The card to plan for, and why that one: the named one, the one here, or the paper's where the CPU will not do.
 
-    def plan(self, source: str) -> Plan:
-        r = self.recipe
-        stages = [self.curate(), self.teach(), self.train(), self.evaluate(), StagePlan("report", disk=1e6)]
-        if self.card is None:
-            stages[-1].memory["the process"] = PROCESS_BYTES["none"]
-        else:
-            for stage in stages:
-                stage.fits = stage.bytes <= self.card.memory_mib * 2**20
-        local = r.model.name == "pocket" or source.startswith((".", "/", "~"))
-        download = 0.0 if local else 2.0 * self.shape.parameters  # the hub's weights are 16-bit
-        return Plan(
-            r.name,
-            r.model.name,
-            source,
-            self.shape.parameters,
-            self.lora,
-            r.model.dtype,
-            self.card,
-            self.assume,
-            download,
-            stages,
-        )
-
-    # Tokens of one text, expected.
-    @property
-    def student_prompt(self) -> float:
-        return self.assume.tutor + self.assume.question
-
-    @property
-    def teacher_prompt(self) -> float:
-        replies = 2 * self.assume.reply * self.recipe.curate.rollout.max_tokens
-        return self.student_prompt + self.assume.refine + replies
-
-    @property
-    def reply(self) -> float:
-        return self.assume.reply * self.recipe.curate.refine.max_tokens
-
-    def questions(self) -> int:
-        """Asked until there are enough pairs, in whole waves, at most all."""
-        c = self.recipe.curate
-        waves = math.ceil(c.pairs / self.assume.pairs / c.wave) * c.wave
-        return min([waves, *[n for n in (c.questions, size(self.recipe.problems)) if n is not None]])
-
-    # -- The stages
-
-    def curate(self) -> StagePlan:
-        c = self.recipe.curate
-        asked = self.questions()
-        refined = asked * self.assume.pairs / self.assume.refined_right
-        rollouts = 0.0 if c.rollouts_file else asked * c.rollouts * self.assume.reply * c.rollout.max_tokens
-        stage = StagePlan("curate", self._sampling_memory(adapters=False))
-        stage.sampled = rollouts + refined * self.reply
-        stage.read = asked * self.student_prompt + refined * self.teacher_prompt
-        stage.disk = TEXT_BYTES * stage.sampled
-        stage.note = f"about {asked:,} questions"
-        self._sampling_time(stage, replies=asked * c.rollouts + refined)
-        return stage
-
-    def evaluate(self) -> StagePlan:
-        entrants = 3 if self.recipe.evaluate.default_prompt else 2  # base, student; base with the default prompt
-        stage, replies = StagePlan("evaluate", self._sampling_memory(adapters=True)), 0.0
-        for benchmark in self.recipe.evaluate.benchmarks.values():
-            decodings = benchmark.greedy + (benchmark.samples if benchmark.temperature is not None else 0)
-            n = entrants * decodings * (size(benchmark) or 500)
-            replies += n
-            stage.sampled += n * self.assume.reply * benchmark.max_tokens
-            stage.read += n * self.student_prompt
-        stage.disk = TEXT_BYTES * stage.sampled
-        stage.note = f"{replies:,.0f} replies"
-        self._sampling_time(stage, replies)
-        return stage
-
-    def teach(self) -> StagePlan:
-        r, shape = self.recipe, self.shape
-        pairs, longest = r.curate.pairs, self._longest(self.teacher_prompt)
-        stage = StagePlan("teach", note=f"targets: {r.teach.targets}")
-        stage.disk = pairs * self.reply * target_bytes(r.teach.targets, shape, r.teach.top_k, self.itemsize)
-        if r.teach.targets == "online":
-            return stage
-        batch = max(r.teach.batch_tokens, longest)
-        rows = r.curate.refine.max_tokens * max(1, r.teach.batch_tokens // longest)
-        stage.memory = self._model_memory()
-        stage.memory["activations"] = batch * (shape.saved_bytes(self.itemsize, 0) + shape.H * self.itemsize)
-        if r.teach.targets not in ("hidden", "one_hot"):  # logits of one pair, and their softmax for top_k
-            stage.memory["logits"] = r.curate.refine.max_tokens * shape.V * (self.itemsize + 4.0)
-        stage.memory["reply rows"] = rows * shape.H * self.itemsize
-        stage.read = pairs * (self.teacher_prompt + self.reply)
-        self._compute_time(stage, shape.forward_operations(stage.read, 0, self.teacher_prompt + self.reply))
-        return stage
-
-    def train(self) -> StagePlan:
-        r, shape = self.recipe, self.shape
-        t, longest = r.train, self._longest(self.student_prompt)
-        tokens = (t.micro_batch_size or t.batch_size) * longest
-        rows = (t.micro_batch_size or t.batch_size) * r.curate.refine.max_tokens
-        stage = StagePlan("train", self._model_memory())
-        stage.memory["LoRA"] = 4.0 * self.lora  # float32
-        stage.memory["gradients and optimizer"] = 12.0 * self.lora  # float32; AdamW keeps two moments
-        saved = shape.saved_bytes(self.itemsize, t.lora.r)
-        checkpointed = shape.L * shape.H * self.itemsize + saved  # each layer's input, and one layer made again
-        stage.memory["activations"] = float(tokens * (checkpointed if t.gradient_checkpointing else shape.L * saved))
-        block = min(LOSS_ROWS, max(1, LOSS_BLOCK // shape.V))
-        hidden = rows * shape.H * (2 * self.itemsize + 4)  # student's, teacher's, and the gradient in float32
-        probe = (
-            t.probe_questions * shape.cache_bytes(self.itemsize) * (self.student_prompt + r.curate.rollout.max_tokens)
-        )
-        loss = float(2 * min(LOSS_ROWS, rows) * shape.V * 4 + 2 * block * shape.V * 4 + hidden)
-        # The probe's cache and the loss's buffers are never held together with each other.
-        stage.memory["loss, or the length probe"] = max(loss, probe if t.probe_steps else 0.0)
-        length = self.student_prompt + self.reply
-        stage.read = t.epochs * r.curate.pairs * length
-        stage.disk = 4.0 * self.lora + 12.0 * self.lora  # the adapter; the last checkpoint while it trains
-        steps = t.epochs * math.ceil(r.curate.pairs / t.batch_size)
-        stage.note = f"{steps:,} steps"
-        # Forward and, the base being frozen, a backward pass as dear as one forward; once more with checkpointing.
-        passes = 3 if t.gradient_checkpointing else 2
-        replies = t.epochs * r.curate.pairs * self.reply
-        operations = passes * shape.forward_operations(stage.read, 0, length) + 6 * replies * shape.H * shape.V
-        self._compute_time(stage, operations + 6 * self.lora * stage.read)
-        if stage.seconds is not None and t.probe_steps:
-            sampled = (2 + steps // t.probe_steps) * r.curate.rollout.max_tokens
-            stage.seconds = (stage.seconds[0] + sampled * STEP[0], stage.seconds[1] + sampled * STEP[1])
-        return stage
-
-    # -- What they share
-
-    def _longest(self, prompt: float) -> int:
-        return min(math.ceil(prompt) + self.recipe.curate.refine.max_tokens, self.recipe.sampler.max_model_len)
-
-    def _model_memory(self) -> dict[str, float]:
-        quantization = getattr(self.recipe.model, "quantization", "none")
-        return {"weights": float(self.shape.weight_bytes(self.itemsize, quantization)), **self._other("transformers")}
-
-    def _other(self, engine: str) -> dict[str, float]:
-        if self.card is None:
-            return {"the process": PROCESS_BYTES[engine]}
-        return {"CUDA and allocator": float(KEPT_FREE_MIB * 2**20)}
-
-    def _sampling_memory(self, adapters: bool) -> dict[str, float]:
-        s, shape = self.recipe.sampler, self.shape
-        memory = {"weights": float(shape.weight_bytes(self.itemsize)), **self._other(self.engine)}
-        if adapters:
-            memory["LoRA"] = float(self.itemsize * self.lora * s.max_lora_rank / self.recipe.train.lora.r)
-        if self.engine == "vllm" and self.card is None:
-            memory["KV cache"] = float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1) * GIB
-            return memory
-        if self.engine == "vllm":
-            step = BATCHED_TOKENS * (2 * shape.I + 4 * shape.H) * self.itemsize + AT_A_TIME * shape.V * 4 * 3
-            memory["activations"] = float(step)
-            memory["KV cache"] = float(s.max_model_len * shape.cache_bytes(self.itemsize))  # one reply of full length
-            return memory
-        rows = s.batch_size
-        memory["activations"] = float(rows * (shape.V * 4 * 3 + shape.saved_bytes(self.itemsize, 0)))
-        memory["KV cache"] = float(rows * s.max_model_len * shape.cache_bytes(self.itemsize))
-        return memory
-
-    def cache_tokens(self, stage: StagePlan) -> float:
-        """For how many tokens vLLM's share of the card has room, once the rest has its own."""
-        if self.card is None:
-            return math.inf
-        share = float(self.recipe.sampler.gpu_memory_utilization) * self.card.memory_mib * 2**20
-        rest = sum(value for what, value in stage.memory.items() if what not in ("KV cache", "CUDA and allocator"))
-        return max(0.0, share - rest) / self.shape.cache_bytes(self.itemsize)
-
-    def _compute_time(self, stage: StagePlan, operations: float) -> None:
-        if self.card is not None and self.card.tflops:
-            best, worst = (operations / (1e12 * self.card.tflops * share) for share in PEAK)
-            stage.seconds = (START[0] + best, START[1] + worst)
-
-    def _sampling_time(self, stage: StagePlan, replies: float) -> None:
-        if self.card is None or not self.card.tflops or not self.card.bandwidth or not replies:
-            return
-        mean = (stage.read + stage.sampled) / replies
-        abreast = max(1.0, min(AT_A_TIME, replies, self.cache_tokens(stage) / mean))
-        stage.note += f"; room for {self.cache_tokens(stage):,.0f} tokens, {abreast:.0f} replies at a time"
-        operations = self.shape.forward_operations(stage.read + stage.sampled, stage.sampled, mean)
-        a_step = stage.memory["weights"] + abreast * mean * self.shape.cache_bytes(self.itemsize)
-        moved = a_step * stage.sampled / abreast
-        computing = [operations / (1e12 * self.card.tflops * share) for share in PEAK]
-        moving = [moved / (1e9 * self.card.bandwidth * share) for share in BANDWIDTH]
-        best, worst = (max(pair) for pair in zip(computing, moving, strict=True))
-        stage.seconds = (START[0] + best, START[1] + worst)
-
-
-def size(problems: Any) -> int | None:
-    """How many questions a data set has: as the recipe says, else as published, else unknown."""
-    if problems.source == "pocket":
-        return problems.limit or 1000
-    count = getattr(problems, "count", None) if isinstance(problems, BenchmarkConfig) else None
-    known = count or SIZES.get(problems.source, {}).get(problems.split)
-    given = [n for n in (problems.limit, known) if n is not None]
-    return min(given) if given else None
-
-
-def target_bytes(targets: str, shape: Geometry, top_k: int, itemsize: int) -> int:
-    """What a reply token takes on disk: `targets.bytes_per_token`, for a geometry and without torch."""
-    sizes = {"hidden": shape.H * itemsize, "logits": shape.V * max(itemsize, 4), "one_hot": 4, "online": 0}
-    return {**sizes, "top_k": top_k * (itemsize + 4) + 4}[targets]
+    Raises:
+        UserError: no card of that name, or the model's config cannot be had.
+    """
+    if gpu == "none":
+        return None, ""
+    if gpu is not None:
+        return hardware.card_named(gpu), ""
+    found = hardware.find_cards()
+    if found.cards:
+        return found.cards[0], ""
+    if not needs_gpu(geometry(recipe.model)[0]):
+        return None, ""
+    return hardware.CARDS["a100-40gb"], f"{found.problem} Planned for the paper's card; --gpu names another."
 
 
 # -- What to change if it does not fit
 
 CHANGES = (  # in the order in which they are tried; the cheapest for the result first
     ("train.gradient_checkpointing=true", {"train"}),
+    ("train.grpo.micro_batch_size=8", {"train"}),
     ("train.micro_batch_size=1", {"train"}),
     ("teach.batch_tokens=2048", {"teach"}),
     ("teach.targets=hidden", {"teach"}),
@@ -348,25 +69,26 @@ CHANGES = (  # in the order in which they are tried; the cheapest for the result
 
 def _advice(recipe: Recipe, card: Card | None, shape: Geometry, stage: str) -> Iterator[str]:
     """The overrides after which the stage fits, each with what it then needs; a smaller model if none will do."""
+    kind, _, name = stage.partition(" ")
+    recipe = variant(recipe, name) if name else recipe
     for change, stages in CHANGES:
-        if stage not in stages:
-            continue
-        changed = _changed(recipe, change)
+        changed = _changed(recipe, change) if kind in stages else None
         if changed is None:
             continue
-        before = _need(recipe, card, shape, stage)
-        after = _need(changed, card, shape, stage)
+        before, after = _need(recipe, card, shape, kind), _need(changed, card, shape, kind)
         if after.bytes >= before.bytes:
             continue
         recipe = changed
-        yield f"{change} ({before.bytes / GIB:.1f} to {after.bytes / GIB:.1f} GiB)"
+        whose = f"variants.{name}." if name else ""
+        yield f"{whose}{change} ({before.bytes / GIB:.1f} to {after.bytes / GIB:.1f} GiB)"
         if after.fits:
             return
     yield "a smaller model, or a card with more memory"
 
 
 def _need(recipe: Recipe, card: Card | None, shape: Geometry, stage: str) -> StagePlan:
-    return next(s for s in _Planner(recipe, card, shape).plan("").stages if s.name == stage)
+    alone = replace(recipe, variants={}, seeds=[], rounds=1)
+    return next(s for s in Planner(alone, card, shape).plan("").stages if s.name == stage)
 
 
 def _changed(recipe: Recipe, change: str) -> Recipe | None:
@@ -401,16 +123,16 @@ def describe(plan: Plan) -> str:
         f"  {plan.model}: {plan.parameters:,} parameters, {plan.dtype}; config from {plan.source}",
         f"  LoRA: {plan.lora_parameters:,} parameters",
         "",
-        f"  {'stage':<10}{'memory':>10}{'disk':>10}{'tokens read':>14}{'sampled':>12}   {'time':<16}",
+        f"  {'stage':<12}{'memory':>10}{'disk':>10}{'tokens read':>14}{'sampled':>12}   {'time':<16}",
     ]
     for stage in plan.stages:
         time = "" if stage.seconds is None else span(stage.seconds)
         lines.append(
-            f"  {stage.name:<10}{_gib(stage.bytes):>10}{_gb(stage.disk):>10}{stage.read:>14,.0f}{stage.sampled:>12,.0f}"
+            f"  {stage.name:<12}{_gib(stage.bytes):>10}{_gb(stage.disk):>10}{stage.read:>14,.0f}{stage.sampled:>12,.0f}"
             f"   {time:<16}{stage.note}".rstrip()
         )
     total = "" if plan.seconds is None else span(plan.seconds)
-    lines += [f"  {'in all':<10}{'':>10}{_gb(plan.disk):>10}{'':>26}   {total}".rstrip(), ""]
+    lines += [f"  {'in all':<12}{'':>10}{_gb(plan.disk):>10}{'':>26}   {total}".rstrip(), ""]
     for stage in plan.stages:
         if stage.memory:
             parts = ", ".join(f"{what} {_gib(value)}" for what, value in stage.memory.items())
@@ -453,23 +175,3 @@ def _gib(count: float) -> str:
 
 def _gb(count: float) -> str:
     return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"
-
-
-def card_for(recipe: Recipe, gpu: str | None) -> tuple[Card | None, str]:
-    """The card to plan for, and why that one: the named one, the one here, or the paper's where the CPU will not do.
-
-    Raises:
-        UserError: no card of that name, or the model's config cannot be had.
-    """
-    from . import hardware
-
-    if gpu == "none":
-        return None, ""
-    if gpu is not None:
-        return hardware.card_named(gpu), ""
-    found = hardware.find_cards()
-    if found.cards:
-        return found.cards[0], ""
-    if not needs_gpu(geometry(recipe.model)[0]):
-        return None, ""
-    return hardware.CARDS["a100-40gb"], f"{found.problem} Planned for the paper's card; --gpu names another."

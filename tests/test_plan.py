@@ -14,7 +14,8 @@ from ssb_unsloth.config import LoraConfig, ModelConfig, load
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.geometry import SHIPPED, from_config, geometry
 from ssb_unsloth.hardware import CARDS
-from ssb_unsloth.plan import LOSS_BLOCK, LOSS_ROWS, card_for, describe, make_plan, span, target_bytes
+from ssb_unsloth.plan import card_for, describe, make_plan, span
+from ssb_unsloth.planner import LOSS_BLOCK, LOSS_ROWS, target_bytes
 
 ROOT = Path(__file__).parent.parent
 MODULES = LoraConfig().target_modules
@@ -184,6 +185,40 @@ def test_where_nothing_helps_a_smaller_model_is_named(tmp_path, three_b):
     assert plan.fits is False
     assert "a smaller model" in stage(plan, "curate").advice[-1]
     assert "curate does not fit" in describe(plan)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "card"),
+    [
+        ("qwen2.5-3b-gsm8k", "a100-40gb"),
+        ("qwen2.5-3b-gsm8k-author-code", "a100-40gb"),
+        ("qwen2.5-0.5b-t4", "t4"),
+        ("qwen3-1.7b", "rtx4090"),
+        ("llama-3.2-1b", "rtx4090"),
+        ("gemma-3-1b", "rtx4090"),
+    ],
+)
+def test_every_shipped_recipe_fits_the_card_that_it_is_for(recipe, card):
+    plan = make_plan(load(ROOT / "recipes" / f"{recipe}.yaml"), CARDS[card])
+    assert plan.fits, describe(plan)
+    assert plan.source == "the package's table"  # so that it can be planned without a network
+
+
+def test_every_student_of_a_recipe_is_in_its_plan(three_b):
+    one = make_plan(three_b(), CARDS["a100-40gb"])
+    all_ = make_plan(
+        three_b("variants={sft: {train: {method: sft}}, half: {curate: {pairs: 128}}, grpo: {train: {method: grpo}}}"),
+        CARDS["a100-40gb"],
+    )
+    names = ["curate", "teach", "train", "train sft", "curate half", "teach half", "train half", "train grpo"]
+    assert [s.name for s in all_.stages] == [*names, "evaluate", "report"]
+    assert stage(all_, "evaluate").sampled == stage(one, "evaluate").sampled / 2 * 5
+    grpo = stage(all_, "train grpo")
+    assert grpo.note == "250 steps of 64 replies"
+    assert grpo.fits is False  # 64 replies in one forward pass beside vLLM
+    assert grpo.advice[0].startswith("variants.grpo.train.grpo.micro_batch_size=8")
+    seeds = make_plan(three_b("seeds=[1,2,3]"), CARDS["a100-40gb"])
+    assert stage(seeds, "train").read == 3 * stage(one, "train").read
 
 
 @pytest.mark.parametrize(
