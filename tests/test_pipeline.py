@@ -149,6 +149,19 @@ def test_the_plan_is_close_to_what_the_run_used(finished):
     compare_with_the_plan(finished[0])
 
 
+def test_a_finished_run_stands_beside_the_paper(finished):
+    """The last step of `make reproduce`, on a run whose benchmarks the paper does not have."""
+    command = [sys.executable, "-m", "ssb_unsloth.reproduction", str(finished[0])]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    said = (finished[0] / "reproduction.md").read_text()
+    assert "Nothing in this run is in the paper's." in said
+    assert "| loss | 0.56 to 0.25 |" in said
+    assert "questions were used for" in said
+    for stage in ("curate", "teach", "train", "evaluate"):
+        assert f"| {stage} |" in said
+
+
 @pytest.mark.slow
 def test_the_whole_chain_with_the_real_vllm(tmp_path):
     ssb("run", RECIPE, "--runs", str(tmp_path), "sampler.engine=vllm", *SMALL)

@@ -1,0 +1,229 @@
+"""`make setup` and `make reproduce`: what they do on machines that lack something; a run beside the paper."""
+
+import http.server
+import importlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from ssb_unsloth import report, reproduction
+from ssb_unsloth.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+THREE_B = "recipes/qwen2.5-3b-gsm8k.yaml"
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """The two scripts as modules, freshly imported."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    for name in ("setup", "reproduce"):
+        sys.modules.pop(name, None)
+    setup, reproduce = importlib.import_module("setup"), importlib.import_module("reproduce")
+    yield setup, reproduce
+    for name in ("setup", "reproduce"):
+        sys.modules.pop(name, None)
+
+
+# -- make reproduce
+
+
+def reproduce(*words, **environment):
+    script = ROOT / "scripts" / "reproduce.py"
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, env=env, timeout=120)
+
+
+def test_without_a_gpu_it_is_a_sentence_the_plan_and_the_demo_and_nothing_is_installed():
+    before = {path.name for path in ROOT.iterdir()}
+    done = reproduce(CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2
+    first = done.stdout.splitlines()[0]
+    assert first.startswith(f"{THREE_B} cannot run on this machine: ")
+    assert "To mend it: " in first
+    assert "Plan for qwen2.5-3b-gsm8k on NVIDIA A100-SXM4-40GB" in done.stdout
+    assert "train grpo" in done.stdout
+    assert "`make demo` runs the whole method here" in done.stdout
+    assert {path.name for path in ROOT.iterdir()} == before
+
+
+def test_a_mistake_in_the_recipe_is_said_before_anything_else():
+    done = reproduce("recipes/none.yaml")
+    assert done.returncode == 2
+    assert "recipes/none.yaml: no such recipe" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_with_a_gpu_each_step_follows_the_one_before(scripts, monkeypatch, capsys):
+    """The order of the commands; what each one does is tested where it is defined."""
+    setup, module = scripts
+    steps, failing = [], set()
+
+    def python(executable, *words, output=False):
+        words = words[2:] if words[1:2] == ("ssb_unsloth",) else words[1:]
+        steps.append(" ".join(words))
+        answers = {"--json": '{"findings": [], "recipe": "r"}'}
+        said = answers["--json"] if "--json" in words else "the plan" if words[0] == "plan" else ""
+        return subprocess.CompletedProcess([], 2 if words[0] in failing else 0, said, "")
+
+    monkeypatch.setattr(module, "python", python)
+    monkeypatch.setattr(setup, "main", lambda: steps.append(f"install {setup.LOCK.name} into {setup.VENV.name}"))
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "r.yaml", "seed=1"])
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert end.value.code == 0
+    after = steps[steps.index("doctor r.yaml seed=1 --machine --json") :]
+    assert after == [
+        "doctor r.yaml seed=1 --machine --json",
+        "plan r.yaml seed=1",
+        "install gpu.txt into .venv-gpu",
+        "doctor r.yaml seed=1",
+        "run r.yaml seed=1",
+        "plan r.yaml seed=1 --json",
+        f"ssb_unsloth.reproduction {Path('runs') / 'r'}",
+    ]
+    assert "the plan" in capsys.readouterr().out  # before the installation
+    steps.clear()
+    failing.add("run")
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert end.value.code == 2
+    assert steps[-1] == "run r.yaml seed=1"
+
+
+@pytest.mark.slow
+def test_from_nothing_it_takes_three_small_packages_to_show_the_plan(tmp_path):
+    """A checkout and a bare Python: what is then installed is what `ssb plan` imports (needs the package registry)."""
+    for name in ("scripts", "constraints", "recipes", "ssb_unsloth", "pyproject.toml"):
+        source = ROOT / name
+        skip = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source, tmp_path / name, ignore=skip) if source.is_dir() else shutil.copy(source, tmp_path)
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    env.pop("PYTHONPATH", None)
+    command = [sys._base_executable, str(tmp_path / "scripts" / "reproduce.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert "Plan for qwen2.5-3b-gsm8k" in done.stdout
+    installed = {
+        path.name.split("-")[0].lower() for path in tmp_path.glob(".venv-gpu/lib/python3*/site-packages/*.dist-info")
+    }
+    assert installed - {"pip", "setuptools", "wheel"} == {"omegaconf", "pyyaml", "antlr4_python3_runtime"}
+
+
+# -- make setup: PyTorch's CPU index
+
+
+@pytest.fixture
+def page():
+    """page(status): the address of a page on this machine that answers so."""
+    servers = []
+
+    def serve(status):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(status)
+                self.end_headers()
+
+            def log_message(self, *arguments):
+                pass
+
+        servers.append(http.server.HTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/torch/"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+
+
+def test_an_index_that_does_not_answer_is_not_waited_for(scripts, page):
+    setup, _ = scripts
+    assert setup.answers(page(200))
+    assert not setup.answers(page(404))
+    assert not setup.answers("http://127.0.0.1:9/")
+    with socket.socket() as silent:  # takes the connection, and says nothing
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        assert not setup.answers(f"http://127.0.0.1:{silent.getsockname()[1]}/", seconds=0.3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the CUDA build is Linux's")
+@pytest.mark.parametrize(("there", "build"), [(True, "torch-2.13.0+cpu.dist-info"), (False, "torch-2.13.0.dist-info")])
+def test_torchs_cpu_build_is_taken_where_it_can_be_had_and_the_other_with_its_libraries_where_not(
+    scripts, monkeypatch, there, build
+):
+    setup, _ = scripts
+    asked = []
+    monkeypatch.setattr(setup, "answers", lambda url: there)
+    monkeypatch.setattr(setup, "pip", lambda *words, packages: asked.append(words))
+    monkeypatch.setattr(setup, "installed", lambda: [build])
+    setup.install_torch("torch==2.13.0")
+    assert ("--extra-index-url" in asked[0]) is there
+    assert asked[0][-1] == "torch==2.13.0"
+    assert len(asked) == (1 if there else 2)  # the CUDA libraries, which a CUDA build cannot do without
+
+
+def test_either_set_is_made_in_a_place_of_its_own(scripts):
+    setup, _ = scripts
+    for name, venv in (("cpu", ".venv"), ("gpu", ".venv-gpu")):
+        setup.choose(name)
+        assert (setup.VENV.name, setup.LOCK.name) == (venv, f"{name}.txt")
+        assert any(pin.startswith("torch==2.13.0") for pin in setup.pins())
+        assert not any("#" in pin for pin in setup.pins())
+
+
+# -- Beside the paper
+
+
+def score(model, benchmark, value, low, high, **more):
+    row = {"model": model, "benchmark": benchmark, "value": value, "low": low, "high": high, "temperature": 0.0}
+    return {**row, "scoring": "equivalent", "metric": "pass@1", "prompt": "tutor", **more}
+
+
+def test_table_1_puts_each_score_beside_the_same_models_published_one():
+    scores = [
+        score("base", "math500", 0.60, 0.557, 0.642),
+        score("base", "math500", 0.50, 0.4, 0.6, prompt="default"),
+        score("base", "math500", 0.38, 0.33, 0.43, scoring="strict"),
+        score("ssb", "mine", 0.55, 0.50, 0.60),
+        score("sft", "math500", 0.5, 0.4, 0.6),
+    ]
+    rows = reproduction.table_1(scores, {"math500": {"name": "math500"}, "mine": {"name": "math500"}})[1:]
+    published = report.PUBLISHED["math500"]
+    assert [(row[1].lower(), row[-1]) for row in rows] == [("base", "apart"), ("ssb", "overlap")]
+    right, n = next(value for key, value in published.items() if key.lower() == "base")
+    assert rows[0][2] == f"{100 * right / n:.1f} %" == "37.6 %"
+
+
+def test_figure_2_compares_ends_and_directions():
+    history = [{"loss": 1 - 0.02 * i, "grad_norm": 1 + 0.01 * i} for i in range(50)]
+    history += [{"reply_tokens": 240.0}, {"reply_tokens": 300.0}]
+    rows = {row[0]: row[1:] for row in reproduction.figure_2(history)[1:]}
+    assert rows["loss"] == ["0.56 to 0.25", "0.91 to 0.11", "the same"]
+    assert rows["gradient norm"][2] == "the other"
+    assert rows["reply length, tokens"] == ["235 to 385", "240 to 300", "the same"]
+
+
+def test_a_run_that_is_not_finished_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="the run is not finished"):
+        reproduction.compare(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "ssb_unsloth.reproduction", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_json_of_the_plan_names_the_run(capsys):
+    """What reproduce.py finds the run's folder by."""
+    from ssb_unsloth import cli
+
+    assert cli.main(["plan", str(ROOT / THREE_B), "name=mine", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"] == "mine"
