@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 
@@ -59,8 +59,26 @@ def parser() -> argparse.ArgumentParser:
     _recipe_words(doctor, needed=False)
     doctor.add_argument("--machine", action="store_true", help="the machine alone: before the packages are installed")
     doctor.add_argument("--json", action="store_true", help="as JSON")
+    _student_commands(commands)
     commands.add_parser("recipes", help="list the recipes that come with the package")
     return top
+
+
+def _student_commands(commands: Any) -> None:
+    """What can be done with the student of a finished run."""
+    export = commands.add_parser("export", help="write a run's student as adapter, merged weights, GGUF")
+    push = commands.add_parser("push", help="upload a run's student to the hub: private, and only after asking")
+    chat = commands.add_parser("chat", help="base and student answer the same question side by side")
+    for command in (export, push, chat):
+        command.add_argument("folder", type=Path, metavar="RUN", help="a run folder, such as runs/pocket")
+    formats = ("adapter", "merged", "gguf")
+    export.add_argument("--format", choices=(*formats, "all"), default="all", help="all: GGUF only where llama.cpp is")
+    export.add_argument("--out", type=Path, metavar="DIR", help="where to (RUN/export)")
+    push.add_argument("repo_id", metavar="REPO_ID", help="user/name")
+    push.add_argument("--format", choices=formats, default="adapter", help="which export (adapter)")
+    push.add_argument("--public", action="store_true", help="for everybody to see; private otherwise")
+    push.add_argument("--yes", action="store_true", help="do not ask before uploading")
+    chat.add_argument("--temperature", type=float, default=0.0, help="0, greedy, unless given")
 
 
 def _recipe_words(command: argparse.ArgumentParser, needed: bool = True) -> None:
@@ -126,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _doctor(arguments)
         if arguments.command in ("run", "sweep"):
             return _run(arguments)
+        if arguments.command in ("export", "push", "chat"):
+            return _student(arguments)
         return _stage(arguments)
     except UserError as error:
         print(f"ssb: {error}", file=sys.stderr)
@@ -228,6 +248,25 @@ def _doctor(arguments: argparse.Namespace) -> int:
     findings = examine(recipe, machine_only=arguments.machine)
     print(json.dumps(findings.as_dict(), indent=1) if arguments.json else describe(findings))
     return 0 if findings.can_run else 2
+
+
+def _student(arguments: argparse.Namespace) -> int:
+    from .progress import hush
+
+    hush()
+    if arguments.command == "export":
+        from .export import export_all
+
+        export_all(arguments.folder, arguments.format, arguments.out)
+    elif arguments.command == "push":
+        from .export import push
+
+        print(push(arguments.folder, arguments.repo_id, arguments.format, arguments.public, arguments.yes))
+    else:
+        from .chat import chat
+
+        chat(arguments.folder, arguments.temperature)
+    return 0
 
 
 def _list_recipes() -> int:

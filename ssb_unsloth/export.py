@@ -1,0 +1,215 @@
+"""What comes out of a finished run: the adapter, merged weights, GGUF, each with a model card; and the way to the hub.
+
+    export/adapter/   PEFT: two files, loaded on top of the base
+    export/merged/    a model folder of its own, 16-bit, sharded safetensors, tokenizer and chat template
+    export/gguf/      one file for llama.cpp, made from merged/ by llama.cpp's own converter
+
+Merging is done in float32 on the CPU and rounded once, also for a run whose base was loaded in 8 or 4 bits: what was
+trained is added to the full weights. It takes 4 bytes of memory for each parameter of the base.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .backends import model_path
+from .config import load
+from .errors import UserError
+from .model_card import model_card
+from .progress import say
+from .students import Student, students
+
+FORMATS = ("adapter", "merged", "gguf")
+CONVERTERS = ("convert_hf_to_gguf.py", "unsloth_convert_hf_to_gguf.py")  # llama.cpp's, and Unsloth's copy of it
+
+
+def finished(folder: Path) -> Student:
+    """The student whose run is in this folder, such as runs/pocket or runs/pocket/students/rft-s1.
+
+    Raises:
+        UserError: there is no run, or its training has not been finished.
+    """
+    root = folder.parent.parent if folder.parent.name == "students" else folder
+    if not (root / "recipe.yaml").is_file():
+        raise UserError(f"{root}: holds no recipe.yaml, so it is no run folder; expected one such as runs/pocket.")
+    everyone = students(load(root / "recipe.yaml"), root)
+    student = next((s for s in everyone if s.run.root == folder), None)
+    if student is None:
+        raise UserError(
+            f"{folder}: no student of {root / 'recipe.yaml'}, which has {', '.join(s.label for s in everyone)}."
+        )
+    if student.run.manifest("train") is None:
+        raise UserError(f"{folder}: its training has not been finished; `ssb run` with its recipe goes on with it.")
+    if not (adapter_of(student) / "adapter_model.safetensors").is_file():
+        raise UserError(f"{adapter_of(student)}: holds no adapter any more; `ssb train --force` makes it again.")
+    return student
+
+
+def adapter_of(student: Student) -> Path:
+    return student.run.stage("train") / "adapter"
+
+
+def export(folder: Path, formats: Sequence[str], out: Path | None = None) -> list[Path]:
+    """Write these formats of the student into `out` (the run's export/ by default). Returns their folders.
+
+    Raises:
+        UserError: the run is not finished, the base cannot be loaded, or llama.cpp's converter is not here. What was
+            written before stays.
+    """
+    source, out = finished(folder), out or folder / "export"
+    written = []
+    if "adapter" in formats:
+        written.append(_written(source, out, "adapter", lambda into: _adapter(source, into)))
+    if "merged" in formats or "gguf" in formats:
+        written.append(_written(source, out, "merged", lambda into: _merged(source, into)))
+    if "gguf" in formats:
+        converter = find_converter()
+        written.append(_written(source, out, "gguf", lambda into: _gguf(source, converter, out / "merged", into)))
+    return written
+
+
+def export_all(folder: Path, format_: str, out: Path | None) -> None:
+    """One format, or "all": adapter and merged weights, and GGUF where llama.cpp's converter is."""
+    if format_ != "all":
+        export(folder, [format_], out)
+        return
+    try:
+        find_converter()
+    except UserError as error:
+        export(folder, ["adapter", "merged"], out)
+        say(f"gguf: left out. {error}")
+    else:
+        export(folder, FORMATS, out)
+
+
+def _written(source: Student, out: Path, name: str, write: Any) -> Path:
+    """Write aside, add the card, and only then give the folder its name: nobody loads half a model."""
+    with _aside(out, name) as into:
+        write(into)
+        files = [path.name for path in into.iterdir()]
+        (into / "README.md").write_text(model_card(source, name, files), encoding="utf-8")
+    say(f"{name}: {out / name}, {sum(f.stat().st_size for f in (out / name).iterdir()) / 1e6:,.1f} MB")
+    return out / name
+
+
+@contextlib.contextmanager
+def _aside(out: Path, name: str) -> Iterator[Path]:
+    aside = out / f"{name}.partial"
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        yield aside
+        shutil.rmtree(out / name, ignore_errors=True)
+        aside.replace(out / name)
+    except OSError as error:
+        raise UserError(f"{out / name}: cannot be written ({error.strerror or error}).") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _adapter(source: Student, into: Path) -> None:
+    """The adapter as it was trained, naming its base as the recipe does and not by a folder of this machine."""
+    shutil.copy2(adapter_of(source) / "adapter_model.safetensors", into)
+    config = json.loads((adapter_of(source) / "adapter_config.json").read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = source.recipe.model.name
+    config["revision"] = source.recipe.model.revision
+    (into / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _merged(source: Student, into: Path) -> None:
+    from transformers import AutoConfig
+
+    from .backends.transformers import save_merged
+
+    model = source.recipe.model
+    try:
+        where = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+        stored = AutoConfig.from_pretrained(model_path(model), **where).dtype
+    except (OSError, ValueError) as error:
+        raise UserError(f"Model {model.name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+    # Of the two formats of 16 bits the one that the base is stored in; float16 keeps more of a float32 base's digits.
+    save_merged(model, adapter_of(source), into, "bfloat16" if str(stored) == "torch.bfloat16" else "float16")
+
+
+def find_converter() -> Path:
+    """llama.cpp's convert_hf_to_gguf.py: in the folder that LLAMA_CPP names, on the PATH, or where Unsloth puts it.
+
+    Raises:
+        UserError: it is nowhere, with where to get it.
+    """
+    named = os.environ.get("LLAMA_CPP")
+    unsloth = os.environ.get("UNSLOTH_LLAMA_CPP_PATH") or Path.home() / ".unsloth" / "llama.cpp"
+    folders = [Path(named)] if named else [*map(Path, os.environ.get("PATH", "").split(os.pathsep)), Path(unsloth)]
+    found = [folder / name for folder in folders for name in CONVERTERS if (folder / name).is_file()]
+    if found:
+        return found[0]
+    raise UserError(
+        f"GGUF is written by llama.cpp's {CONVERTERS[0]}, which is not "
+        + (f"in {named}, the folder that LLAMA_CPP names." if named else "here: ")
+        + ("" if named else "`git clone https://github.com/ggml-org/llama.cpp`, and set LLAMA_CPP to that folder.")
+    )
+
+
+def _gguf(source: Student, converter: Path, merged: Path, into: Path) -> None:
+    target = into / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', source.recipe.name)}.gguf"
+    command = [sys.executable, str(converter), str(merged), "--outfile", str(target), "--outtype", "auto"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode or not target.is_file():
+        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        raise UserError(f"{converter} cannot convert {merged}: {said[-1].strip()}")
+
+
+def push(folder: Path, repo_id: str, format_: str, public: bool, yes: bool) -> str:
+    """Upload one exported format (exported first if it is not there) to the hub. Returns the repository's address.
+
+    Private unless `public`; asks on the terminal unless `yes`.
+
+    Raises:
+        UserError: no token, no network, no permission, or nobody to ask. No message holds the token.
+    """
+    from huggingface_hub import HfApi, constants, get_token
+
+    if not re.fullmatch(r"[\w-]+/[\w.-]+", repo_id, re.ASCII):
+        raise UserError(f"{repo_id!r} is no name of a hub repository; expected one such as user/my-model.")
+    if constants.HF_HUB_OFFLINE:
+        raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it first.")
+    token = get_token()
+    if token is None:
+        raise UserError("The hub wants a token and there is none: run `hf auth login`, or set HF_TOKEN.")
+    source = folder / "export" / format_
+    if not source.is_dir():
+        export(folder, [format_])
+    files = [path for path in sorted(source.rglob("*")) if path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    seen = "PUBLIC, for everybody to see" if public else "private"
+    what = f"{len(files)} files, {size:,.1f} MB, of {source} to {repo_id}, {seen}"
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UserError(f"Would upload {what}: say --yes, since there is nobody at the terminal to ask.")
+        if input(f"Upload {what}? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise UserError("Nothing was uploaded.")
+    api = HfApi(token=token)
+    try:
+        address = api.create_repo(repo_id, private=not public, exist_ok=True)
+        if not public and not api.repo_info(address.repo_id).private:
+            raise UserError(f"{repo_id} is there already and is public: say --public, or take another name.")
+        api.upload_folder(
+            repo_id=address.repo_id,
+            folder_path=source,
+            commit_message=f"Student of run {folder.name}, by ssb_unsloth",
+        )
+    except UserError:
+        raise
+    except Exception as error:  # the client's own, its transport's, and those of the network below
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"The hub did not take {repo_id}: {first.replace(token, '(token)')}") from None
+    return str(address)

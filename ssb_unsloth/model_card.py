@@ -1,0 +1,173 @@
+"""The model card (README.md) of an exported student: what it is, from what, how good, and how to load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from .prompts import text as prompt_text
+from .scores import BASE
+from .students import Student
+
+METHODS = {
+    "ssb": "Semantic Soft Bootstrapping ([arXiv 2512.05105](https://arxiv.org/abs/2512.05105)): a LoRA student, which"
+    " sees the bare question, learns the full distribution of its own base, which sees a right and a wrong solution, at"
+    " every token of a verified reply",
+    "sft": "supervised fine-tuning on verified replies that the base wrote when it saw a right and a wrong solution",
+    "rft": "rejection-sampling fine-tuning: supervised, on the base's own right solutions",
+    "ssd": "simple self-distillation (arXiv 2604.01193): supervised, on the base's own solutions, verified by nobody",
+    "grpo": "GRPO, with the verifier of final answers as the reward",
+}
+LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
+
+
+def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
+    """The card in Markdown, with the hub's YAML head. `files`: what lies beside it."""
+    recipe, run, method = student.recipe, student.run, student.recipe.train.method
+    manifest = run.manifest("train") or {}
+    trained = manifest["summary"]
+    counted = _read(run.stage("curate") / "statistics.json")
+    root = run.root.parent.parent if run.root.parent.name == "students" else run.root
+    scores = _read(root / "evaluate" / "scores.json").get("scores", [])
+    base, rounds = _base(student)
+    head: dict[str, Any] = {
+        "library_name": LIBRARIES[format_],
+        "pipeline_tag": "text-generation",
+        "tags": [method, "lora"],
+    }
+    if base != "pocket" and not base.startswith((".", "/", "~")):
+        head = {"base_model": base, **head}
+    asked = f"{counted['questions']:,} questions gave {counted['pairs']:,} pairs" if counted else "its questions"
+    losses = f"{trained['first_loss']:.3f} at the first step, {trained['last_loss']:.3f} at the last"
+    share = 100 * trained["trainable_parameters"] / trained["total_parameters"]
+    return f"""---
+{OmegaConf.to_yaml(head).strip()}
+---
+
+# {recipe.name}: {base}, trained by {method.upper()}
+
+{_what(format_)} Student `{student.name}` of the recipe `{recipe.name}` of ssb_unsloth, seed {recipe.seed}.
+
+- **Base**: `{base}`{f", revision `{recipe.model.revision}`" if recipe.model.revision else ""}{rounds}
+- **Method**: {METHODS.get(method, method)}.
+- **Data**: `{recipe.problems.source}`, split `{recipe.problems.split}`: {asked}; replies come from the base itself.
+- **Training**: {trained["steps"]:,} steps at a learning rate of {recipe.train.learning_rate:g}; loss {losses};
+  LoRA of rank {recipe.train.lora.r}, {share:.1f} % of all parameters.
+
+## Scores
+
+{_scores(scores, student)}
+
+## How to load it
+
+{_loading(format_, base, recipe.sampler.max_lora_rank, files)}
+
+The prompt that it was trained on is the model's own chat template with this system message:
+
+```text
+{prompt_text("tutor")}
+```
+
+Sampling settings of the base's `generation_config.json` (a repetition penalty, for example) were not used in training
+or in the scores above.
+
+## Licences
+
+The base model's licence passes on to these weights: check it at the base's own page before you share or use them. Check
+the licence of the data as well. The code that made them is Apache-2.0.
+
+## How it was made
+
+Versions: {", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())}.
+
+<details><summary>The whole recipe</summary>
+
+```yaml
+{OmegaConf.to_yaml(OmegaConf.structured(recipe)).strip()}
+```
+
+</details>
+"""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _base(student: Student) -> tuple[str, str]:
+    """The model that everything began with, and how many rounds lie between."""
+    first, rounds = student, 0
+    while first.before is not None:
+        first, rounds = first.before, rounds + 1
+    return first.recipe.model.name, f", after {rounds} earlier round{'s' * (rounds > 1)}" if rounds else ""
+
+
+def _what(format_: str) -> str:
+    return {
+        "adapter": "A LoRA adapter in PEFT's format, to be loaded on top of its base.",
+        "merged": "The base with the trained adapter merged into its weights, 16-bit.",
+        "gguf": "The base with the trained adapter merged into its weights, as a GGUF file for llama.cpp.",
+    }[format_]
+
+
+def _scores(scores: Sequence[dict[str, Any]], student: Student) -> str:
+    """Base and student, this seed, in the scoring that "accuracy" means without another word."""
+    scores = [s for s in scores if s["scoring"] == "equivalent" and s["metric"] == "pass@1"]
+    scores = [s for s in scores if s["model"] in (BASE, student.name) and s["seed"] == student.recipe.seed]
+    if not scores:
+        return "It has not been evaluated."
+    lines = ["| benchmark | decoding | model | questions | accuracy | 95 % interval |", "|---|---|---|---|---|---|"]
+    for s in sorted(scores, key=lambda s: (s["benchmark"], s["temperature"])):
+        decoding = f"T = {s['temperature']:g}" if s["temperature"] else "greedy"
+        figures = f"{100 * s['value']:.1f} % | {100 * s['low']:.1f} to {100 * s['high']:.1f}"
+        lines.append(f"| {s['benchmark']} | {decoding} | {s['model']} | {s['n_questions']:,} | {figures} |")
+    scoring = "pass@1 by the last `\\boxed{}`, mathematically equal to the gold answer, one training run."
+    return "\n".join(lines) + f"\n\nAccuracy is {scoring}"
+
+
+def _loading(format_: str, base_name: str, rank: int, files: Sequence[str]) -> str:
+    base = json.dumps(base_name)
+    if base_name == "pocket":
+        base = "str(MODEL_DIR)  # from ssb_unsloth.pocket import MODEL_DIR"
+    if format_ == "adapter":
+        return f"""transformers and PEFT:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = {base}
+tokenizer = AutoTokenizer.from_pretrained(base)
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), "PATH_OR_REPO_OF_THIS")
+```
+
+vLLM (`--max-lora-rank`: its default, 16, refuses larger adapters):
+
+    vllm serve BASE --enable-lora --max-lora-rank {rank} --lora-modules student=PATH_OR_REPO_OF_THIS
+
+llama.cpp: take the GGUF export, or convert this folder with its `convert_lora_to_gguf.py`."""
+    if format_ == "merged":
+        return """transformers:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH_OR_REPO_OF_THIS")
+model = AutoModelForCausalLM.from_pretrained("PATH_OR_REPO_OF_THIS", dtype="auto")
+```
+
+vLLM (`--generation-config vllm`: no sampling settings of the base's):
+
+    vllm serve PATH_OR_REPO_OF_THIS --generation-config vllm
+
+llama.cpp: `python convert_hf_to_gguf.py PATH_OF_THIS`, or take the GGUF export."""
+    name = next((file for file in files if file.endswith(".gguf")), "MODEL.gguf")
+    return f"""llama.cpp (it is not quantized; `llama-quantize {name} smaller.gguf Q4_K_M` makes it smaller):
+
+    llama-cli --model {name} --conversation --temp 0
+
+transformers: `AutoModelForCausalLM.from_pretrained("FOLDER", gguf_file="{name}")`. vLLM: take the merged export."""

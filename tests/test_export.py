@@ -1,0 +1,363 @@
+"""Export, push and chat: what a finished run's student is handed on as, and that it is the same student everywhere."""
+
+import base64
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ssb_unsloth.backends import Adapter, Request
+from ssb_unsloth.backends.transformers import TransformersSampler, load_model, load_tokenizer
+from ssb_unsloth.cli import main
+from ssb_unsloth.config import ModelConfig, SamplingConfig, load, save
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.export import export, find_converter, finished
+from ssb_unsloth.pocket.problems import generate
+from ssb_unsloth.prompts import student_messages
+from ssb_unsloth.rundir import RunDir
+from ssb_unsloth.train import save_adapter
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "pocket.yaml"
+POCKET = ModelConfig(name="pocket", dtype="float32")
+TRAINED = {"steps": 4, "first_loss": 1.0, "last_loss": 0.5, "trainable_parameters": 10, "total_parameters": 100}
+GREEDY = SamplingConfig(temperature=0, max_tokens=80)
+TOKEN = "hf_" + "secret" * 5
+
+
+def score(model, value, **other):
+    row = {"model": model, "benchmark": "test", "scoring": "equivalent", "metric": "pass@1", "temperature": 0.0}
+    row |= {"seed": 7, "n_questions": 40, "value": value, "low": value - 0.125, "high": value + 0.125}
+    return row | other
+
+
+def make_run(folder, scale=0.5):
+    """A run that is finished up to its evaluation, whose adapter was drawn and not trained."""
+    run = RunDir(folder)
+    run.root.mkdir(parents=True)
+    save(load(RECIPE, ["seed=7"]), folder / "recipe.yaml")
+    torch.manual_seed(0)
+    config = LoraConfig(r=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(load_model(POCKET), config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_().mul_(scale)
+    with run.write("curate", "key", {}) as work:
+        (work.folder / "statistics.json").write_text(json.dumps({"questions": 1234, "pairs": 56}))
+    with run.write("train", "key", {}) as work:
+        save_adapter(model, work.folder / "adapter")
+        work.summary = TRAINED
+    rows = [score("base", 0.25), score("ssb", 0.5), score("ssb", 0.375, scoring="string"), score("rft", 0.75)]
+    with run.write("evaluate", "key", {}) as work:
+        (work.folder / "scores.json").write_text(json.dumps({"scores": rows, "differences": []}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "pocket")
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    export(run, ["adapter", "merged"])
+    return run / "export"
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer):
+    sampler = TransformersSampler(None, tokenizer, 1)
+    return [Request(sampler.render(student_messages(p.question)), 0) for p in generate("validation", 12, 0)]
+
+
+@pytest.fixture(scope="module")
+def replies(run, tokenizer, prompts):
+    """Greedy token ids of the base, and of the student as the run itself holds it."""
+    sampler = TransformersSampler(load_model(POCKET), tokenizer, batch_size=12)
+    return {
+        name: [reply.token_ids for reply in sampler.sample(prompts, GREEDY, adapter)]
+        for name, adapter in (("base", None), ("student", Adapter("student", run / "train" / "adapter")))
+    }
+
+
+# -- Adapter and merged weights ---------------------------------------------------------------------------------------
+
+
+def test_the_adapter_is_the_trained_one_and_names_its_base_as_the_recipe_does(exported, run):
+    files = {path.name for path in (exported / "adapter").iterdir()}
+    assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    weights = "adapter_model.safetensors"
+    assert (exported / "adapter" / weights).read_bytes() == (run / "train" / "adapter" / weights).read_bytes()
+    config = json.loads((exported / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "pocket"
+    PeftModel.from_pretrained(load_model(POCKET), str(exported / "adapter"))
+
+
+def test_merged_weights_answer_as_base_and_adapter_do(exported, replies, tokenizer, prompts):
+    folder = str(exported / "merged")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    merged = TransformersSampler(model, AutoTokenizer.from_pretrained(folder), batch_size=12).sample(prompts, GREEDY)
+    assert [reply.token_ids for reply in merged] == replies["student"] != replies["base"]
+
+
+def test_merged_is_a_whole_model_folder_of_16_bits(exported, tokenizer):
+    folder = exported / "merged"
+    with safe_open(folder / "model.safetensors", framework="pt") as weights:
+        assert {weights.get_tensor(name).dtype for name in weights.keys()} == {torch.float16}  # noqa: SIM118
+        assert not [name for name in weights.keys() if "lora" in name]  # noqa: SIM118
+    assert (folder / "generation_config.json").is_file()
+    messages = student_messages("What is 3+4?")
+    again = AutoTokenizer.from_pretrained(folder)
+    assert again.apply_chat_template(messages, tokenize=False) == tokenizer.apply_chat_template(
+        messages, tokenize=False
+    )
+    assert {path.suffix for path in folder.iterdir()} <= {".json", ".jinja", ".md", ".safetensors", ".txt"}  # no pickle
+
+
+VLLM = """
+import json, sys
+from pathlib import Path
+from ssb_unsloth.backends import Adapter, Request
+from ssb_unsloth.backends.vllm import VLLMSampler
+from ssb_unsloth.config import ModelConfig, SamplerConfig, SamplingConfig
+
+if __name__ == "__main__":
+    prompts, run, answered = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), Path(sys.argv[3])
+    requests = [Request(ids, 0) for ids in prompts]
+    answers = {}
+    for name, model, adapter in (
+        ("adapter", "pocket", Adapter("student", run / "export" / "adapter")),
+        ("merged", str(run / "export" / "merged"), None),
+    ):
+        config = SamplerConfig(max_model_len=512)
+        sampler = VLLMSampler(ModelConfig(name=model, dtype="float32"), config, seed=0, adapters=adapter is not None)
+        found = sampler.sample(requests, SamplingConfig(temperature=0, max_tokens=80), adapter)
+        answers[name] = [reply.token_ids for reply in found]
+    answered.write_text(json.dumps(answers))
+"""
+
+
+@pytest.mark.slow
+def test_merged_and_adapter_give_the_same_greedy_replies_through_vllm(exported, run, prompts, replies, tmp_path):
+    script, asked, answered = (tmp_path / name for name in ("script.py", "asked.json", "answered.json"))
+    script.write_text(VLLM)
+    asked.write_text(json.dumps([request.prompt_ids for request in prompts]))
+    subprocess.run([sys.executable, script, asked, run, answered], check=True, timeout=600)
+    vllm = json.loads(answered.read_text())
+    assert vllm["merged"] == vllm["adapter"] == replies["student"]
+
+
+# -- The model card ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("format_", "library"), [("adapter", "peft"), ("merged", "transformers")])
+def test_the_card_says_what_it_is_and_how_to_load_it(exported, run, format_, library):
+    card = (exported / format_ / "README.md").read_text(encoding="utf-8")
+    _, head, body = card.split("---\n", 2)
+    assert yaml.safe_load(head)["library_name"] == library
+    assert str(run) not in card
+    assert str(RECIPE.parent) not in card
+    assert "1,234 questions gave 56 pairs" in body
+    assert "| test | greedy | base | 40 | 25.0 % | 12.5 to 37.5 |\n" in body
+    assert "| test | greedy | ssb | 40 | 50.0 % | 37.5 to 62.5 |\n" in body
+    assert "rft" not in body.split("## How to load it")[0]  # no other student's scores
+    assert "37.5 % |" not in body  # nor another scoring's
+    for word in (
+        "vllm serve",
+        "llama.cpp",
+        "licence passes on",
+        "check it",
+        "seed 7",
+        "4 steps",
+        "10.0 % of all",
+        "torch",
+    ):
+        assert word in body, word
+    recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)```", body, re.DOTALL)[1])
+    assert recipe["seed"] == 7
+    code = re.findall(r"```python\n(.*?)```", body, re.DOTALL)
+    assert code
+    for block in code:
+        compile(block, "card", "exec")
+
+
+# -- What can be wrong ------------------------------------------------------------------------------------------------
+
+
+def test_an_unfinished_run_is_told_in_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"holds no recipe\.yaml, so it is no run folder"):
+        finished(tmp_path)
+    save(load(RECIPE), tmp_path / "recipe.yaml")
+    with pytest.raises(UserError, match="training has not been finished"):
+        finished(tmp_path)
+    with pytest.raises(UserError, match=r"no student of .*which has ssb-s3407"):
+        finished(tmp_path / "students" / "sft-s1")
+
+
+def test_weights_that_are_not_finite_leave_no_model(tmp_path):
+    folder = make_run(tmp_path / "run", scale=float("nan"))
+    with pytest.raises(UserError, match="not finite; the training has diverged"):
+        export(folder, ["merged"])
+    assert list((folder / "export").iterdir()) == []
+
+
+def test_without_llama_cpp_all_else_is_written(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LLAMA_CPP", str(tmp_path))
+    assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter", "merged"}
+    assert "gguf: left out. GGUF is written by llama.cpp's convert_hf_to_gguf.py" in capsys.readouterr().err
+    assert main(["export", str(run), "--format", "gguf", "--out", str(tmp_path / "out")]) == 2
+    assert "LLAMA_CPP" in capsys.readouterr().err
+    monkeypatch.delenv("LLAMA_CPP")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("UNSLOTH_LLAMA_CPP_PATH", str(tmp_path))
+    with pytest.raises(UserError, match="git clone"):
+        find_converter()
+
+
+def test_a_converter_that_fails_says_why_and_leaves_the_rest(run, tmp_path, monkeypatch):
+    (tmp_path / "convert_hf_to_gguf.py").write_text("raise NotImplementedError('no such pre-tokenizer')")
+    monkeypatch.setenv("LLAMA_CPP", str(tmp_path))
+    with pytest.raises(UserError, match=r"cannot convert .*merged: NotImplementedError: no such pre-tokenizer"):
+        export(run, ["gguf"], tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"merged"}
+
+
+# -- The hub ----------------------------------------------------------------------------------------------------------
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """As much of the hub's HTTP interface as an upload of small files takes. It keeps what it was sent."""
+
+    def __init__(self, private=True):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.private, self.created, self.files, self.tokens = private, [], {}, set()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def answer(self, value, code=200):
+        body = json.dumps(value).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.answer({"id": "me/student", "_id": "1", "private": self.server.private, "siblings": [], "sha": "0" * 40})
+
+    def do_POST(self):
+        hub, body = self.server, self.rfile.read(int(self.headers["Content-Length"]))
+        hub.tokens.add(self.headers["Authorization"])
+        if self.path.endswith("/repos/create"):
+            hub.created.append(json.loads(body))
+            self.answer({"url": f"http://127.0.0.1:{hub.server_port}/me/student"})
+        elif "/preupload/" in self.path:
+            files = json.loads(body)["files"]
+            self.answer({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]})
+        elif "/commit/" in self.path:
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    hub.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            self.answer({"commitUrl": "http://127.0.0.1/me/student/commit/1", "commitOid": "1" * 40, "success": True})
+        else:
+            self.answer({"errors": [], "warnings": []})
+
+    def log_message(self, *arguments):
+        """Nothing on the terminal."""
+
+
+def push(run, *words, hub=None, **environment):
+    """`ssb push` as a user runs it, with nobody at the terminal."""
+    endpoint = f"http://127.0.0.1:{hub.server_port if hub else 1}"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    kept |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(run / "no-login"), "HF_HUB_DISABLE_XET": "1", **environment}
+    command = [sys.executable, "-m", "ssb_unsloth", "push", str(run), "me/student", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=kept, stdin=subprocess.DEVNULL, timeout=120)
+    assert TOKEN not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout, done.stderr.splitlines()[-1] if done.stderr else ""
+
+
+def test_push_is_private_and_uploads_what_was_exported(exported, run):
+    with Hub() as hub:
+        code, out, said = push(run, "--yes", hub=hub, HF_TOKEN=TOKEN)
+        assert (code, out.strip()) == (0, f"http://127.0.0.1:{hub.server_port}/me/student"), said
+        assert [(c["name"], c["visibility"]) for c in hub.created] == [("student", "private")]
+        assert hub.files == {path.name: path.read_bytes() for path in (exported / "adapter").iterdir()}
+        assert hub.tokens == {f"Bearer {TOKEN}"}
+        assert push(run, "--yes", "--public", hub=hub, HF_TOKEN=TOKEN)[0] == 0
+        assert hub.created[-1]["visibility"] == "public"
+        hub.shutdown()
+
+
+def test_nothing_goes_out_unasked_nor_to_a_public_place(exported, run):
+    with Hub(private=False) as hub:
+        code, _, said = push(run, hub=hub, HF_TOKEN=TOKEN)
+        assert code == 2
+        assert re.search(r"Would upload 3 files, .* to me/student, private: say --yes", said)
+        assert hub.created == []
+        code, _, said = push(run, "--yes", hub=hub, HF_TOKEN=TOKEN)
+        assert code == 2
+        assert "is there already and is public: say --public" in said
+        assert hub.files == {}
+        hub.shutdown()
+
+
+def test_no_token_and_no_network_are_one_sentence_each(exported, run):
+    code, _, said = push(run, "--yes")
+    assert (code, said) == (2, "ssb: The hub wants a token and there is none: run `hf auth login`, or set HF_TOKEN.")
+    code, _, said = push(run, "--yes", HF_TOKEN=TOKEN)  # nothing listens there
+    assert code == 2
+    assert said.startswith("ssb: The hub did not take me/student: ")
+    code, _, said = push(run, "--yes", HF_TOKEN=TOKEN, HF_HUB_OFFLINE="1")
+    assert (code, said) == (2, "ssb: HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it first.")
+
+
+@pytest.mark.parametrize("name", ["student", "a/b/c", "me/..\n", "me/ü"])
+def test_a_name_that_is_none_is_refused(run, name, capsys):
+    assert main(["push", str(run), name, "--yes"]) == 2
+    assert "is no name of a hub repository" in capsys.readouterr().err
+
+
+# -- Chat -------------------------------------------------------------------------------------------------------------
+
+
+def test_base_and_student_answer_side_by_side(run, replies):
+    questions = [p.question for p in generate("validation", 2, 0)]
+    tokenizer = load_tokenizer(POCKET)
+    given = "\n".join([questions[0], "", "[red]" + "very " * 600, questions[1]])
+    done = subprocess.run(
+        [sys.executable, "-m", "ssb_unsloth", "chat", str(run)],
+        input=given,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "400"},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert sum("base (" in line and "ssb (" in line for line in lines) == 2
+    for number, question in enumerate(questions):
+        assert question in done.stdout
+        both = [tokenizer.decode(replies[name][number], skip_special_tokens=True) for name in ("base", "student")]
+        (row,) = [line for line in lines if both[0] in line]
+        assert [cell.strip() for cell in row.split("│")[1:-1]] == both
+    assert "The question takes" in done.stdout
+
+
+def test_chat_wants_a_finished_run(tmp_path, capsys):
+    assert main(["chat", str(tmp_path)]) == 2
+    assert "no run folder" in capsys.readouterr().err
