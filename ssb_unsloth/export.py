@@ -62,17 +62,17 @@ def export(folder: Path, formats: Sequence[str], out: Path | None = None) -> lis
     """Write these formats of the student into `out` (the run's export/ by default). Returns their folders.
 
     Raises:
-        UserError: the run is not finished, the base cannot be loaded, or llama.cpp's converter is not here. What was
-            written before stays.
+        UserError: the run is not finished, the base cannot be loaded, or llama.cpp's converter is not here or
+            fails. What was written before stays.
     """
     source, out = finished(folder), out or folder / "export"
+    converter = find_converter() if "gguf" in formats else Path()
     written = []
     if "adapter" in formats:
         written.append(_written(source, out, "adapter", lambda into: _adapter(source, into)))
     if "merged" in formats or "gguf" in formats:
         written.append(_written(source, out, "merged", lambda into: _merged(source, into)))
     if "gguf" in formats:
-        converter = find_converter()
         written.append(_written(source, out, "gguf", lambda into: _gguf(source, converter, out / "merged", into)))
     return written
 

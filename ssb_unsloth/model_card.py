@@ -41,7 +41,11 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
     }
     if base != "pocket" and not base.startswith((".", "/", "~")):
         head = {"base_model": base, **head}
-    asked = f"{counted['questions']:,} questions gave {counted['pairs']:,} pairs" if counted else "its questions"
+    asked = (
+        f"{counted['questions']:,} questions gave {counted['pairs']:,} pairs"
+        if "questions" in counted
+        else "its questions"
+    )
     losses = f"{trained['first_loss']:.3f} at the first step, {trained['last_loss']:.3f} at the last"
     share = 100 * trained["trainable_parameters"] / trained["total_parameters"]
     return f"""---
