@@ -29,6 +29,8 @@ from .modeling import as_teacher, hidden_states, output_head
 
 Targets = Callable[[Sequence[str]], Teacher]  # pair ids to the teacher's rows [N, ...], as `targets.Targets` gives them
 
+MEANS = ("kl", "agreement", "teacher_entropy", "student_entropy")  # over reply tokens: by-products of the loss
+
 
 @dataclass
 class SSBConfig(TrainingArguments):
@@ -72,8 +74,8 @@ class SSBTrainer(Trainer):
         peft_config: puts this adapter on the model.
         targets: the stored teacher; without it the teacher runs on line.
 
-    Logs beside the Trainer's own: `kl` (nats a reply token at T_KD, without T²) and `agreement` (share of reply tokens
-    on which student and teacher have the same likeliest word).
+    Logs beside the Trainer's own, as means over reply tokens: `kl` (nats at T_KD, without T²), `agreement` (the share
+    on which student and teacher have the same likeliest word), `teacher_entropy` and `student_entropy` (nats at T_KD).
 
     Raises:
         UserError: a data set without the columns, a head that LoRA touches, several GPUs in one process.
@@ -120,7 +122,7 @@ class SSBTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self._epoch: Iterator[Any] | None = None
         self._ahead: Iterator[Any] = iter(())
-        self._sums: dict[str, list[Tensor]] = {"kl": [], "agreement": [], "tokens": []}
+        self._sums: dict[str, list[Tensor]] = {name: [] for name in (*MEANS, "tokens")}
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -166,9 +168,8 @@ class SSBTrainer(Trainer):
             sharpen=self.args.sharpen,
             stats=True,
         )
-        assert out.agreement is not None
-        self._sums["kl"].append(out.kl.sum())
-        self._sums["agreement"].append(out.agreement.sum())
+        for name in MEANS:
+            self._sums[name].append(getattr(out, name).sum())
         self._sums["tokens"].append(lengths.sum())
         return (out.loss, None) if return_outputs else out.loss
 

@@ -4,6 +4,7 @@ import ast
 import copy
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -294,6 +295,8 @@ def test_training_brings_student_to_teacher_and_logs_it(make_model, tokenizer, t
     rows = [row for row in trainer.state.log_history if "loss" in row]
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
     assert {"loss", "grad_norm", "learning_rate", "kl", "agreement"} <= set(rows[0])
+    assert 0 < rows[0]["teacher_entropy"] < math.log(512)
+    assert 0 < rows[0]["student_entropy"] < math.log(512)
     assert rows[-1]["agreement"] >= rows[0]["agreement"]
     assert rows[0]["learning_rate"] == pytest.approx(1e-2)
     slope = [a["learning_rate"] - b["learning_rate"] for a, b in itertools.pairwise(rows)]
@@ -405,6 +408,26 @@ def test_two_processes_train_like_one(make_model, tokenizer, tmp_path):
         for name, p in trainer.model.named_parameters():
             if p.requires_grad:
                 assert (adapter[name] - p).norm() <= 1e-5 * p.norm(), name
+
+
+def test_autocast_rounds_the_backbone_and_leaves_the_loss(make_model, tokenizer, tmp_path):
+    """bf16 in the layers moves the loss by a rounding; the loss itself is float32, as are the adapter's gradients."""
+    examples = make_examples(8)
+    plain, cast = (
+        make_trainer(make_model("qwen2"), tokenizer, tmp_path, examples, bf16=bf16) for bf16 in (False, True)
+    )
+    losses = []
+    for trainer in (plain, cast):
+        move_adapter(trainer.model)
+        loss = trainer.compute_loss(trainer.model, trainer.data_collator(examples))
+        loss.backward()
+        losses.append(loss)
+        assert loss.dtype == torch.float32
+        assert {g.dtype for g in gradients(trainer.model).values()} == {torch.float32}
+    assert losses[0].item() != losses[1].item()
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=0.03)
+    one, other = (torch.cat([g.flatten() for g in gradients(t.model).values()]) for t in (plain, cast))
+    assert (one - other).norm() < 0.1 * one.norm()
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
