@@ -1,0 +1,191 @@
+"""Real Unsloth, interpreted on a CPU in a process of its own, against plain transformers in this one.
+
+What the backbone, the teacher, the loss and its gradients have to be is computed here from transformers' own logits,
+one unpadded sequence at a time, and shares nothing with the package.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from backend_figures import LORA, disturb, examples, write
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+LAUNCHER = str(HERE / "unsloth_cpu.py")
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "vocab_size": 512,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+TOLERANCE = {"float32": 1e-5, "float16": 1e-2}
+# The fused LoRA kernels run in half precision; Gemma 3 is float32 in Unsloth where bfloat16 is not asked for.
+FAST = [("qwen2", "float32"), ("qwen2", "float16")]
+SLOW = [(family, dtype) for family in ("llama", "gemma") for dtype in ("float32", "float16")]
+
+
+def run_in_unsloth(*words, cwd=None, code=0):
+    done = subprocess.run(
+        [sys.executable, LAUNCHER, *map(str, words)], capture_output=True, text=True, timeout=900, cwd=cwd
+    )
+    assert done.returncode == code, done.stderr[-3000:]
+    return done
+
+
+def save_tiny(family, folder):
+    config = transformers.AutoConfig.for_model(family, **SHAPE, tie_word_embeddings=family != "llama")
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():  # wider than the usual start, so that distributions are far from uniform
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(HERE.parent / "ssb_unsloth" / "pocket" / "model").save_pretrained(folder)
+
+
+def compared(cases, folder):
+    """{(family, dtype): (by transformers, by Unsloth, the model's folder)}; one Unsloth process for all cases."""
+    asked = []
+    for family, dtype in cases:
+        here = folder / f"{family}-{dtype}"
+        save_tiny(family, here / "model")
+        theirs = here / "transformers"
+        write(str(here / "model"), "transformers", dtype, theirs)
+        asked.append(
+            {
+                "path": str(here / "model"),
+                "backend": "unsloth",
+                "dtype": dtype,
+                "folder": str(here / "unsloth"),
+                "other": str(theirs / "adapter"),
+            }
+        )
+    (folder / "cases.json").write_text(json.dumps(asked))
+    run_in_unsloth(HERE / "backend_figures.py", folder / "cases.json", cwd=folder)
+    return {
+        (family, dtype): (
+            load_file(folder / f"{family}-{dtype}" / "transformers" / "figures.safetensors"),
+            load_file(folder / f"{family}-{dtype}" / "unsloth" / "figures.safetensors"),
+            folder / f"{family}-{dtype}" / "model",
+        )
+        for family, dtype in cases
+    }
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory):
+    return compared(FAST, tmp_path_factory.mktemp("fast"))
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    return compared(SLOW, tmp_path_factory.mktemp("slow"))
+
+
+def close(found, expected, relative):
+    """By the size of the whole: single entries near zero cancel."""
+    assert found.shape == expected.shape
+    assert (found.double() - expected.double()).norm() <= relative * expected.double().norm() + 1e-12
+
+
+def oracle(path, dtype):
+    """Student's and teacher's states and logits, Eq. 6 in float64, and its gradients, from transformers alone."""
+
+    def base():
+        return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+
+    transformers.set_seed(7)
+    modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    student = get_peft_model(
+        base(), LoraConfig(r=LORA["r"], lora_alpha=LORA["alpha"], target_modules=modules, task_type="CAUSAL_LM")
+    )
+    disturb(student)
+    teacher, found, losses = base(), {"hidden": [], "logits": [], "teacher": []}, []
+    for e in examples()[:2]:
+        n = len(e.reply_ids)
+        said = student(input_ids=torch.tensor([e.student_ids + e.reply_ids]), output_hidden_states=True)
+        with torch.no_grad():
+            told = teacher(input_ids=torch.tensor([e.teacher_ids + e.reply_ids]), output_hidden_states=True)
+        for name, states in (("hidden", said.hidden_states), ("teacher", told.hidden_states)):
+            found[name].append(states[-1][0, -n - 1 : -1].detach().float())
+        found["logits"].append(said.logits[0, -n - 1 : -1].detach().float())
+        p = torch.softmax(told.logits[0, -n - 1 : -1].double() / 2, -1)
+        log_q = torch.log_softmax(said.logits[0, -n - 1 : -1].double() / 2, -1)
+        losses.append(4 * (p * (p.log() - log_q)).sum(-1).mean())
+    loss = torch.stack(losses).mean()
+    loss.backward()
+    gradients = {f"gradient {n}": p.grad.float() for n, p in student.named_parameters() if p.grad is not None}
+    return {**{name: torch.cat(rows) for name, rows in found.items()}, "loss": loss.detach().float(), **gradients}
+
+
+def check_against_the_oracle(found, path, dtype):
+    expected = oracle(path, dtype)
+    gradients = {name for name in expected if name.startswith("gradient")}
+    assert gradients == {name for name in found if name.startswith("gradient")}
+    assert len(gradients) == 2 * 7 * SHAPE["num_hidden_layers"]
+    assert (expected["hidden"] - expected["teacher"]).norm() > 0.1 * expected["teacher"].norm()
+    for name in expected:
+        close(found[name], expected[name], TOLERANCE[dtype] * (1 if name in ("hidden", "teacher", "logits") else 2))
+
+
+def check_training(theirs, ours, dtype):
+    """The same first adapter, five losses, and where the steps led."""
+    firsts = [name for name in theirs if name.startswith("first")]
+    assert firsts
+    for name in firsts:
+        assert torch.equal(ours[name], theirs[name]), name
+    assert len(theirs["losses"]) == 5
+    close(ours["losses"], theirs["losses"], TOLERANCE[dtype])
+    assert theirs["losses"][-1] < theirs["losses"][0]
+    step, expected = (
+        torch.cat([f[name].flatten() for name in sorted(f) if name.startswith("update")]) for f in (ours, theirs)
+    )
+    assert torch.cosine_similarity(step, expected, dim=0) >= (0.9999 if dtype == "float32" else 0.99)
+
+
+@pytest.mark.parametrize(("family", "dtype"), FAST)
+def test_states_teacher_loss_and_gradients_are_those_of_transformers(fast, family, dtype):
+    _, ours, path = fast[family, dtype]
+    check_against_the_oracle(ours, path, dtype)
+
+
+@pytest.mark.parametrize(("family", "dtype"), FAST)
+def test_five_steps_lead_where_those_of_transformers_lead(fast, family, dtype):
+    theirs, ours, _ = fast[family, dtype]
+    check_training(theirs, ours, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "dtype"), SLOW)
+def test_other_families_agree_too(slow, family, dtype):
+    theirs, ours, path = slow[family, dtype]
+    check_against_the_oracle(ours, path, dtype)
+    check_training(theirs, ours, dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_adapter_saved_by_one_backend_loads_in_the_other(fast, dtype):
+    theirs, ours, path = fast["qwen2", dtype]
+    close(ours["loaded"], theirs["trained"], TOLERANCE[dtype])
+    base = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+    model = PeftModel.from_pretrained(base, path.parent / "unsloth" / "adapter").eval()
+    with torch.no_grad():
+        said = model(input_ids=torch.tensor([examples()[0].teacher_ids]), output_hidden_states=True)
+    close(said.hidden_states[-1][0].float(), ours["trained"], TOLERANCE[dtype])
+    saved = {f.name for f in (path.parent / "unsloth" / "adapter").iterdir()}
+    assert saved >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert not any(name.endswith((".bin", ".pt")) for name in saved)
