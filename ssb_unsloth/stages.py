@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .backends import TrainingBackend, adapter_path, load_sampler, model_path
 from .config import READS, BenchmarkConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig
 from .errors import UserError
+from .memory import explained
 from .progress import say
 from .records import EXAMPLES, EXAMPLES_BENCHMARK, Pair, Problem, Rollout, read_jsonl, write_jsonl
 from .rundir import FORMAT, RunDir, Work, digest, fingerprint
@@ -433,7 +434,8 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
     """Run a stage in this process unless it is fresh. Returns whether it ran.
 
     Raises:
-        UserError: a stage that this one reads has not been run, or was run with other settings.
+        UserError: a stage that this one reads has not been run, or was run with other settings; or the GPU has no
+            memory left.
     """
     stage = STAGES[name]
     key, determined_by = stage.key(recipe, run)
@@ -445,7 +447,7 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
             )
     if not force and run.is_fresh(name, key):
         return False
-    with run.write(name, key, determined_by) as work:
+    with run.write(name, key, determined_by) as work, explained(name, recipe):
         stage.run(recipe, run, work)
     say(f"{name}: done, {run.stage(name)}")
     return True

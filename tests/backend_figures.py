@@ -1,7 +1,8 @@
-"""What a backend computes on a tiny model, for the comparison of two: run here by transformers, and by Unsloth in a
-process of its own (tests/test_unsloth.py).
+"""What a backend computes on a tiny model, for the comparison of two: run by transformers, and by Unsloth in a process
+of its own (tests/test_unsloth.py on a CPU, tests/gpu on a GPU).
 
     python tests/unsloth_cpu.py tests/backend_figures.py CASES.json
+    python tests/backend_figures.py CASES.json                          with a GPU
 
 CASES.json: a list of the arguments of `write`.
 """
@@ -43,14 +44,17 @@ def disturb(model):
 
 
 def adapter_of(model):
-    return {name: p.detach().float().clone() for name, p in model.named_parameters() if "lora_" in name}
+    return {name: p.detach().float().cpu().clone() for name, p in model.named_parameters() if "lora_" in name}
 
 
 def make_trainer(model, folder, batch, targets):
+    import torch
+
     from ssb_unsloth import SSBConfig, SSBTrainer
     from ssb_unsloth.backends.transformers import load_tokenizer
     from ssb_unsloth.config import ModelConfig
 
+    dtype, on_gpu = next(model.parameters()).dtype, torch.cuda.is_available()
     args = SSBConfig(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=1,
@@ -58,7 +62,8 @@ def make_trainer(model, folder, batch, targets):
         max_steps=STEPS,
         learning_rate=1e-3,
         report_to="none",
-        use_cpu=True,
+        use_cpu=not on_gpu,
+        bf16=on_gpu and dtype == torch.bfloat16,
         save_strategy="no",
         disable_tqdm=True,
         seed=SEED,
@@ -73,8 +78,9 @@ def figures(path, backend, dtype, folder):
     import torch
 
     from ssb_unsloth.backends import TrainingBackend
+    from ssb_unsloth.collator import view
     from ssb_unsloth.config import LoraConfig, ModelConfig
-    from ssb_unsloth.modeling import as_teacher, hidden_states, output_head
+    from ssb_unsloth.modeling import as_teacher, output_head
     from ssb_unsloth.train import save_adapter
 
     chosen = TrainingBackend(ModelConfig(name=path, dtype=dtype, backend=backend))
@@ -88,11 +94,11 @@ def figures(path, backend, dtype, folder):
     batch = trainer.data_collator(examples()[:2])
     seen, hinted = batch["student"], batch["teacher"]
     with torch.no_grad():
-        rows = seen.reply_rows(hidden_states(model, seen.input_ids, seen.attention_mask))
+        rows = _reply_rows(model, seen)
         found["hidden"] = rows.float()
         found["logits"] = (rows.to(head.weight.dtype) @ head.weight.T).float()
     with as_teacher(model):
-        found["teacher"] = hinted.reply_rows(hidden_states(model, hinted.input_ids, hinted.attention_mask)).float()
+        found["teacher"] = _reply_rows(model, hinted).float()
     model.train()
     loss = trainer.compute_loss(model, batch)
     loss.backward()
@@ -102,7 +108,8 @@ def figures(path, backend, dtype, folder):
 
     before = adapter_of(model)
     with as_teacher(model):
-        taught = {e.id: _teacher_rows(model, e).to(head.weight.dtype) for e in examples()}
+        taught = {e.id: _reply_rows(model, view([e.teacher_ids], [e.reply_ids], 0)) for e in examples()}
+        taught = {name: rows.to(head.weight.dtype) for name, rows in taught.items()}
     trainer = make_trainer(model, folder, 2, lambda ids: torch.cat([taught[i] for i in ids]))
     trainer.train()
     found["losses"] = torch.tensor([row["loss"] for row in trainer.state.log_history if "loss" in row])
@@ -110,24 +117,42 @@ def figures(path, backend, dtype, folder):
     assert {p.dtype for n, p in model.named_parameters() if "lora_" in n} == {torch.float32}
     save_adapter(model, folder / "adapter")
     found["trained"] = _hidden_with(model)
+    _reply_between_steps(model)
     return found
 
 
-def _teacher_rows(model, example):
+def _reply_between_steps(model):
+    """The student's replies are sampled while it trains: the model has to come back as it was, able to train."""
     import torch
 
-    from ssb_unsloth.modeling import hidden_states
+    from ssb_unsloth.modeling import hidden_states, output_head, resting
 
-    ids = torch.tensor([example.teacher_ids + example.reply_ids])
-    return hidden_states(model, ids, torch.ones_like(ids))[0, len(example.teacher_ids) - 1 : -1]
+    device = output_head(model).weight.device
+    ids = torch.tensor([examples()[0].student_ids], device=device)
+    model.train()
+    modes = {m: getattr(m, "gradient_checkpointing", None) for m in model.modules()}
+    with torch.no_grad(), resting(model):
+        reply = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False)
+    assert reply.shape[1] > ids.shape[1]
+    assert all(m.training for m in model.modules())
+    assert modes == {m: getattr(m, "gradient_checkpointing", None) for m in model.modules()}
+    hidden_states(model, ids, torch.ones_like(ids))[..., 0].sum().backward()
+    assert any(p.grad is not None for p in model.parameters())
+
+
+def _reply_rows(model, seen):
+    from ssb_unsloth.modeling import hidden_states, output_head
+
+    device = output_head(model).weight.device
+    return seen.reply_rows(hidden_states(model, seen.input_ids.to(device), seen.attention_mask.to(device)))
 
 
 def _hidden_with(model):
     import torch
 
-    from ssb_unsloth.modeling import hidden_states, resting
+    from ssb_unsloth.modeling import hidden_states, output_head, resting
 
-    ids = torch.tensor([examples()[0].teacher_ids])
+    ids = torch.tensor([examples()[0].teacher_ids], device=output_head(model).weight.device)
     with torch.no_grad(), resting(model):
         return hidden_states(model, ids, torch.ones_like(ids))[0].float()
 
@@ -152,7 +177,7 @@ def write(path, backend, dtype, folder, other=None):
         found["loaded"] = loaded(path, backend, dtype, other)
     from safetensors.torch import save_file
 
-    save_file({name: value.contiguous() for name, value in found.items()}, folder / "figures.safetensors")
+    save_file({name: value.cpu().contiguous() for name, value in found.items()}, folder / "figures.safetensors")
 
 
 if __name__ == "__main__":

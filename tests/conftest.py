@@ -10,6 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # with tiny models threads wait f
 
 import pytest
 
+# Collected where a GPU is promised (`make test-gpu`): there its absence is an error, and nowhere a skip.
+collect_ignore = [] if os.environ.get("SSB_REQUIRE_GPU") == "1" else ["gpu"]
 POCKET_RECIPE = "recipes/pocket.yaml"
 
 

@@ -5,6 +5,7 @@ one unpadded sequence at a time, and shares nothing with the package.
 """
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,13 @@ import transformers
 from backend_figures import LORA, disturb, examples, write
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from test_samplers import VLLM
+
+from ssb_unsloth.backends import Adapter, Request
+from ssb_unsloth.backends.transformers import TransformersSampler, load_model
+from ssb_unsloth.config import ModelConfig, SamplingConfig
+from ssb_unsloth.pocket.problems import generate
+from ssb_unsloth.prompts import student_messages
 
 HERE = Path(__file__).parent
 LAUNCHER = str(HERE / "unsloth_cpu.py")
@@ -142,19 +150,19 @@ def check_against_the_oracle(found, path, dtype):
         close(found[name], expected[name], TOLERANCE[dtype] * (1 if name in ("hidden", "teacher", "logits") else 2))
 
 
-def check_training(theirs, ours, dtype):
-    """The same first adapter, five losses, and where the steps led."""
+def check_training(theirs, ours, dtype, losses=None):
+    """The same first adapter, five losses (`losses`: their tolerance, if another), and where the steps led."""
     firsts = [name for name in theirs if name.startswith("first")]
     assert firsts
     for name in firsts:
         assert torch.equal(ours[name], theirs[name]), name
     assert len(theirs["losses"]) == 5
-    close(ours["losses"], theirs["losses"], TOLERANCE[dtype])
+    close(ours["losses"], theirs["losses"], losses or TOLERANCE[dtype])
     assert theirs["losses"][-1] < theirs["losses"][0]
     step, expected = (
         torch.cat([f[name].flatten() for name in sorted(f) if name.startswith("update")]) for f in (ours, theirs)
     )
-    assert torch.cosine_similarity(step, expected, dim=0) >= (0.9999 if dtype == "float32" else 0.99)
+    assert torch.cosine_similarity(step, expected, dim=0) >= (0.9999 if dtype == "float32" and losses is None else 0.99)
 
 
 @pytest.mark.parametrize(("family", "dtype"), FAST)
@@ -189,3 +197,57 @@ def test_an_adapter_saved_by_one_backend_loads_in_the_other(fast, dtype):
     saved = {f.name for f in (path.parent / "unsloth" / "adapter").iterdir()}
     assert saved >= {"adapter_config.json", "adapter_model.safetensors"}
     assert not any(name.endswith((".bin", ".pt")) for name in saved)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The pocket through `ssb curate`, and through `ssb teach` and `ssb train` by Unsloth: the train stage's folder."""
+    runs = tmp_path_factory.mktemp("runs")
+    words = [HERE.parent / "recipes" / "pocket.yaml", "--runs", runs, "model.backend=unsloth"]
+    words += ["sampler.engine=transformers", "problems.limit=48", "curate.wave=48", "curate.pairs=3"]
+    words += ["curate.rollout.max_tokens=60", "curate.refine.max_tokens=60", "train.batch_size=1", "train.epochs=1"]
+    words += ["train.learning_rate=2e-2", "train.probe_steps=2", "train.probe_questions=1", "train.token_pairs=0"]
+    subprocess.run([sys.executable, "-m", "ssb_unsloth", "curate", *map(str, words)], check=True, timeout=600)
+    for stage in ("teach", "train"):
+        run_in_unsloth("-m", "ssb_unsloth", stage, *words, cwd=runs)
+    return runs / "pocket" / "train"
+
+
+@pytest.mark.slow
+def test_the_stages_lead_from_recipe_to_adapter(trained):
+    manifest = json.loads((trained / "manifest.json").read_text())
+    assert manifest["summary"]["backend"] == "unsloth"
+    assert manifest["summary"]["steps"] == 3
+    assert json.loads((trained.parent / "teach" / "manifest.json").read_text())["summary"]["backend"] == "unsloth"
+    history = [json.loads(line) for line in (trained / "history.jsonl").read_text().splitlines()]
+    assert [math.isfinite(row["loss"]) for row in history if "loss" in row] == [True] * 3
+    assert [row["step"] for row in history if "reply_tokens" in row] == [0, 2, 3]
+    weights = load_file(trained / "adapter" / "adapter_model.safetensors")
+    assert len(weights) == 2 * 7 * 4
+    assert all(weight.any() for name, weight in weights.items() if "lora_B" in name)
+
+
+@pytest.mark.slow
+def test_vllm_serves_the_adapter_that_unsloth_trained(trained, tokenizer, tmp_path):
+    problems = generate("validation", 20, 0)
+    plain = TransformersSampler(load_model(ModelConfig(name="pocket", dtype="float32")), tokenizer, batch_size=20)
+    requests = [Request(plain.render(student_messages(p.question)), 0) for p in problems]
+    script, asked, answered = (tmp_path / name for name in ("script.py", "asked.json", "answered.json"))
+    script.write_text(VLLM)
+    asked.write_text(
+        json.dumps(
+            {
+                "messages": student_messages("Mia has 3 shells."),
+                "requests": [[r.prompt_ids, r.seed] for r in requests],
+                "adapters": [str(trained / "adapter")],
+            }
+        )
+    )
+    subprocess.run([sys.executable, script, asked, answered], check=True, timeout=600)
+    vllm = json.loads(answered.read_text())
+    (theirs,) = vllm["adapters"]
+    greedy = SamplingConfig(temperature=0, max_tokens=30)
+    ours = [r.token_ids for r in plain.sample(requests, greedy, Adapter("ssb", trained / "adapter"))]
+    assert theirs != vllm["base"]
+    # Two orders of float32 sums may part where two tokens are equally likely, and go on apart from there.
+    assert sum(a == b for a, b in zip(ours, theirs, strict=True)) >= 18
