@@ -9,7 +9,7 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 GPU    := HF_HUB_OFFLINE=1 python -m benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce test test-slow check bench bench-gpu gpu-checks clean
+.PHONY: help setup demo reproduce test test-slow test-gpu check bench bench-gpu gpu-checks clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -34,6 +34,9 @@ test: setup ## run the tests that take seconds
 # pytest's code 5 says that no test was found: fine as long as none is marked slow.
 test-slow: setup ## run the tests that take minutes
 	$(PYTEST) -m slow || { code=$$?; [ $$code -eq 5 ] && ! grep -rqs --include='*.py' 'mark\.slow' tests; }
+
+test-gpu: ## the tests that need a CUDA GPU, in the environment that is active; without a GPU they are errors
+	SSB_REQUIRE_GPU=1 HF_HUB_OFFLINE=1 python -m pytest tests/gpu
 
 check: setup ## format, lint, types, and make test
 	$(BIN)/ruff format --check

@@ -1,6 +1,7 @@
 """Which backend loads the model that is trained, and what is said where it cannot; memory running out. Faults are
 injected where a CPU cannot have them."""
 
+import os
 import subprocess
 import sys
 
@@ -155,3 +156,15 @@ def test_a_stage_without_memory_exits_with_a_sentence_and_keeps_what_was_finishe
     assert "Traceback" not in done.stderr
     assert (tmp_path / "pocket" / "curate" / "manifest.json").exists()
     assert not (tmp_path / "pocket" / "teach").exists()
+
+
+def test_the_gpu_tests_are_collected_and_without_a_gpu_they_are_errors():
+    words = [sys.executable, "-m", "pytest", "tests/gpu", "-k", "triton"]
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "SSB_REQUIRE_GPU": "1"})
+    if torch.cuda.is_available():
+        assert done.returncode == 0, done.stdout[-3000:]
+        return
+    assert done.returncode == 1, done.stdout[-3000:]
+    assert "These tests need a CUDA GPU" in done.stdout
+    assert "6 errors" in done.stdout
+    assert "skipped" not in done.stdout

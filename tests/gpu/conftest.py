@@ -8,5 +8,7 @@ def gpu():
     import torch
 
     if not torch.cuda.is_available():
-        raise RuntimeError("These tests need a CUDA GPU and torch's CUDA build; `ssb doctor` says what is missing here.")
+        raise RuntimeError(
+            "These tests need a CUDA GPU and torch's CUDA build; `ssb doctor` says what is missing here."
+        )
     return torch.cuda.get_device_name()
