@@ -17,6 +17,7 @@ Decisions that a reader may look for:
     is it converted). Degrees equal the same angle in radians where that is written with pi.
   - A decimal equals a number that no decimal can write (2/3, pi) if it is that number rounded to 6 or more
     significant digits; otherwise decimals are exact.
+  - A comma between digits that are no thousands may stand for the decimal point of the same digits: `1,22` and `1.22`.
   - A numeral with a base, `52_8`, equals only the same digits in the same base: the form was asked for.
   - Words are compared without case, articles and punctuation; variables keep their case.
   - `x = 5` equals `5`, but not `y = 5`. `(1, 2)` equals `1, 2` in this order; `\{1, 2\}` equals `2, 1` but no tuple.
@@ -174,13 +175,14 @@ def last_boxed(text: str) -> str | None:
 _NUMBER = r"(?<![\w.])-?\s?\\?\$?\d(?:[\d,]*\d)?(?:\.\d+)?(?:/\d+)?(?:\\?%)?"
 _EXPRESSION = re.compile(
     r"\$\$([^$]+)\$\$|(?<!\\)\$([^$\n]*[^$\n\\])\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]"
+    r"|([(\[](?:\s*-?[\d./]+\s*,)+\s*-?[\d./]*\d\s*[)\]])"
     rf"|(-?\\[dt]?frac\{{[^{{}}]*\}}\{{[^{{}}]*\}})|({_NUMBER})",
     re.S,
 )
 
 
 def last_expression(text: str) -> str | None:
-    """The last formula between dollar signs or LaTeX brackets, bare fraction, or number; None without any."""
+    """The last formula between dollar signs or LaTeX brackets, tuple of numbers, bare fraction or number, or None."""
     found: str | None = None
     for match in _EXPRESSION.finditer(text):
         formula = match[match.lastindex or 0]
@@ -209,12 +211,18 @@ def equivalent(answer: str, gold: str) -> bool:
     if max(len(answer), len(gold)) > MAX_LENGTH:
         return False
     ours, golds = read(answer), read(gold)
-    if _same(ours, golds):
+    if _same(ours, golds) or _decimal_comma(answer, gold) or _decimal_comma(gold, answer):
         return True
     # `100,200` was read as a number; beside a list, or a gold tuple, it is two numbers.
     if (ours.kind, golds.kind) in _TWO_READINGS:
         return _same(read(answer, thousands=False), read(gold, thousands=False))
     return False
+
+
+def _decimal_comma(one: str, other: str) -> bool:
+    """`1,22` for `1.22`: the same digits, and what stands before them cannot be read as thousands."""
+    digits = re.fullmatch(r"\s*(-?(?:0,\d+|\d{1,3},(?!\d{3}$)\d+|\d{4,},\d+))\s*", one)
+    return digits is not None and digits[1].replace(",", ".") == other.strip()
 
 
 _TWO_READINGS = {("leaf", "list"), ("leaf", "set"), ("leaf", "()"), ("list", "leaf"), ("set", "leaf")}

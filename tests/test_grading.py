@@ -142,6 +142,12 @@ def test_other_scorings():
     assert not format_free("no idea", "18")
 
 
+def test_a_tuple_in_prose_is_an_answer_without_a_box():
+    assert format_free("the point is (3, 4).", "(3,4)")
+    assert format_free("on the interval [0, 1)", "[0,1)")
+    assert not format_free("the point is (3, 4).", "4")
+
+
 def test_gold_from():
     assert gold_from("2 + 2 = <<2+2=4>>4\n#### 4", "####") == "4"
     assert gold_from("#### 3\n#### 1,000 ", "####") == "1,000"
@@ -222,6 +228,13 @@ def test_verdicts_equal_gsm8k_labels():
             mixed += 1
             repeated += max(Counter(answer_classes(wrong)).values(), default=0) > 1
     assert (len(questions), mixed, repeated) == (38, 22, 8)  # counted apart from the labels and the boxes' text
+
+
+def test_all_recorded_gsm8k_labels_are_reproduced():
+    questions = rows("gsm8k/recorded_answers.jsonl")
+    labels = [(end, row["gold"], label) for row in questions for end, label in row["ends"]]
+    assert [(end, gold) for end, gold, label in labels if (grade(end, gold).verdict == "right") is not label] == []
+    assert (len(questions), len(labels), sum(label for *_, label in labels)) == (660, 2640, 1_008)
 
 
 def test_answer_classes():

@@ -124,6 +124,10 @@ if __name__ == "__main__":
         "backward": ids(sampler.sample(requests[::-1], warm)[::-1]),
         "reasons": [reply.finish_reason for reply in sampler.sample(requests, greedy)],
     }
+    sampler.close()  # and another engine may start in the same process
+    second = VLLMSampler(model, config, seed=0, adapters=False)
+    answers["second engine"] = ids(second.sample(requests, greedy))
+    second.close()
     Path(sys.argv[2]).write_text(json.dumps(answers))
 """
 
@@ -150,7 +154,12 @@ def test_the_real_vllm_gives_what_transformers_gives(tmp_path, tokenizer, sample
     greedy = SamplingConfig(temperature=0, max_tokens=30)
     plain = TransformersSampler(load_model(POCKET), tokenizer, batch_size=20)
     assert vllm["render"] == sampler.render(messages)
-    assert vllm["base"] == vllm["base again"] == [r.token_ids for r in plain.sample(requests, greedy)]
+    assert (
+        vllm["base"]
+        == vllm["base again"]
+        == vllm["second engine"]
+        == [r.token_ids for r in plain.sample(requests, greedy)]
+    )
     for name, theirs in zip(names, vllm["adapters"], strict=True):
         ours = [r.token_ids for r in plain.sample(requests, greedy, Adapter(name, tmp_path / name))]
         # Two orders of float32 sums may part where two tokens are equally likely, and go on apart from there.
