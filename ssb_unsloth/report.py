@@ -249,9 +249,12 @@ def evaluation_section(scores: Sequence[Row], differences: Sequence[Row], benchm
             " exact one where each question has one reply, else the same bootstrap; Holm's correction is over the rows"
             " of this table. **no** marks what is not significant at 5 %.",
             pipes(difference_table(differences)),
+        ]
+    if len(gains := gain_table(differences)) > 1:
+        parts += [
             "What a model gains box or not is *reasoning*; the rest of its gain in accuracy, which comes from boxing"
             " the answer and from stopping, is *format*:",
-            pipes(gain_table(differences)),
+            pipes(gains),
         ]
     if len(published := published_table([b["name"] for b in benchmarks.values()])) > 1:
         parts += [

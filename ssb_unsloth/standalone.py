@@ -68,7 +68,8 @@ def _evaluate(recipe: Recipe, entrants: list[Entrant], run: RunDir, force: bool)
                 for name, (_, problems) in benchmarks.items():
                     write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
                 generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)
-                scores, differences = score(generations, recipe.evaluate.benchmarks, recipe.seed)
+                against = [(entrant.name, entrants[0].name) for entrant in entrants[1:]]
+                scores, differences = score(generations, recipe.evaluate.benchmarks, recipe.seed, against)
                 work.tokens = sum(g.n_tokens for g in generations)
                 rows = {"scores": as_rows(scores), "differences": as_rows(differences)}
                 (work.folder / "scores.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -1,7 +1,12 @@
 """Sampling from a server: against a small HTTP server that speaks vLLM's protocol, and the real one."""
 
+import contextlib
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,8 +15,11 @@ import pytest
 
 from ssb_unsloth.backends import Adapter, Request, load_sampler
 from ssb_unsloth.backends.server import ServerSampler
+from ssb_unsloth.backends.transformers import TransformersSampler, load_model
 from ssb_unsloth.config import ModelConfig, SamplerConfig, SamplingConfig
 from ssb_unsloth.errors import UserError
+from ssb_unsloth.pocket import MODEL_DIR
+from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.prompts import student_messages
 
 DECODING = SamplingConfig(temperature=0.7, top_p=0.9, top_k=5, repetition_penalty=1.1, max_tokens=32)
@@ -147,3 +155,44 @@ def test_no_server_is_one_sentence():
         port = free.getsockname()[1]
     with pytest.raises(UserError, match=rf"127\.0\.0\.1:{port}.*does not answer.*Is the server up\?"):
         ServerSampler(ModelConfig(name=f"http://127.0.0.1:{port}/v1"), pause=0.01)
+
+
+@pytest.fixture(scope="module")
+def vllm_server(tmp_path_factory):
+    """vLLM's own server with the pocket model, on this machine's CPU; its URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL_DIR)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "pocket", "--dtype", "float32"]
+    command += ["--max-model-len", "512", "--enforce-eager", "--no-enable-chunked-prefill"]
+    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    log = tmp_path_factory.mktemp("server") / "log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | settings, start_new_session=True)
+        try:
+            for _ in range(600):
+                time.sleep(1)
+                assert process.poll() is None, log.read_text()[-3000:]
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+@pytest.mark.slow
+def test_vllms_own_server_gives_what_transformers_gives(vllm_server, tokenizer):
+    pocket = ModelConfig(name="pocket", dtype="float32")
+    plain = TransformersSampler(load_model(pocket), tokenizer, batch_size=8)
+    served = ServerSampler(ModelConfig(name=f"{vllm_server}#pocket"))
+    messages = [student_messages(p.question) for p in generate("validation", 8, 0)]
+    requests = [Request(plain.render(m), 100 + i) for i, m in enumerate(messages)]
+    assert [served.render(m) for m in messages] == [r.prompt_ids for r in requests]
+    greedy, warm = (SamplingConfig(temperature=t, max_tokens=40) for t in (0.0, 0.8))
+    assert served.sample(requests, greedy) == plain.sample(requests, greedy)
+    forward = served.sample(requests, warm)
+    assert served.sample(requests[::-1], warm)[::-1] == forward != served.sample(requests, greedy)
+    with pytest.raises(UserError, match=r"refused: 400 .*max_model_len"):
+        served.sample(requests, SamplingConfig(max_tokens=1000))
