@@ -184,3 +184,22 @@ def test_kept_replies_that_are_not_the_expected_ones_are_named_and_stay(tmp_path
     with pytest.raises(UserError, match=says):
         run(ScriptedSampler(), tmp_path)
     assert path.read_bytes() == before
+
+
+def test_an_adapter_that_cannot_be_served_is_refused_before_the_engine_starts(tmp_path):
+    from ssb_unsloth.backends import adapter_path
+
+    def refused(source=tmp_path, rank=32):
+        with pytest.raises(UserError) as raised:
+            adapter_path(str(source), "evaluate.adapters.published", rank)
+        return str(raised.value)
+
+    assert "no such folder" in refused(tmp_path / "none")
+    assert "cannot be loaded" in refused("nobody/nothing")
+    assert "no readable adapter_config.json" in refused()
+    (tmp_path / "adapter_config.json").write_text('{"r": 64}')
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    assert "a pickle is not read" in refused()
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    assert "rank 64 is above sampler.max_lora_rank (32)" in refused()
+    assert adapter_path(str(tmp_path), "evaluate.adapters.published", 64) == tmp_path

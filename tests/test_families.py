@@ -125,6 +125,7 @@ def test_a_family_goes_through_the_whole_chain_by_its_own_recipe(folders, tmp_pa
         "train.probe_steps=2",
         "train.token_pairs=1",
         "evaluate.default_prompt=false",
+        f"evaluate.adapters.published={tmp_path / 'run' / 'train' / 'adapter'}",
         f"evaluate.benchmarks.gsm8k.source={DATA / 'train_rows.jsonl'}",
         "evaluate.benchmarks.gsm8k.count=null",
         "evaluate.benchmarks.gsm8k.limit=2",
@@ -146,9 +147,12 @@ def test_a_family_goes_through_the_whole_chain_by_its_own_recipe(folders, tmp_pa
         run_stage(stage, recipe, RunDir(tmp_path / "run"), force=False)
     run = RunDir(tmp_path / "run")
     assert run.manifest("train")["summary"]["steps"] == 2
-    for model in ("base", "ssb", "sft"):
+    replies = {}
+    for model in ("base", "ssb", "sft", "published"):
         kept = read_jsonl(run.stage("evaluate") / generations_file(model, recipe.seed, "gsm8k", 0.0), Generation)
-        assert len(kept) == 2
+        replies[model] = [generation.text for generation in kept]
+    assert replies["published"] == replies["ssb"] != replies["base"]
+    assert len(replies["base"]) == 2
     report = (run.stage("report") / "report.md").read_text(encoding="utf-8")
     assert "4 pairs were brought along" in report
     assert "\\boxed{3}" in (run.stage("report") / "examples.md").read_text(encoding="utf-8")
