@@ -95,6 +95,9 @@ class Browser:
         )
         QTest.mouseClick(self._view.focusProxy(), Qt.MouseButton.LeftButton, pos=QPoint(*map(round, box)))
 
+    def resize(self, width: int, height: int) -> None:
+        self._view.resize(width, height)
+
     def press(self, key: str) -> None:
         QTest.keyClick(self._view.focusProxy(), KEYS[key])
 

@@ -294,6 +294,14 @@ def test_nothing_that_a_model_wrote_becomes_markup(small):
     assert small.js("window.harmed") is None
 
 
+def test_a_narrow_window_needs_no_scrolling_sideways(small):
+    small.resize(400, 800)
+    small.until("innerWidth <= 400")
+    assert small.js("document.documentElement.scrollWidth <= innerWidth")
+    small.resize(1200, 900)
+    small.until("innerWidth > 1000")
+
+
 def dark(browser, on):
     """Put the page's dark colours on or off: the condition of its one rule for dark systems is made always true."""
     condition = "all" if on else "(prefers-color-scheme: dark)"
