@@ -19,7 +19,7 @@ def worked_examples(run: RunDir, student: str, seed: int) -> str:
     for path in sorted(run.stage("evaluate").glob("problems-*.jsonl")):
         benchmark = path.stem.removeprefix("problems-")
         problems = {p.id: p for p in read_jsonl(path, Problem)}
-        replies = _greediest(run, benchmark)
+        replies = _greediest(run, benchmark, seed)
         for before, after in _telling(replies.get("base", []), replies.get(student, [])):
             problem = problems[before.problem_id]
             parts += [
@@ -70,16 +70,15 @@ def _answers(run: RunDir, model: str, seed: int) -> dict[str, Generation]:
     return {g.problem_id: g for g in read_jsonl(path, Generation)}
 
 
-def _greediest(run: RunDir, benchmark: str) -> dict[str, list[Generation]]:
-    """The benchmark's generations at its lowest temperature, by model."""
+def _greediest(run: RunDir, benchmark: str, seed: int) -> dict[str, list[Generation]]:
+    """The benchmark's generations at its lowest temperature under that seed, by model."""
     folder = run.stage("evaluate")
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["scores"]
-    scores = [s for s in scores if s["benchmark"] == benchmark]
+    scores = [s for s in scores if (s["benchmark"], s["seed"]) == (benchmark, seed)]
     lowest = min((s["temperature"] for s in scores), default=0.0)
     return {
-        s["model"]: read_jsonl(folder / generations_file(s["model"], s["seed"], benchmark, lowest), Generation)
-        for s in scores
-        if s["temperature"] == lowest
+        model: read_jsonl(folder / generations_file(model, seed, benchmark, lowest), Generation)
+        for model in dict.fromkeys(s["model"] for s in scores if s["temperature"] == lowest)
     }
 
 

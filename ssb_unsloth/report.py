@@ -44,7 +44,8 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, trained: Mapping[str
     """
     from . import figures
 
-    method = recipe.train.method
+    method, seeds = recipe.train.method, recipe.seeds or [recipe.seed]
+    own = method if recipe.rounds == 1 else f"{method}-round1"  # the student that lies in this run's own folder
     trained = trained or {method: run}
     stages = [name for name in STAGES if name in (*READS[method], "train", "evaluate")]
     manifests = {name: run.manifest(name) or {} for name in stages}
@@ -63,7 +64,8 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, trained: Mapping[str
         "targets": manifests.get("teach", {}).get("summary", {}),
         "cost": {name: manifest["cost"] for name, manifest in manifests.items()},
         "versions": versions(),
-        "seed": recipe.seed,
+        "seed": seeds[0],
+        "seeds": seeds,
         "prompts": system_prompts(scored["scores"]),
         "decoding": {name: asdict(benchmark) for name, benchmark in recipe.evaluate.benchmarks.items()},
     }
@@ -79,7 +81,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, trained: Mapping[str
         figures.token_kl(report["token_kl"], folder / "token_kl.png")
         (folder / "tokens.html").write_text(_token_page(recipe, run, tokens), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (folder / "examples.md").write_text(worked_examples(run, method, recipe.seed), encoding="utf-8")
+    (folder / "examples.md").write_text(worked_examples(run, own, seeds[0]), encoding="utf-8")
     (folder / "report.md").write_text(_markdown(recipe, report), encoding="utf-8")
 
 
@@ -303,7 +305,7 @@ def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
         )
     return f"""# {recipe.name}: {TITLES[recipe.train.method]} of {recipe.model.name}
 
-Seed {report["seed"]}.
+Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}.
 
 {evaluation_section(report["scores"], report["differences"], report["decoding"])}
 

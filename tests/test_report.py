@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import matplotlib.image
@@ -11,6 +12,7 @@ import pytest
 from ssb_unsloth import figures
 from ssb_unsloth.config import BenchmarkConfig, load
 from ssb_unsloth.curate import Statistics
+from ssb_unsloth.examples import worked_examples
 from ssb_unsloth.records import EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, generations_file, write_jsonl
 from ssb_unsloth.report import closing_lines, write_report
 from ssb_unsloth.rundir import RunDir
@@ -224,6 +226,21 @@ def test_examples_show_a_pair_with_its_origins(run):
     pair = PAIRS[0]
     answers = [f"{model} at 0.0 on {pair.problem_id}\n{FENCE}" for model in ("base", "ssb")]
     assert blocks[:6] == [pair.question, pair.wrong, pair.right, pair.reply, *answers]
+
+
+def test_examples_are_those_of_the_recipes_seed_among_several(run, tmp_path):
+    shutil.copytree(run.root, tmp_path / "mine")
+    path = tmp_path / "mine" / "evaluate" / "scores.json"
+    rows = json.loads(path.read_text())
+    rows["scores"] += [{**row, "seed": seed} for row in rows["scores"] for seed in (8, None)]
+    path.write_text(json.dumps(rows))
+    assert worked_examples(RunDir(tmp_path / "mine"), "ssb", 7) == text(run, "examples.md")
+
+
+def test_a_recipe_of_several_seeds_reports_its_first_students_examples(run, tmp_path):
+    write_report(load(POCKET, ["name=mine", "seeds=[7,8]"]), run, tmp_path)
+    assert "Seeds 7, 8." in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "examples.md").read_text() == text(run, "examples.md")
 
 
 def test_no_text_breaks_out_of_its_block(run):
