@@ -264,11 +264,12 @@ class Even:
 GRPO = {"questions": 10, "questions_per_step": 2, "generations": 4, "max_tokens": 6, "learning_rate": 1e-2}
 
 
-def run_grpo(make_model, tokenizer, folder, family="qwen2", probe_steps=0, save_steps=50, **settings):
-    own = GrpoConfig(**{**GRPO, **settings})
-    whole = config(method="grpo", grpo=own, probe_steps=probe_steps, probe_questions=2, save_steps=save_steps)
+def run_grpo(make_model, tokenizer, folder, **settings):
+    shared = {"probe_steps": 0, "save_steps": 50, "gradient_checkpointing": False}
+    shared |= {name: settings.pop(name) for name in shared if name in settings}
+    whole = config(method="grpo", grpo=GrpoConfig(**{**GRPO, **settings}), probe_questions=2, **shared)
     questions = [Problem(f"g{i}", f"Question {i}?", str(i)) for i in range(12)]
-    return train_grpo(make_model(family), tokenizer, questions, "paper", whole, 512, 5, folder)
+    return train_grpo(make_model("qwen2"), tokenizer, questions, "paper", whole, 512, 5, folder)
 
 
 def test_the_reward_is_the_verifiers_verdict_on_the_last_box(make_model, tokenizer):
@@ -348,6 +349,15 @@ def test_the_first_step_of_grpo_is_the_policy_gradient(make_model, tokenizer, tm
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm().item()
     assert norm > 0
     assert result["history"][0]["grad_norm"] == pytest.approx(norm, rel=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{"micro_batch_size": 2}, {"gradient_checkpointing": True}])
+def test_how_a_step_is_computed_does_not_change_it(make_model, tokenizer, tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(grpo, "Verifier", Even)
+    plain = run_grpo(make_model, tokenizer, tmp_path / "plain", steps=3)
+    other = run_grpo(make_model, tokenizer, tmp_path / "other", steps=3, **settings)
+    norms = [[row["grad_norm"] for row in result["history"] if "loss" in row] for result in (plain, other)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
 def test_rewards_that_are_all_equal_end_in_a_sentence(make_model, tokenizer, tmp_path):
