@@ -200,13 +200,23 @@ def _recipe(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
     if plan.fits:
         most = max(plan.stages, key=lambda stage: stage.bytes)
         yield Finding("memory", f"every stage fits; the most is {most.bytes / 2**30:.1f} GiB, for {most.name}")
-    need = plan.disk + (ENVIRONMENT_BYTES if machine_only and kind == GPU else 0.0)
-    here, free = Path.cwd(), shutil.disk_usage(Path.cwd()).free
-    said = f"{free / 1e9:.1f} GB free in {here}, {need / 1e9:.1f} GB needed"
-    if free < need:
-        yield Finding("disk", said, "make room, or set HF_HOME and --runs to a larger disk", (kind,))
-    else:
-        yield Finding("disk", said)
+    environment = ENVIRONMENT_BYTES if machine_only and kind == GPU else 0.0
+    yield from _disk(plan.disk - plan.download + environment, plan.download, kind)
+
+
+def _disk(here: float, downloads: float, kind: str) -> Iterator[Finding]:
+    """Room for the run in this folder, and for what is downloaded in the hub's cache, often on another disk."""
+    cache = next(folder for folder in (hub.cache_folder(), *hub.cache_folder().parents) if folder.exists())
+    needs = {Path.cwd(): here, cache: downloads}
+    if Path.cwd().stat().st_dev == cache.stat().st_dev:
+        needs = {Path.cwd(): here + downloads}
+    for folder, need in needs.items():
+        free = shutil.disk_usage(folder).free
+        said = f"{free / 1e9:.1f} GB free in {folder}, {need / 1e9:.1f} GB needed"
+        if free < need:
+            yield Finding("disk", said, "make room, or set HF_HOME and --runs to a larger disk", (kind,))
+        else:
+            yield Finding("disk", said)
 
 
 def _wanted(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:

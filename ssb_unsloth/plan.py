@@ -65,14 +65,15 @@ CHANGES = (  # in the order in which they are tried; the cheapest for the result
     ("curate.refine.max_tokens=1024", {"teach", "train"}),
     ("sampler.max_model_len=2048", {"curate", "evaluate"}),
 )
+PAIRS_ONLY = ("train.micro_batch_size", "curate.")  # nothing to GRPO, which trains on replies of its own
 
 
 def _advice(recipe: Recipe, card: Card | None, shape: Geometry, stage: str) -> Iterator[str]:
     """The overrides after which the stage fits, each with what it then needs; a smaller model if none will do."""
     kind, _, name = stage.partition(" ")
     recipe = variant(recipe, name) if name else recipe
-    for change, stages in CHANGES:
-        changed = _changed(recipe, change) if kind in stages else None
+    for change in _changes(recipe, kind):
+        changed = _changed(recipe, change)
         if changed is None:
             continue
         before, after = _need(recipe, card, shape, kind), _need(changed, card, shape, kind)
@@ -84,6 +85,14 @@ def _advice(recipe: Recipe, card: Card | None, shape: Geometry, stage: str) -> I
         if after.fits:
             return
     yield "a smaller model, or a card with more memory"
+
+
+def _changes(recipe: Recipe, stage: str) -> Iterator[str]:
+    """Those of CHANGES that mean something to the stage of this recipe."""
+    for change, stages in CHANGES:
+        other_method = change.startswith(PAIRS_ONLY if recipe.train.method == "grpo" else "train.grpo.")
+        if stage in stages and not (stage == "train" and other_method):
+            yield change
 
 
 def _need(recipe: Recipe, card: Card | None, shape: Geometry, stage: str) -> StagePlan:

@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -184,6 +185,19 @@ def test_the_bounds_are_those_of_pyproject():
 
 def test_what_is_installed_here_does_not_clash():
     assert versions.clashes() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the list is that of the Linux set")
+def test_pip_check_complains_of_nothing_that_is_not_on_the_list_with_its_reason():
+    done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
+    table = (ROOT / "constraints" / "README.md").read_text().split("## What `pip check` says")[1]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
+    listed = {name for row in rows for name in re.findall(r"[\w.-]+", row)}
+    for complaint in done.stdout.splitlines():
+        match = re.fullmatch(r"(\S+) \S+ requires (\S+), which is not installed\.", complaint)
+        if complaint != "No broken requirements found.":
+            assert match, complaint
+            assert match[2] in listed, complaint
 
 
 @pytest.mark.parametrize(

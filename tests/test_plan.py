@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ssb_unsloth import cli, hub
+from ssb_unsloth.backends import Adapter, check_rank
 from ssb_unsloth.config import LoraConfig, ModelConfig, load
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.geometry import SHIPPED, from_config, geometry
@@ -273,6 +274,20 @@ def test_the_paper_is_planned_for_its_card_where_there_is_none(three_b, monkeypa
 @pytest.mark.parametrize(("seconds", "said"), [((60, 300), "1.0 to 5.0 min"), ((3600, 9000), "1.0 to 2.5 h")])
 def test_a_range_of_time_reads_well(seconds, said):
     assert span(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"r": 64}', r"an adapter of rank 64, above sampler.max_lora_rank \(32\); set sampler.max_lora_rank=64"),
+        ('{"r": 48}', "set sampler.max_lora_rank=64"),
+        ("{}", "no adapter_config.json with a rank"),
+    ],
+)
+def test_an_adapter_above_the_servers_rank_is_refused_with_the_one_that_fits(tmp_path, content, said):
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(UserError, match=said):
+        check_rank(Adapter("theirs", tmp_path), 32)
 
 
 # -- Where the config comes from

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..config import LoraConfig, ModelConfig, SamplerConfig, SamplingConfig
+from ..config import LORA_RANKS, LoraConfig, ModelConfig, SamplerConfig, SamplingConfig
 from ..errors import UserError
 from ..hardware import find_cards
 from ..progress import say
@@ -214,6 +214,20 @@ def adapter_path(source: str, key: str, max_rank: int) -> Path:
     if rank > max_rank:
         raise UserError(f"{key}: its rank {rank} is above sampler.max_lora_rank ({max_rank}); raise the latter.")
     return path
+
+
+def check_rank(adapter: Adapter, most: int) -> None:
+    """Raises UserError if the adapter's rank is above what the server was started for."""
+    try:
+        rank = json.loads((adapter.path / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{adapter.path}: holds no adapter_config.json with a rank, so it is no adapter.") from error
+    if rank > most:
+        fitting = next((limit for limit in LORA_RANKS if limit >= rank), rank)
+        raise UserError(
+            f"{adapter.path}: an adapter of rank {rank}, above sampler.max_lora_rank ({most}); set"
+            f" sampler.max_lora_rank={fitting}."
+        )
 
 
 def derive_seed(seed: int, *parts: object) -> int:

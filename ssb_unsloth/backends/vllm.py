@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..hardware import choose_model, choose_sampler, here
 from ..progress import bar_for, say
 from ..prompts import Messages
-from . import Adapter, Completion, Request, model_path
+from . import Adapter, Completion, Request, check_rank, model_path
 from .transformers import end_of_turn, load_tokenizer, render
 
 DEFAULTS = {  # read when vllm is imported; what the user has set wins
@@ -41,6 +41,7 @@ class VLLMSampler:
         self._tokenizer = load_tokenizer(model)
         self._stop = sorted({self._tokenizer.eos_token_id, end_of_turn(self._tokenizer)})
         self._adapters: dict[Adapter, Any] = {}
+        self._max_lora_rank = config.max_lora_rank
         cpu_only: dict[str, Any] = {
             # There is no graph to capture, and compiling takes longer than it saves.
             "enforce_eager": True,
@@ -120,6 +121,7 @@ class VLLMSampler:
         if adapter is None:
             return None
         if adapter not in self._adapters:
+            check_rank(adapter, self._max_lora_rank)
             number = len(self._adapters) + 1
             self._adapters[adapter] = self._vllm.lora.request.LoRARequest(
                 f"{adapter.name}-{number}", number, str(adapter.path)
