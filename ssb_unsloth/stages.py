@@ -210,6 +210,7 @@ def _train_ssb(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
         recipe.curate.rollout.max_tokens,
         recipe.seed,
         folder,
+        recipe.prompts.wording,
     )
     tokens = recipe.train.epochs * sum(len(e.student_ids) + len(e.reply_ids) for e in examples)
     return {**result, "tokens": tokens, "backend": backend.name}
@@ -236,6 +237,7 @@ def _train_sft(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
         recipe.curate.rollout.max_tokens,
         recipe.seed,
         folder,
+        recipe.prompts.wording,
     )
 
 

@@ -92,11 +92,13 @@ def train(
     probe_tokens: int,
     seed: int,
     folder: Path,
+    wording: str = "paper",
 ) -> dict[str, Any]:
     """Train by SSB into `folder`; `fit` says what comes back.
 
     `student` is the base model with a fresh adapter (`backends.TrainingBackend`). `probes` are held-out questions: the
-    student's own reply to each is measured while it trains, at most `probe_tokens` long.
+    student's own reply to each is measured while it trains, at most `probe_tokens` long, under the tutor prompt of this
+    `wording`.
     """
     trainer = SSBTrainer(
         student,
@@ -109,7 +111,7 @@ def train(
     if config.lora.dtype == "model":
         cast_adapter(trainer.model)
     if probes and config.probe_steps:
-        trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, probe_tokens))
+        trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, probe_tokens, wording))
     return fit(trainer, folder)
 
 
@@ -163,11 +165,12 @@ class LengthProbe(TrainerCallback):
         probes: Sequence[Problem],
         every: int,
         tokens: int,
+        wording: str = "paper",
     ) -> None:
         self._trainer, self._every = trainer, every
         self._model = cast(nn.Module, trainer.model)
         self._sampler = TransformersSampler(self._model, tokenizer, batch_size=len(probes))
-        self._requests = [Request(self._sampler.render(student_messages(p.question)), 0) for p in probes]
+        self._requests = [Request(self._sampler.render(student_messages(p.question, wording)), 0) for p in probes]
         self._decoding = SamplingConfig(temperature=0, max_tokens=tokens)
 
     def on_train_begin(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments, set_seed
 
+from ssb_unsloth.backends.transformers import add_lora
 from ssb_unsloth.config import PromptsConfig, Recipe, load
 from ssb_unsloth.curate import choose
 from ssb_unsloth.grading import grade
@@ -185,7 +186,8 @@ def losses(tmp_path, tokenizer, make_model, pairs, *lines, **overrides):
     chosen = recipe(tmp_path, "\n".join(lines), **settings)
     made = examples(chosen, pairs, tokenizer)
     out = Path(tempfile.mkdtemp(dir=tmp_path))
-    result = train(make_model("qwen2"), tokenizer, made, None, [], chosen.train, 8, chosen.seed, out)
+    student = add_lora(make_model("qwen2"), chosen.train.lora, chosen.seed, gradient_checkpointing=False)
+    result = train(student, tokenizer, made, None, [], chosen.train, 8, chosen.seed, out)
     return [row["loss"] for row in result["history"] if "loss" in row]
 
 
@@ -336,6 +338,7 @@ def test_lora_weights_are_float32_and_under_author_code_of_the_models_dtype(tmp_
     for dtype, expected in (("float32", torch.float32), ("model", torch.bfloat16)):
         chosen = recipe(tmp_path, **{"train.lora.dtype": dtype, "train.epochs": 1, "train.save_steps": 1000}).train
         made = examples(Recipe(), pairs[:4], tokenizer)
-        train(make_model("qwen2").to(torch.bfloat16), tokenizer, made, None, [], chosen, 8, 1, tmp_path / dtype)
+        student = add_lora(make_model("qwen2").to(torch.bfloat16), chosen.lora, 1, gradient_checkpointing=False)
+        train(student, tokenizer, made, None, [], chosen, 8, 1, tmp_path / dtype)
         kept = load_file(tmp_path / dtype / "adapter" / "adapter_model.safetensors")
         assert {tensor.dtype for tensor in kept.values()} == {expected}

@@ -94,7 +94,7 @@ def train_grpo(
         cast_adapter(cast(nn.Module, trainer.model))
     probes = rest[: config.probe_questions]
     if probes and config.probe_steps:
-        trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, grpo.max_tokens))
+        trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, grpo.max_tokens, wording))
     result = fit(trainer, folder)
     history = [{NAMES.get(key, key): value for key, value in row.items() if _is_kept(key)} for row in result["history"]]
     replies = grpo.questions_per_step * grpo.generations * config.logging_steps

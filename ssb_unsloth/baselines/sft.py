@@ -110,6 +110,7 @@ def train_sft(
     probe_tokens: int,
     seed: int,
     folder: Path,
+    wording: str = "paper",
 ) -> dict[str, Any]:
     """Train into `folder`; arguments and result as `train.train`'s. `tokens` in the result: read in training."""
     make_trl_ready()
@@ -130,5 +131,5 @@ def train_sft(
     if config.lora.dtype == "model":
         cast_adapter(cast(nn.Module, trainer.model))
     if probes and config.probe_steps:
-        trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, probe_tokens))
+        trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, probe_tokens, wording))
     return {**fit(trainer, folder), "tokens": config.epochs * sum(len(row["input_ids"]) for row in rows)}
