@@ -278,9 +278,15 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         except Exception as error:  # PyYAML's and OmegaConf's own
             raise UserError(f"{override!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
     given = OmegaConf.merge(given, _on_preset(OmegaConf.merge(*parsed))) if parsed else given
+    whole: Any = OmegaConf.to_container(given, resolve=False)
+    evaluate = whole.get("evaluate")
+    for table in evaluate.get("benchmarks") if isinstance(evaluate, dict) else None, whole.get("variants"):
+        if isinstance(table, dict):  # anything else is reported below
+            for name in [name for name, entry in table.items() if entry is None]:
+                del table[name]  # null takes away what the base has
 
     wrong: list[str] = []
-    recipe = _resolve(OmegaConf.to_container(given, resolve=False), wrong)
+    recipe = _resolve(whole, wrong)
     if not wrong and recipe is not None:
         for name in recipe.variants:
             wrong += [f"variants.{name}.{line}" for line in _variant(recipe, name)[1]]

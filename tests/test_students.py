@@ -101,6 +101,8 @@ def test_a_base_is_one_level_and_what_stands_on_it_wins(tmp_path):
     recipe = config.load(tmp_path / "one.yaml", ["train.batch_size=8"])
     assert (recipe.name, recipe.train.epochs, recipe.train.batch_size) == ("one", 7, 8)
     assert recipe.curate == config.load(POCKET).curate
+    (tmp_path / "less.yaml").write_text(f"base: {POCKET}\nevaluate: {{benchmarks: {{test-hard: null}}}}")
+    assert list(config.load(tmp_path / "less.yaml").evaluate.benchmarks) == ["test"]
     (tmp_path / "two.yaml").write_text("base: one.yaml\nname: two")
     with pytest.raises(UserError, match="one level"):
         config.load(tmp_path / "two.yaml")
