@@ -147,6 +147,30 @@ def _curve(axes: Axes, points: Sequence[tuple[int, float]], colour: str, label: 
     axes.plot(steps, _smooth(values), color=colour, linewidth=2, label=label)
 
 
+def cost(scores: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Accuracy against the tokens that a student sampled and read on its way, means over seeds."""
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    tokens = {n: [row["sampled"] + row["read"] for row in rows if row["model"] == n] for n in names}
+    boxed = [s for s in scores if (s["scoring"], s["metric"]) == ("equivalent", "pass@1") and s["model"] in tokens]
+    figure, panels = _panels(boxed)
+    figure.set_size_inches(figure.get_size_inches()[0], max(3.4, 3.2 * math.ceil(len(panels) / 2)))
+    for axes, here in panels:
+        averaged = {s["model"] for s in here if s["seed"] is None}
+        for s in here:
+            if s["seed"] is None or s["model"] not in averaged:
+                x = sum(tokens[s["model"]]) / len(tokens[s["model"]])
+                errors = [[100 * (s["value"] - s["low"])], [100 * (s["high"] - s["value"])]]
+                colour = COLOURS.get(s["model"], ORANGE)
+                axes.errorbar(x, 100 * s["value"], yerr=errors, fmt="o", color=colour, markersize=5, linewidth=1)
+                axes.annotate(s["model"], (x, 100 * s["value"]), (6, 3), textcoords="offset points", fontsize=7)
+        axes.set_xscale("log")
+        axes.set_ylim(0, 105)
+        axes.margins(x=0.2)
+    figure.supxlabel("tokens sampled and read on the way to the adapter", fontsize=9)
+    figure.supylabel("accuracy, % (95 % interval)", fontsize=9)
+    _finish(figure, [axes for axes, _ in panels], path)
+
+
 def curation(statistics: Mapping[str, int], path: Path) -> None:
     """From questions to pairs, and where the others went."""
     s = statistics

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from .config import READS, Recipe
+from .costs import student_rows, student_table
 from .examples import worked_examples
 from .prompts import text
 from .records import Pair, read_jsonl, read_rows
 from .rundir import RunDir, versions
 from .stats import wilson
+from .students import students
 from .token_kl import FILE as TOKENS
 from .token_kl import by_kind, page
 
@@ -69,6 +71,10 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, trained: Mapping[str
         "prompts": system_prompts(scored["scores"]),
         "decoding": {name: asdict(benchmark) for name, benchmark in recipe.evaluate.benchmarks.items()},
     }
+    everyone = students(recipe, run.root)
+    if len(everyone) > 1:
+        report["students"] = student_rows(everyone)
+        figures.cost(report["scores"], report["students"], folder / "cost.png")
     figures.comparison(report["scores"], folder / "accuracy.png")
     figures.gains(report["differences"], folder / "gains.png")
     figures.training(histories, folder / "training.png")
@@ -313,7 +319,7 @@ Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}.
 
 ![Each gain over the base, split into reasoning and format](gains.png)
 
-{_curation_section(report)}{_training_section(report)}{_token_section(report)}## What it cost
+{_curation_section(report)}{_training_section(report)}{_student_section(report)}{_token_section(report)}## What it cost
 
 {pipes(cost)}
 
@@ -372,6 +378,22 @@ A loss compares with others of its own method alone. The figure has the panels o
 that of the student's own greedy replies to held-out questions.{_targets(report["targets"])}
 
 ![Loss, gradient norm and reply length over training](training.png)
+
+"""
+
+
+def _student_section(report: dict[str, Any]) -> str:
+    if "students" not in report:
+        return ""
+    return f"""## All students
+
+What each took on its way to the adapter, as if it had been made alone (stages that students share are counted for
+each); means over seeds. KL(base ‖ student) is measured on unrelated text, in nats a token: what training moved that it
+was not meant to.
+
+{pipes(student_table(report["students"]))}
+
+![Accuracy against the tokens that it took](cost.png)
 
 """
 

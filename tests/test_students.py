@@ -139,6 +139,10 @@ def test_a_sweep_shares_what_is_equal_goes_on_where_it_was_and_ends_in_one_table
     scores = json.loads((root / "evaluate" / "scores.json").read_text())["scores"]
     assert {"base", "ssb", "hot", "rounds-round2"} <= {s["model"] for s in scores}
 
+    report = json.loads((root / "report" / "report.json").read_text())
+    assert {row["model"] for row in report["students"]} == {"ssb", "hot", "rounds-round1", "rounds-round2"}
+    assert (root / "report" / "cost.png").exists()
+
     before = {name: json.loads((root / name / "manifest.json").read_text())["id"] for name in made}
     again = sweep(text)
     assert "All stages are up to date" in again.stderr

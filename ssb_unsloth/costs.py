@@ -1,0 +1,71 @@
+"""What each student cost, beside what it can do: for recipes that ask for more than one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .students import Student
+
+Row = Mapping[str, Any]
+
+
+def student_rows(everyone: Sequence[Student]) -> list[dict[str, Any]]:
+    """A row for each student: training, drift, and cost as if it had been made alone, shared stages included.
+
+    `sampled` and `read`: tokens that the model wrote and read on the way to the adapter, `seconds` the stages' times.
+    """
+    rows = []
+    for student in everyone:
+        summary = _manifest(student, "train")["summary"]
+        rows.append(
+            {
+                "model": student.name,
+                "seed": student.recipe.seed,
+                "method": student.recipe.train.method,
+                **{key: summary[key] for key in ("steps", "first_loss", "last_loss")},
+                "drift": summary.get("drift"),
+                **_cost(student),
+            }
+        )
+    return rows
+
+
+def student_table(rows: Sequence[Row]) -> list[list[str]]:
+    """Means over seeds, a line for each name; the first line is the head."""
+    table = [["model", "method", "seeds", "steps", "tokens sampled", "tokens read", "seconds", "KL(base ‖ student)"]]
+    for name in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == name]
+        drifts = [row["drift"] for row in own if row["drift"] is not None]
+        table.append(
+            [
+                name,
+                own[0]["method"],
+                str(len(own)),
+                f"{_mean([row['steps'] for row in own]):.0f}",
+                *(f"{_mean([row[key] for row in own]):,.0f}" for key in ("sampled", "read", "seconds")),
+                f"{_mean(drifts):.4f}" if drifts else "not measured",
+            ]
+        )
+    return table
+
+
+def _cost(student: Student) -> dict[str, float]:
+    total = _cost(student.before) if student.before is not None else {"sampled": 0, "read": 0, "seconds": 0.0}
+    for stage in student.chain:
+        manifest = _manifest(student, stage)
+        total["seconds"] += manifest["cost"]["seconds"]
+        if stage == "curate":
+            total["sampled"] += manifest["cost"]["tokens"]
+        else:
+            total["read"] += manifest["cost"]["tokens"]
+            total["sampled"] += manifest["summary"].get("sampled_tokens", 0)
+    return total
+
+
+def _manifest(student: Student, stage: str) -> dict[str, Any]:
+    return student.run.manifest(stage) or {}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
