@@ -27,7 +27,7 @@ def test_a_recipes_first_line_says_in_a_sentence_what_it_is_for(path):
 
 @every_recipe
 def test_a_recipe_says_the_command_that_runs_it(path):
-    assert f"ssb run recipes/{path.relative_to(FOLDER)}" in path.read_text(encoding="utf-8")
+    assert re.search(rf"ssb (run|sweep) recipes/{path.relative_to(FOLDER)}", path.read_text(encoding="utf-8"))
 
 
 @every_recipe
