@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -217,13 +219,13 @@ class TransformersSampler:
 
         shown = bar(title, "reply", len(requests), disable=quiet)
         # no_grad, and not inference_mode: a model that is being trained keeps what it caches here.
-        with torch.no_grad(), self._with_adapter(adapter), shown:
+        with torch.no_grad(), self._with_adapter(adapter) as model, shown:
             completions: dict[int, Completion] = {}
             # Prompts of similar length share a batch, so that little of it is padding.
             order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
             for start in range(0, len(order), self._batch_size):
                 chosen = order[start : start + self._batch_size]
-                replies = self._sample_batch([requests[i] for i in chosen], decoding)
+                replies = self._sample_batch(model, [requests[i] for i in chosen], decoding)
                 completions.update(zip(chosen, replies, strict=True))
                 shown.update(len(chosen))
         return [completions[i] for i in range(len(requests))]
@@ -234,17 +236,17 @@ class TransformersSampler:
         del self._model
         torch.cuda.empty_cache()
 
-    def _sample_batch(self, requests: Sequence[Request], decoding: SamplingConfig) -> list[Completion]:
+    def _sample_batch(self, model: Any, requests: Sequence[Request], decoding: SamplingConfig) -> list[Completion]:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
         eos, pad = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
         pad = eos if pad is None else pad
         width = max(len(request.prompt_ids) for request in requests)
-        device = next(self._model.parameters()).device
+        device = next(model.parameters()).device
         rows_BS = [[pad] * (width - len(r.prompt_ids)) + r.prompt_ids for r in requests]
         mask_BS = [[0] * (width - len(r.prompt_ids)) + [1] * len(r.prompt_ids) for r in requests]
-        output = self._model.generate(  # type: ignore[operator]
+        output = model.generate(
             input_ids=torch.tensor(rows_BS, device=device),
             attention_mask=torch.tensor(mask_BS, device=device),
             # Greedy over logits to which the processors have added noise; nothing of the model's own generation_config.
@@ -264,21 +266,21 @@ class TransformersSampler:
             completions.append(Completion(ids, str(text), "stop" if ends else "length"))
         return completions
 
-    def _with_adapter(self, adapter: Adapter | None) -> Any:
+    @contextlib.contextmanager
+    def _with_adapter(self, adapter: Adapter | None) -> Iterator[Any]:
         """The model with that adapter, or with none, for as long as the context lasts."""
-        import contextlib
-
+        import torch
         from peft import PeftModel
 
-        @contextlib.contextmanager
-        def switched() -> Any:
-            if adapter is None:
-                if self._loaded and isinstance(self._model, PeftModel):  # adapters that this sampler put on
-                    with self._model.disable_adapter():
-                        yield
-                else:
-                    yield
-                return
+        weight = next(self._model.parameters())
+        if adapter is None:
+            taken_off = self._loaded and isinstance(self._model, PeftModel)  # adapters that this sampler put on
+            with self._model.disable_adapter() if taken_off else contextlib.nullcontext():  # type: ignore[operator]
+                yield self._model
+        elif weight.device.type == "cpu" and weight.dtype == torch.float32 and not isinstance(self._model, PeftModel):
+            # A merged copy: on a CPU the adapter's many small products take as long as the model itself.
+            yield PeftModel.from_pretrained(copy.deepcopy(self._model), str(adapter.path)).merge_and_unload().eval()
+        else:
             if adapter not in self._loaded:
                 name = f"{adapter.name}-{len(self._loaded) + 1}"
                 if isinstance(self._model, PeftModel):
@@ -287,9 +289,7 @@ class TransformersSampler:
                     self._model = PeftModel.from_pretrained(self._model, str(adapter.path), adapter_name=name).eval()
                 self._loaded[adapter] = name
             self._model.set_adapter(self._loaded[adapter])  # type: ignore[operator]
-            yield
-
-        return switched()
+            yield self._model
 
 
 def _processors(decoding: SamplingConfig, seeds: Sequence[int]) -> list[Any]:
