@@ -9,7 +9,7 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 GPU    := HF_HUB_OFFLINE=1 python -m benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo reproduce test test-slow test-gpu check bench bench-gpu gpu-checks clean
+.PHONY: help setup tests demo reproduce test test-slow test-gpu check bench bench-gpu gpu-checks clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -17,6 +17,11 @@ help: ## list these targets
 setup: ## make .venv with the locked CPU set and this package (2 minutes; nothing to do if that has not changed)
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here: SSB needs Python 3.11 or 3.12." >&2; exit 2; }
 	@$(PYTHON) scripts/setup.py
+
+# The same with the browser that tests open a page in: 230 MB to load, which nothing else needs.
+tests:
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here: SSB needs Python 3.11 or 3.12." >&2; exit 2; }
+	@$(PYTHON) scripts/setup.py tests
 
 demo: setup ## run the whole method on the pocket problems, without a GPU
 	@$(BIN)/ssb run recipes/pocket.yaml
@@ -28,17 +33,17 @@ reproduce: ## run the paper's experiment on a GPU (an A100 with 40 GB), from not
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here: SSB needs Python 3.11 or 3.12." >&2; exit 2; }
 	@$(PYTHON) scripts/reproduce.py $(RECIPE) $(OVERRIDES)
 
-test: setup ## run the tests that take seconds
+test: tests ## run the tests that take seconds
 	$(PYTEST) -m "not slow"
 
 # pytest's code 5 says that no test was found: fine as long as none is marked slow.
-test-slow: setup ## run the tests that take minutes
+test-slow: tests ## run the tests that take minutes
 	$(PYTEST) -m slow || { code=$$?; [ $$code -eq 5 ] && ! grep -rqs --include='*.py' 'mark\.slow' tests; }
 
 test-gpu: ## the tests that need a CUDA GPU, in the environment that is active; without a GPU they are errors
 	SSB_REQUIRE_GPU=1 HF_HUB_OFFLINE=1 python -m pytest tests/gpu
 
-check: setup ## format, lint, types, and make test
+check: tests ## format, lint, types, and make test
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy

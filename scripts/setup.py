@@ -1,5 +1,6 @@
 """Make .venv, with exactly the packages of constraints/cpu.txt and this package, editable. Run by `make setup`.
 
+The browser that tests open a page in, the largest download but torch, comes only with `setup.py tests` (`make test`).
 `setup.py gpu` makes .venv-gpu in the same way from constraints/gpu.txt; `make reproduce` asks for it.
 
 It needs nothing but a Python, and says so if that Python will not do; so it must itself run on old ones, 3.6 and later.
@@ -25,7 +26,8 @@ LOG = VENV / "setup.log"  # all that pip said
 STAMP = VENV / "ssb-setup.txt"  # what the environment was made from, written when it is whole
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PYTHONS = ((3, 11), (3, 12))
-DISK_GB = 6  # 3.5 installed, and room for what pip unpacks
+BROWSER = "pyqt6"  # how the names of the browser's packages begin
+DISK_GB = 6  # 3.5 installed, 4 with the browser, and room for what pip unpacks
 SELDOM = "tests?|testing/_internal|studio|debugpy|pip|transformers/models|openai/types|vllm/model_executor/models"
 NOT_COMPILED = f"site-packages/(.*/)?({SELDOM})/"
 
@@ -200,7 +202,8 @@ def install_torch(pin: str) -> None:
         pip("--constraint", str(LOCK), pin, packages=40)
 
 
-def main() -> None:
+def main(browser: bool = False) -> None:
+    """Make the environment, or what has changed of it. A browser that is there stays, and is added if asked for."""
     check_python()
     began = time.monotonic()
 
@@ -209,11 +212,13 @@ def main() -> None:
 
     # A virtual environment does not survive being moved, nor another Python under it.
     base = os.path.realpath(sys.base_prefix)
-    wanted = pins()
+    wanted = [pin for pin in pins() if not pin.startswith(BROWSER)]
+    browsers = [pin for pin in pins() if pin.startswith(BROWSER)] if browser else []
     packages = digest("\n".join(wanted).encode(), sys.version.encode(), base.encode(), str(ROOT).encode())
     project = digest((ROOT / "pyproject.toml").read_bytes())
-    made = STAMP.read_text().split() if STAMP.exists() else []
-    if made == [packages, project]:
+    window = digest("\n".join(browsers).encode())
+    made = STAMP.read_text().split() if STAMP.exists() else []  # packages, project, and the browser if it is there
+    if made[:2] == [packages, project] and (not browsers or made[2:] == [window]):
         print(f"The environment {VENV.name} is up to date.")
         return
     if made[:1] != [packages]:
@@ -225,13 +230,20 @@ def main() -> None:
         if LOCK.name == "cpu.txt":
             install_torch(next(pin for pin in wanted if pin.startswith("torch==")))
         print(f"Installing the packages of constraints/{LOCK.name}, exactly these.")
-        pip("--no-deps", "-r", str(LOCK), packages=len(wanted))
+        pip("--no-deps", *wanted, packages=len(wanted))
         print("Compiling them to byte code.")
         compile_packages()
-    STAMP.write_text(f"{packages}\n")
-    print("Installing this package, editable.")
-    pip("--no-deps", "--no-build-isolation", "--editable", str(ROOT), packages=1)
-    STAMP.write_text(f"{packages}\n{project}\n")
+        made = []
+    if made[:2] != [packages, project]:
+        STAMP.write_text(f"{packages}\n")
+        print("Installing this package, editable.")
+        pip("--no-deps", "--no-build-isolation", "--editable", str(ROOT), packages=1)
+        made = [packages, project, *made[2:]]
+        STAMP.write_text("\n".join(made) + "\n")
+    if browsers and made[2:] != [window]:
+        print("Installing the browser that the tests of the token page open.")
+        pip("--no-deps", *browsers, packages=len(browsers))
+        STAMP.write_text(f"{packages}\n{project}\n{window}\n")
     print(
         f"The environment {VENV.name} is ready: {len(installed())} packages in {time.monotonic() - began:.0f} seconds."
     )
@@ -239,7 +251,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        choose(sys.argv[1] if len(sys.argv) > 1 else "cpu")
-        main()
+        named = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+        choose("cpu" if named == "tests" else named)
+        main(browser=named == "tests")
     except KeyboardInterrupt:
         stop("\nStopped. `make setup` starts again.")

@@ -261,6 +261,7 @@ def test_a_stage_refuses_before_it_begins(tmp_path):
 def test_the_lock_is_compared_package_by_package(tmp_path, monkeypatch):
     (tmp_path / "cpu.txt").write_text(
         "# head\nnumpy==1.0  # via x\nrich==0.0 ; sys_platform == 'plan9'\nno-such-package==1.0\n"
+        "pyqt6-no-such==1.0\n"  # the tests' browser, which nobody else misses
         f"torch=={versions.installed('torch').split('+')[0]}\n"
     )
     monkeypatch.setattr(versions, "LOCKS", tmp_path)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ssb_unsloth import report, reproduction
+from ssb_unsloth import report, reproduction, versions
 from ssb_unsloth.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -177,6 +177,64 @@ def test_either_set_is_made_in_a_place_of_its_own(scripts):
         assert (setup.VENV.name, setup.LOCK.name) == (venv, f"{name}.txt")
         assert any(pin.startswith("torch==2.13.0") for pin in setup.pins())
         assert not any("#" in pin for pin in setup.pins())
+
+
+def test_the_browser_comes_with_the_tests_and_nothing_is_installed_twice(scripts, monkeypatch, tmp_path, capsys):
+    """pip is a stand-in that notes what it was asked for; the stamp and the order of demo and tests are real."""
+    setup, _ = scripts
+    (tmp_path / "constraints").mkdir()
+    lock, project, asked = tmp_path / "constraints" / "cpu.txt", tmp_path / "pyproject.toml", []
+    lock.write_text("# head\npyqt6==6.9.1  # via x\npyqt6-sip==1.0\nrich==15.0.0\ntorch==2.13.0\n")
+    project.write_text("[project]\n")
+    for name, value in (("ROOT", tmp_path), ("LOCK", lock), ("VENV", tmp_path / "v"), ("STAMP", tmp_path / "stamp")):
+        monkeypatch.setattr(setup, name, value)
+    monkeypatch.setattr(setup.subprocess, "check_call", lambda command: asked.append("venv"))
+    monkeypatch.setattr(setup, "install_torch", asked.append)
+    monkeypatch.setattr(setup, "compile_packages", lambda: None)
+    monkeypatch.setattr(setup, "check_python", lambda: None)
+    monkeypatch.setattr(setup, "DISK_GB", 0)
+    monkeypatch.setattr(setup, "pip", lambda *words, packages: asked.append(" ".join(words).replace("--no-deps ", "")))
+
+    def make(browser):
+        asked.clear()
+        setup.main(browser)
+        return asked
+
+    this = f"--no-build-isolation --editable {tmp_path}"
+    base, browser = ["venv", "torch==2.13.0", "rich==15.0.0 torch==2.13.0", this], "pyqt6==6.9.1 pyqt6-sip==1.0"
+    assert make(False) == base
+    assert make(False) == []  # the demo again
+    assert make(True) == [browser]
+    assert make(True) == make(False) == []  # either, after the tests
+    project.write_text("[project]\nname = 'x'\n")
+    assert make(False) == [this]
+    assert make(True) == []  # the browser was kept
+    lock.write_text(lock.read_text().replace("6.9.1", "6.9.2"))
+    assert make(False) == []  # another browser concerns the tests alone
+    assert make(True) == [browser.replace("6.9.1", "6.9.2")]
+    lock.write_text(lock.read_text().replace("15.0.0", "15.0.1"))
+    assert make(True)[-2:] == [this, browser.replace("6.9.1", "6.9.2")]
+    setup.STAMP.unlink()
+    note = setup.pip
+
+    def fail(*words, packages):
+        note(*words, packages=packages)
+        if "pyqt6-sip==1.0" in words:
+            setup.stop("no network")
+
+    monkeypatch.setattr(setup, "pip", fail)
+    with pytest.raises(SystemExit):
+        setup.main(True)
+    assert make(False) == []  # all but the browser is there
+    capsys.readouterr()
+
+
+def test_the_browser_is_told_by_its_name_and_only_the_cpu_set_has_it(scripts):
+    setup, _ = scripts
+    assert setup.BROWSER == versions.BROWSER
+    for name, has in (("cpu", 5), ("gpu", 0)):
+        setup.choose(name)
+        assert sum(pin.startswith(setup.BROWSER) for pin in setup.pins()) == has
 
 
 # -- Beside the paper
