@@ -24,7 +24,7 @@ from typing import Any
 from .backends import model_path
 from .config import load
 from .errors import UserError
-from .model_card import model_card
+from .model_card import model_card, without_folders
 from .progress import say
 from .students import Student, students
 
@@ -117,10 +117,10 @@ def _aside(out: Path, name: str) -> Iterator[Path]:
 
 
 def _adapter(source: Student, into: Path) -> None:
-    """The adapter as it was trained, naming its base as the recipe does and not by a folder of this machine."""
+    """The adapter as it was trained, naming its base as the recipe does, but for the folders of this machine."""
     shutil.copy2(adapter_of(source) / "adapter_model.safetensors", into)
     config = json.loads((adapter_of(source) / "adapter_config.json").read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = source.recipe.model.name
+    config["base_model_name_or_path"] = without_folders(source.recipe.model.name)
     config["revision"] = source.recipe.model.revision
     (into / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

@@ -34,12 +34,13 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
     root = run.root.parent.parent if run.root.parent.name == "students" else run.root
     scores = _read(root / "evaluate" / "scores.json").get("scores", [])
     base, rounds = _base(student)
+    source = without_folders(recipe.problems.source)
     head: dict[str, Any] = {
         "library_name": LIBRARIES[format_],
         "pipeline_tag": "text-generation",
         "tags": [method, "lora"],
     }
-    if base != "pocket" and not base.startswith((".", "/", "~")):
+    if "/" in base and not base.startswith("."):  # a hub id
         head = {"base_model": base, **head}
     asked = (
         f"{counted['questions']:,} questions gave {counted['pairs']:,} pairs"
@@ -58,7 +59,7 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
 
 - **Base**: `{base}`{f", revision `{recipe.model.revision}`" if recipe.model.revision else ""}{rounds}
 - **Method**: {METHODS.get(method, method)}.
-- **Data**: `{recipe.problems.source}`, split `{recipe.problems.split}`: {asked}; replies come from the base itself.
+- **Data**: `{source}`, split `{recipe.problems.split}`: {asked}; replies come from the base itself.
 - **Training**: {trained["steps"]:,} steps at a learning rate of {recipe.train.learning_rate:g}; loss {losses};
   LoRA of rank {recipe.train.lora.r}, {share:.1f} % of all parameters.
 
@@ -91,11 +92,23 @@ Versions: {", ".join(f"{name} {version}" for name, version in manifest.get("vers
 <details><summary>The whole recipe</summary>
 
 ```yaml
-{OmegaConf.to_yaml(OmegaConf.structured(recipe)).strip()}
+{OmegaConf.to_yaml(without_folders(OmegaConf.to_container(OmegaConf.structured(recipe)))).strip()}
 ```
 
 </details>
 """
+
+
+def without_folders(value: Any) -> Any:
+    """The same with only the last name of each absolute path: where something lies on this machine is nobody's concern.
+
+    `value`: a string, or dicts and lists with strings in them.
+    """
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    return Path(value).name or value if isinstance(value, str) and value.startswith(("/", "~")) else value
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -107,7 +120,9 @@ def _base(student: Student) -> tuple[str, str]:
     first, rounds = student, 0
     while first.before is not None:
         first, rounds = first.before, rounds + 1
-    return first.recipe.model.name, f", after {rounds} earlier round{'s' * (rounds > 1)}" if rounds else ""
+    return without_folders(
+        first.recipe.model.name
+    ), f", after {rounds} earlier round{'s' * (rounds > 1)}" if rounds else ""
 
 
 def _what(format_: str) -> str:

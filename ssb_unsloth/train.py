@@ -20,10 +20,10 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from .backends import Request
+from .backends import Request, model_path
 from .backends.transformers import TransformersSampler, peft_config
 from .collator import Example
-from .config import SamplingConfig, TrainConfig
+from .config import ModelConfig, SamplingConfig, TrainConfig
 from .modeling import resting
 from .progress import bar
 from .prompts import student_messages
@@ -144,11 +144,14 @@ def cast_adapter(model: nn.Module) -> None:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """The adapter in PEFT's format. Not by Trainer.save_model, which adds its arguments as a pickle."""
+    """The adapter in PEFT's format, two files. Not by Trainer.save_model, which adds its arguments as a pickle."""
     model.save_pretrained(str(folder))
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; `ssb export` writes one that says something
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set, in another order each time
+    if config["base_model_name_or_path"] == model_path(ModelConfig(name="pocket")):
+        config["base_model_name_or_path"] = "pocket"  # as the recipe says, and not where it lies on this machine
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

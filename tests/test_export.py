@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -23,6 +24,7 @@ from ssb_unsloth.cli import main
 from ssb_unsloth.config import ModelConfig, SamplingConfig, load, save
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.export import export, find_converter, finished
+from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.prompts import student_messages
 from ssb_unsloth.rundir import RunDir
@@ -41,11 +43,11 @@ def score(model, value, **other):
     return row | other
 
 
-def make_run(folder, scale=0.5):
+def make_run(folder, scale=0.5, changes=()):
     """A run that is finished up to its evaluation, whose adapter was drawn and not trained."""
     run = RunDir(folder)
     run.root.mkdir(parents=True)
-    save(load(RECIPE, ["seed=7"]), folder / "recipe.yaml")
+    save(load(RECIPE, ["seed=7", *changes]), folder / "recipe.yaml")
     torch.manual_seed(0)
     config = LoraConfig(r=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
     model = get_peft_model(load_model(POCKET), config)
@@ -102,6 +104,31 @@ def test_the_adapter_is_the_trained_one_and_names_its_base_as_the_recipe_does(ex
     config = json.loads((exported / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "pocket"
     PeftModel.from_pretrained(load_model(POCKET), str(exported / "adapter"))
+
+
+def test_a_runs_own_adapter_is_two_files_that_name_no_folder_of_this_machine(run):
+    folder = run / "train" / "adapter"
+    assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "pocket"
+    assert PeftConfig.from_pretrained(str(folder)).r == 8
+
+
+def test_nothing_exported_says_where_base_and_data_lie_on_this_machine(tmp_path):
+    home = tmp_path / "home-of-somebody"
+    shutil.copytree(MODEL_DIR, home / "models" / "my-base")
+    (home / "pairs.jsonl").touch()
+    changes = [f"model.name={home}/models/my-base", f"evaluate.adapters.theirs={home}/theirs"]
+    folder = make_run(home / "runs" / "pocket", changes=[*changes, f"curate.pairs_file={home}/pairs.jsonl"])
+    export(folder, ["adapter", "merged"])
+    files = [path for path in (folder / "export").rglob("*") if path.is_file()]
+    assert len(files) > 6
+    assert [path for path in files if home.name.encode() in path.read_bytes()] == []
+    config = json.loads((folder / "export" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "my-base"
+    card = (folder / "export" / "merged" / "README.md").read_text()
+    assert "- **Base**: `my-base`" in card
+    assert "base_model:" not in card.split("---\n")[1]  # nothing on the hub
+    assert "pairs_file: pairs.jsonl" in card
 
 
 def test_merged_weights_answer_as_base_and_adapter_do(exported, replies, tokenizer, prompts):

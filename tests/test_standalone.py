@@ -55,13 +55,13 @@ def test_an_adapter_is_compared_with_its_base(tmp_path, problems, capsys):
     from peft import LoraConfig, get_peft_model
 
     from ssb_unsloth.backends.transformers import load_model
+    from ssb_unsloth.train import save_adapter
 
     model = load_model(config.ModelConfig(name="pocket", dtype="float32"))
     torch.manual_seed(0)
     peft = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
-    peft.peft_config["default"].base_model_name_or_path = "pocket"
-    peft.save_pretrained(tmp_path / "runs" / "ssb" / "train" / "adapter")
     adapter = tmp_path / "runs" / "ssb" / "train" / "adapter"
+    save_adapter(peft, adapter)
     asked = ["--benchmark", f"mine={problems}", "--max-tokens", 30, *ENGINE]
     assert evaluate("pocket", "--adapter", adapter, *asked, "--out", tmp_path / "both") == 0
     rows = json.loads((tmp_path / "both" / "evaluate" / "scores.json").read_text())
