@@ -26,17 +26,28 @@ def bar_for(description: str, unit: str) -> Any:
 
 
 def hush() -> None:
-    """Keep libraries' warnings about each other's optional parts out of the progress."""
+    """Keep libraries' warnings about each other's optional parts out of the progress; before they are imported."""
     import logging
     import os
     import warnings
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for name in ("torchao", "torch.utils._pytree"):
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what vLLM's native code says of NUMA nodes, among others
+    for name in ("torchao", "torch.utils._pytree", "vllm.triton_utils.importing"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="IProgress not found")  # a plain bar does
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def hide_loading_bars() -> None:
+    """No bar of transformers' own while weights are read or written. The hub's, over a download, stay.
+
+    Apart from `hush` because transformers has to be imported for it, and may not be before Unsloth.
+    """
+    from transformers.utils import logging
+
+    logging.set_tqdm_hook(lambda make, args, kwargs: make(*args, **{**kwargs, "disable": True}))
 
 
 def say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,6 +39,16 @@ def ssb(*words, code=0):
     return done
 
 
+# All that a run says while it works: stages, counts, our bars.
+BARS = r"(rollouts|refinements|teacher pass|train|(base|ssb): .+) *: .*/"
+OURS = rf"\[\d/\d\] |\w+: done|Targets |\d+ of \d+ pairs|Starting vLLM|{BARS}"
+
+
+def foreign(done):
+    """The lines on standard error that are none of ours."""
+    return [line for line in re.split("[\r\n]+", done.stderr) if line.strip() and not re.match(OURS, line)]
+
+
 def ids(run):
     return {stage: json.loads((run / stage / "manifest.json").read_text())["id"] for stage in STAGES}
 
@@ -52,6 +63,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_leaves_every_decision_behind(finished):
     run, _, done = finished
+    assert foreign(done) == []
     assert "T=0.8" in done.stdout
     assert "report.md" in done.stdout
     pairs = read_jsonl(run / "curate" / "pairs.jsonl", Pair)
@@ -164,7 +176,7 @@ def test_a_finished_run_stands_beside_the_paper(finished):
 
 @pytest.mark.slow
 def test_the_whole_chain_with_the_real_vllm(tmp_path):
-    ssb("run", RECIPE, "--runs", str(tmp_path), "sampler.engine=vllm", *SMALL)
+    assert foreign(ssb("run", RECIPE, "--runs", str(tmp_path), "sampler.engine=vllm", *SMALL)) == []
     run = tmp_path / "pocket"
     assert "vllm" in " ".join(json.loads((run / "curate" / "manifest.json").read_text())["versions"])
     for pair in read_jsonl(run / "curate" / "pairs.jsonl", Pair):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..config import LoraConfig, ModelConfig, SamplingConfig
 from ..errors import UserError
 from ..hardware import choose_model, here
-from ..progress import bar
+from ..progress import bar, hide_loading_bars
 from ..prompts import Messages
 from . import Adapter, Completion, Request, model_path
 
@@ -97,6 +97,7 @@ def load_model(model: ModelConfig) -> torch.nn.Module:
     import torch
     from transformers import AutoModelForCausalLM
 
+    hide_loading_bars()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, choose_model(model, here()).dtype)
     try:
@@ -173,6 +174,7 @@ def save_merged(model: ModelConfig, adapter: Path, folder: Path, dtype: str | No
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    hide_loading_bars()
     try:
         base: Any = AutoModelForCausalLM.from_pretrained(
             model_path(model),

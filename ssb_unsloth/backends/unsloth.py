@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..config import LoraConfig, ModelConfig
 from ..errors import UserError
 from ..hardware import choose_model, here
+from ..progress import hide_loading_bars
 from . import model_path
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def load(
     FastLanguageModel = prepare().FastLanguageModel
     from transformers import AutoConfig
 
+    hide_loading_bars()
     where = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     try:
         with contextlib.redirect_stdout(sys.stderr):
