@@ -2,7 +2,8 @@
 
     export/adapter/   PEFT: two files, loaded on top of the base
     export/merged/    a model folder of its own, 16-bit, sharded safetensors, tokenizer and chat template
-    export/gguf/      one file for llama.cpp, made from merged/ by llama.cpp's own converter
+    export/gguf/      one file for llama.cpp, made from merged/ by llama.cpp's own converter, or where that is not at
+                      hand by Unsloth, which fetches it and needs a CUDA GPU
 
 Merging is done in float32 on the CPU and rounded once, also for a run whose base was loaded in 8 or 4 bits: what was
 trained is added to the full weights. It takes 4 bytes of memory for each parameter of the base.
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +64,11 @@ def export(folder: Path, formats: Sequence[str], out: Path | None = None) -> lis
     """Write these formats of the student into `out` (the run's export/ by default). Returns their folders.
 
     Raises:
-        UserError: the run is not finished, the base cannot be loaded, or llama.cpp's converter is not here or
-            fails. What was written before stays.
+        UserError: the run is not finished, the base cannot be loaded, or nothing here writes GGUF, or it fails.
+            What was written before stays.
     """
     source, out = finished(folder), out or folder / "export"
-    converter = find_converter() if "gguf" in formats else Path()
+    converter = find_converter() if "gguf" in formats else None
     written = []
     if "adapter" in formats:
         written.append(_written(source, out, "adapter", lambda into: _adapter(source, into)))
@@ -78,7 +80,7 @@ def export(folder: Path, formats: Sequence[str], out: Path | None = None) -> lis
 
 
 def export_all(folder: Path, format_: str, out: Path | None) -> None:
-    """One format, or "all": adapter and merged weights, and GGUF where llama.cpp's converter is."""
+    """One format, or "all": adapter and merged weights, and GGUF where something can write it."""
     if format_ != "all":
         export(folder, [format_], out)
         return
@@ -140,11 +142,13 @@ def _merged(source: Student, into: Path) -> None:
     save_merged(model, adapter_of(source), into, "bfloat16" if str(stored) == "torch.bfloat16" else "float16")
 
 
-def find_converter() -> Path:
+def find_converter() -> Path | None:
     """llama.cpp's convert_hf_to_gguf.py: in the folder that LLAMA_CPP names, on the PATH, or where Unsloth puts it.
 
+    It comes first, since it reads the merged files and needs neither GPU nor network. None: Unsloth is to fetch it.
+
     Raises:
-        UserError: it is nowhere, with where to get it.
+        UserError: it is nowhere, and Unsloth cannot be asked, with where to get it.
     """
     named = os.environ.get("LLAMA_CPP")
     unsloth = os.environ.get("UNSLOTH_LLAMA_CPP_PATH") or Path.home() / ".unsloth" / "llama.cpp"
@@ -152,6 +156,8 @@ def find_converter() -> Path:
     found = [folder / name for folder in folders for name in CONVERTERS if (folder / name).is_file()]
     if found:
         return found[0]
+    if not named and find_spec("unsloth") and _cuda():
+        return None
     raise UserError(
         f"GGUF is written by llama.cpp's {CONVERTERS[0]}, which is not "
         + (f"in {named}, the folder that LLAMA_CPP names." if named else "here: ")
@@ -159,13 +165,25 @@ def find_converter() -> Path:
     )
 
 
-def _gguf(source: Student, converter: Path, merged: Path, into: Path) -> None:
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _gguf(source: Student, converter: Path | None, merged: Path, into: Path) -> None:
     target = into / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', source.recipe.name)}.gguf"
-    command = [sys.executable, str(converter), str(merged), "--outfile", str(target), "--outtype", "auto"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    if converter:
+        command = [str(converter), str(merged), "--outfile", str(target), "--outtype", "auto"]
+    else:
+        say("gguf: by Unsloth, which takes minutes to fetch llama.cpp where it has none")
+        stored = json.loads((merged / "config.json").read_text(encoding="utf-8")).get("dtype")
+        unquantized = "bf16" if stored == "bfloat16" else "f16"
+        command = ["-m", "ssb_unsloth.backends.unsloth", str(merged), str(target), unquantized]
+    done = subprocess.run([sys.executable, *command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode or not target.is_file():
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise UserError(f"{converter} cannot convert {merged}: {said[-1].strip()}")
+        raise UserError(f"{converter or 'Unsloth'} cannot convert {merged}: {said[-1].strip()}")
 
 
 def push(folder: Path, repo_id: str, format_: str, public: bool, yes: bool) -> str:

@@ -1,7 +1,9 @@
 """Export, push and chat: what a finished run's student is handed on as, and that it is the same student everywhere."""
 
+import ast
 import base64
 import http.server
+import importlib.util
 import json
 import os
 import re
@@ -249,6 +251,7 @@ def test_without_llama_cpp_all_else_is_written(run, tmp_path, monkeypatch, capsy
     monkeypatch.delenv("LLAMA_CPP")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("UNSLOTH_LLAMA_CPP_PATH", str(tmp_path))
+    monkeypatch.setattr("ssb_unsloth.export._cuda", lambda: False)
     with pytest.raises(UserError, match="git clone"):
         find_converter()
 
@@ -259,6 +262,78 @@ def test_a_converter_that_fails_says_why_and_leaves_the_rest(run, tmp_path, monk
     with pytest.raises(UserError, match=r"cannot convert .*merged: NotImplementedError: no such pre-tokenizer"):
         export(run, ["gguf"], tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"merged"}
+
+
+# As much of Unsloth as a conversion asks for. Like the real one it rewrites files in the folder that it converts.
+UNSLOTH = """
+import json, os, sys
+from pathlib import Path
+assert not {"transformers", "peft", "trl"} & set(sys.modules), "imported too late"
+
+class FastLanguageModel:
+    def from_pretrained(name, **given):
+        model = FastLanguageModel()
+        model.folder = Path(name)
+        return model, None
+
+    def eval(self):
+        return self
+
+    def save_pretrained_gguf(self, save_directory, tokenizer, quantization_method):
+        print("a greeting")
+        if "broken" in os.environ.get("STAND_IN", ""):
+            raise RuntimeError("llama.cpp cannot be built\\nmore")
+        (self.folder / "config.json").write_text("spoilt")
+        Path("intermediate").touch()
+        Path(save_directory + "_gguf").mkdir()
+        file = Path(save_directory + "_gguf", "Student." + quantization_method.upper() + ".gguf")
+        weights = (self.folder / "model.safetensors").stat().st_size
+        file.write_text(json.dumps([quantization_method, weights, len(tokenizer)]))
+        return {"gguf_files": [str(file)]}
+"""
+
+
+@pytest.fixture
+def unsloth(tmp_path, monkeypatch):
+    """A machine with CUDA and the stand-in, and without llama.cpp."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "unsloth.py").write_text(UNSLOTH)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{RECIPE.parent.parent}")
+    monkeypatch.delenv("LLAMA_CPP", raising=False)
+    for name in ("PATH", "UNSLOTH_LLAMA_CPP_PATH"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr("ssb_unsloth.export._cuda", lambda: True)
+
+
+def test_without_a_converter_unsloth_writes_gguf_and_leaves_the_merged_folder_alone(run, tmp_path, unsloth, tokenizer):
+    export(run, ["gguf"], tmp_path / "out")
+    merged, gguf = tmp_path / "out" / "merged", tmp_path / "out" / "gguf"
+    assert {path.name for path in gguf.iterdir()} == {"README.md", "pocket.gguf"}
+    weights = (merged / "model.safetensors").stat().st_size
+    assert json.loads((gguf / "pocket.gguf").read_text()) == ["f16", weights, len(tokenizer)]
+    assert json.loads((merged / "config.json").read_text())["dtype"] == "float16"
+    assert "pocket.gguf" in (gguf / "README.md").read_text()
+
+
+def test_unsloths_failure_is_one_sentence_and_a_converter_at_hand_goes_first(run, tmp_path, unsloth, monkeypatch):
+    monkeypatch.setenv("STAND_IN", "broken")
+    with pytest.raises(UserError, match=r"^Unsloth cannot convert .*merged: llama\.cpp cannot be built\.$"):
+        export(run, ["gguf"], tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"merged"}
+    (tmp_path / "convert_hf_to_gguf.py").touch()
+    assert find_converter() == tmp_path / "convert_hf_to_gguf.py"
+
+
+def test_the_stand_in_takes_and_gives_what_the_real_one_does():
+    spec = importlib.util.find_spec("unsloth")
+    if spec is None:
+        pytest.skip("Unsloth is not installed here")
+    tree = ast.parse((Path(spec.origin).parent / "save.py").read_text(encoding="utf-8"))
+    (real,) = [f for f in tree.body if isinstance(f, ast.FunctionDef) and f.name == "unsloth_save_pretrained_gguf"]
+    assert [a.arg for a in real.args.args][:4] == ["self", "save_directory", "tokenizer", "quantization_method"]
+    given = [node.value for node in ast.walk(real) if isinstance(node, ast.Return) and isinstance(node.value, ast.Dict)]
+    assert "gguf_files" in [key.value for key in given[-1].keys]
 
 
 # -- The hub ----------------------------------------------------------------------------------------------------------

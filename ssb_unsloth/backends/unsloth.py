@@ -1,4 +1,4 @@
-"""Loading by Unsloth, and its LoRA. The only file that imports it.
+"""Loading by Unsloth, its LoRA, and its way to GGUF. The only file that imports it.
 
 Unsloth replaces parts of transformers, peft and trl while it is imported, so it has to come before them in a process;
 every stage is one of its own. What it gives is still a transformers model in PEFT's wrapping: modeling.py, the trainer
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +122,49 @@ def _add_lora(model: Any, lora: LoraConfig, seed: int, gradient_checkpointing: b
     return student
 
 
+def save_gguf(merged: Path, target: Path, quantization: str) -> None:
+    """The model folder `merged` as the file `target`, through Unsloth's `save_pretrained_gguf`.
+
+    It fetches and builds llama.cpp in ~/.unsloth where it has none. Takes a CUDA GPU, since the model is loaded there.
+
+    `quantization`: "f16" and "bf16" convert without rounding; "q8_0", "q4_k_m" and others are llama.cpp's.
+
+    Raises:
+        UserError: Unsloth cannot load or convert it.
+    """
+    merged, target = merged.resolve(), target.resolve()
+    # It writes its tokenizer into the folder that it converts, and the GGUF beside the folder it is told of, under a
+    # name of its own; so all happens in a copy, whose weights are links.
+    with tempfile.TemporaryDirectory(dir=target.parent) as aside, contextlib.chdir(aside):
+        copy = shutil.copytree(merged, Path(aside, "model"), copy_function=_link_weights)
+        model: Any = load(ModelConfig(name=str(copy)), 2048, lora=None, seed=0, gradient_checkpointing=False)
+        from transformers import AutoTokenizer
+
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                told = model.save_pretrained_gguf(
+                    str(Path(aside, "student")), AutoTokenizer.from_pretrained(copy), quantization_method=quantization
+                )
+            shutil.move(Path(aside, told["gguf_files"][0]), target)
+        except Exception as error:  # from a missing compiler to a tokenizer that llama.cpp does not know
+            raise UserError(_first_line(error)) from error
+
+
+def _link_weights(source: str, to: str) -> str:
+    if source.endswith(".safetensors"):
+        with contextlib.suppress(OSError):  # a disk without links
+            os.link(source, to)
+            return to
+    return shutil.copy2(source, to)
+
+
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__).rstrip(".") + "."
+
+
+if __name__ == "__main__":  # for `ssb export`, whose own process has imported transformers: MERGED TARGET QUANTIZATION
+    try:
+        save_gguf(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    except UserError as mistake:
+        sys.exit(str(mistake))
