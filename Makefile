@@ -9,7 +9,7 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 GPU    := HF_HUB_OFFLINE=1 python -m benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tests demo reproduce test test-slow test-gpu check bench bench-gpu gpu-checks clean
+.PHONY: help setup tests demo reproduce evidence evidence-full test test-slow test-gpu check bench bench-gpu gpu-checks clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -48,6 +48,17 @@ check: tests ## format, lint, types, and make test
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
+
+EVIDENCE := $(BIN)/ssb sweep --workers 2 recipes
+
+evidence: setup ## base, SSB, its controls and the hints on the pocket with three seeds (docs/evidence.md)
+	@$(EVIDENCE)/evidence.yaml
+
+evidence-full: setup ## all of docs/evidence.md: learning rates, five seeds, ablations
+	@$(EVIDENCE)/evidence-tuning.yaml
+	@$(EVIDENCE)/evidence.yaml 'seeds=[1,2,3,4,5]'
+	@$(EVIDENCE)/evidence-ablations.yaml
+	@$(BIN)/python scripts/evidence.py runs/evidence-tuning runs/evidence runs/evidence-ablations
 
 BENCH := HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
 

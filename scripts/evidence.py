@@ -1,0 +1,104 @@
+"""Write the tables and figures of docs/evidence.md from finished runs.
+
+    python scripts/evidence.py runs/evidence-tuning runs/evidence runs/evidence-ablations
+
+Each run's rows go to docs/evidence/NAME.json and its figures beside them; the tables in the document stand between
+<!-- NAME --> and <!-- /NAME -->, and are made from the JSON alone. What is said about them is written by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "evidence.md"
+ROWS = ROOT / "docs" / "evidence"
+FIGURES = ("accuracy.png", "cost.png", "training.png", "token_kl.png")
+KEPT = ("recipe", "seeds", "scores", "differences", "students", "curation", "token_kl", "versions")
+
+
+def keep(run: Path) -> None:
+    """Take a run's rows and figures into the repository."""
+    report = json.loads((run / "report" / "report.json").read_text(encoding="utf-8"))
+    ROWS.mkdir(exist_ok=True)
+    rows = {key: report[key] for key in KEPT if key in report}
+    (ROWS / f"{report['recipe']}.json").write_text(json.dumps(rows) + "\n", encoding="utf-8")
+    for name in FIGURES:
+        if (run / "report" / name).exists():
+            shutil.copyfile(run / "report" / name, ROWS / f"{report['recipe']}-{name}")
+
+
+def tables(rows: dict[str, Any]) -> str:
+    """A run's tables as Markdown: scores, differences (between students and the recipe's own first), cost."""
+    from ssb_unsloth.costs import student_table
+    from ssb_unsloth.report import pipes
+
+    parts = [pipes(accuracy_table(rows["scores"]))]
+    parts += [pipes(against_table(rows["differences"], reference)) for reference in references(rows["differences"])]
+    if "students" in rows:
+        parts.append(pipes(student_table(rows["students"])))
+    return "\n\n".join(parts)
+
+
+def references(differences: Sequence[dict[str, Any]]) -> list[str]:
+    return [r for r in dict.fromkeys(d["reference"] for d in differences) if r != "base"]
+
+
+def accuracy_table(scores: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A line a model, a column a benchmark: the mean over seeds, and their standard deviation or the interval."""
+    boxed = [s for s in scores if (s["scoring"], s["metric"]) == ("equivalent", "pass@1")]
+    averaged = {(s["model"], s["benchmark"]) for s in boxed if s["seed"] is None}
+    shown = [s for s in boxed if s["seed"] is None or (s["model"], s["benchmark"]) not in averaged]
+    benchmarks = list(dict.fromkeys(s["benchmark"] for s in shown))
+    found = {(s["model"], s["benchmark"]): s for s in shown}
+    table = [["accuracy, %", *benchmarks]]
+    for model in dict.fromkeys(s["model"] for s in shown):
+        line = [model]
+        for benchmark in benchmarks:
+            s = found[model, benchmark]
+            spread = f" ± {100 * s['sd']:.1f}" if s["seed"] is None and s["sd"] is not None else ""
+            line.append(f"{100 * s['value']:.1f}{spread} [{100 * s['low']:.1f}, {100 * s['high']:.1f}]")
+        table.append(line)
+    return table
+
+
+def against_table(differences: Sequence[dict[str, Any]], reference: str) -> list[list[str]]:
+    """Every model minus the reference, with the paired interval; what is not significant after Holm says so."""
+    own = [d for d in differences if (d["scoring"], d["reference"]) == ("equivalent", reference)]
+    benchmarks = list(dict.fromkeys(d["benchmark"] for d in own))
+    table = [[f"minus {reference}, points", *benchmarks]]
+    for model in dict.fromkeys(d["model"] for d in own):
+        line = [model]
+        for benchmark in benchmarks:
+            d = next(d for d in own if (d["model"], d["benchmark"]) == (model, benchmark))
+            mark = "" if d["significant"] else " n.s."
+            line.append(f"{100 * d['value']:+.1f} [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]{mark}")
+        table.append(line)
+    return table
+
+
+def rewrite(document: str, name: str, text: str) -> str:
+    """The document with what stands between the run's two marks replaced."""
+    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- /{re.escape(name)} -->)", re.S)
+    if not pattern.search(document):
+        raise SystemExit(f"docs/evidence.md: no <!-- {name} --> ... <!-- /{name} --> to write the tables between.")
+    return pattern.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", document)
+
+
+def main(runs: Sequence[str]) -> None:
+    for run in runs:
+        keep(Path(run))
+    document = DOCUMENT.read_text(encoding="utf-8")
+    for path in sorted(ROWS.glob("*.json")):
+        document = rewrite(document, path.stem, tables(json.loads(path.read_text(encoding="utf-8"))))
+    DOCUMENT.write_text(document, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
