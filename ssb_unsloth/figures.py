@@ -10,6 +10,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot: no screen is needed, and a notebook's own settings stay as they are
 
+from .config import READS
+
 GREY, BLUE, ORANGE, RED = "#9aa0a6", "#1f6fb4", "#e08214", "#c0392b"
 COLOURS = {"base": GREY, "ssb": BLUE, "sft": ORANGE, "rft": RED, "ssd": "#8e6bb0", "grpo": "#3a8f5c"}
 CYCLE = (ORANGE, RED, GREY)  # other names
@@ -148,24 +150,31 @@ def _curve(axes: Axes, points: Sequence[tuple[int, float]], colour: str, label: 
 
 
 def cost(scores: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Accuracy against the tokens that a student sampled and read on its way, means over seeds."""
+    """Accuracy against the tokens that a student sampled and read on its way, means over seeds; a colour a method."""
     names = list(dict.fromkeys(row["model"] for row in rows))
     tokens = {n: [row["sampled"] + row["read"] for row in rows if row["model"] == n] for n in names}
+    methods = {row["model"]: row["method"] for row in rows}
     boxed = [s for s in scores if (s["scoring"], s["metric"]) == ("equivalent", "pass@1") and s["model"] in tokens]
     figure, panels = _panels(boxed)
-    figure.set_size_inches(figure.get_size_inches()[0], max(3.4, 3.2 * math.ceil(len(panels) / 2)))
+    figure.set_size_inches(figure.get_size_inches()[0], 4.2 * math.ceil(len(panels) / 2))
     for axes, here in panels:
         averaged = {s["model"] for s in here if s["seed"] is None}
-        for s in here:
-            if s["seed"] is None or s["model"] not in averaged:
-                x = sum(tokens[s["model"]]) / len(tokens[s["model"]])
-                errors = [[100 * (s["value"] - s["low"])], [100 * (s["high"] - s["value"])]]
-                colour = COLOURS.get(s["model"], ORANGE)
-                axes.errorbar(x, 100 * s["value"], yerr=errors, fmt="o", color=colour, markersize=5, linewidth=1)
-                axes.annotate(s["model"], (x, 100 * s["value"]), (6, 3), textcoords="offset points", fontsize=7)
+        shown = [s for s in here if s["seed"] is None or s["model"] not in averaged]
+        free: dict[int, float] = {}  # by place along x: the height from which on no label stands
+        for s in sorted(shown, key=lambda s: s["value"]):
+            x, y = sum(tokens[s["model"]]) / len(tokens[s["model"]]), 100 * s["value"]
+            errors = [[max(0.0, y - 100 * s["low"])], [max(0.0, 100 * s["high"] - y)]]
+            colour = COLOURS.get(methods[s["model"]], CYCLE[list(READS).index(methods[s["model"]]) % len(CYCLE)])
+            axes.errorbar(x, y, yerr=errors, fmt="o", color=colour, markersize=4, linewidth=0.8)
+            height = max(y, free.get(round(5 * math.log(x)), 0.0))
+            free[round(5 * math.log(x))] = height + 3.6
+            axes.annotate(s["model"], (x, height), (5, -2), textcoords="offset points", fontsize=7, color=colour)
         axes.set_xscale("log")
-        axes.set_ylim(0, 105)
-        axes.margins(x=0.2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if f"{value:e}"[0] in "25" else "")
+        axes.tick_params(axis="x", which="minor", labelsize=7)
+        axes.set_ylim(0, 112)
+        axes.margins(x=0.22)
     figure.supxlabel("tokens sampled and read on the way to the adapter", fontsize=9)
     figure.supylabel("accuracy, % (95 % interval)", fontsize=9)
     _finish(figure, [axes for axes, _ in panels], path)
