@@ -85,10 +85,10 @@ def against_table(differences: Sequence[dict[str, Any]], reference: str) -> list
 
 def rewrite(document: str, name: str, text: str) -> str:
     """The document with what stands between the run's two marks replaced."""
-    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- /{re.escape(name)} -->)", re.S)
+    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.S)
     if not pattern.search(document):
         raise SystemExit(f"docs/evidence.md: no <!-- {name} --> ... <!-- /{name} --> to write the tables between.")
-    return pattern.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", document)
+    return pattern.sub(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", document)
 
 
 def main(runs: Sequence[str]) -> None:
