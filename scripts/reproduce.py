@@ -38,7 +38,7 @@ def main() -> None:
         print(f"{recipe} cannot run on this machine: {finding['found'].rstrip('.')}. To mend it: {finding['mend']}.\n")
     print(plan.stdout)
     if wrong:
-        print("Nothing was installed for it. `make demo` runs the whole method here, on a tiny model, without a GPU.")
+        print("None of its packages was installed. `make demo` runs the whole method here, on a tiny model and no GPU.")
         sys.exit(2)
 
     setup.main()

@@ -19,8 +19,8 @@ from .prompts import student_messages
 def chat(folder: Path, temperature: float, seed: int = 0) -> None:
     """Ask for questions until the input ends, and print what the run's base and student answer to each.
 
-    Each question stands for itself, in the tutor prompt that the student was trained on. Questions come from the
-    terminal, or one a line from a pipe.
+    Each question stands for itself, under the tutor prompt and the model's chat template, as in the evaluation.
+    Questions come from the terminal, or one a line from a pipe.
 
     Raises:
         UserError: the run is not finished, or its base cannot be loaded.
@@ -34,7 +34,7 @@ def chat(folder: Path, temperature: float, seed: int = 0) -> None:
     room = recipe.sampler.max_model_len - decoding.max_tokens
     student = Adapter(source.name, adapter_of(source))
     for number, question in enumerate(_questions(screen)):
-        prompt = sampler.render(student_messages(question))
+        prompt = sampler.render(student_messages(question, recipe.prompts.wording))
         if len(prompt) > room:
             screen.print(f"The question takes {len(prompt):,} tokens with its prompt; {room:,} are the limit.")
             continue

@@ -266,30 +266,28 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         base = _on_preset(_read(base_path))
         if "base" in base:
             raise UserError(f"{base_path}: a recipe that is a `base` cannot have one itself; there is one level.")
-        given = OmegaConf.merge(base, given)
-    parsed = []
+        given = _merged(base, given)
+    parsed: dict[str, Any] = {}
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign or not key:
             raise UserError(f"{override!r}: expected key=value, as in train.learning_rate=1e-4.")
         try:
             # A value may begin with # (gold_format does); to YAML that would be a comment.
-            parsed.append(OmegaConf.from_dotlist([f"{key}='{value}'" if value.startswith("#") else override]))
+            one = OmegaConf.from_dotlist([f"{key}='{value}'" if value.startswith("#") else override])
         except Exception as error:  # PyYAML's and OmegaConf's own
             raise UserError(f"{override!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
-    given = OmegaConf.merge(given, _on_preset(OmegaConf.merge(*parsed))) if parsed else given
-    whole: Any = OmegaConf.to_container(given, resolve=False)
-    evaluate = whole.get("evaluate")
-    for table in evaluate.get("benchmarks") if isinstance(evaluate, dict) else None, whole.get("variants"):
-        if isinstance(table, dict):  # anything else is reported below
-            for name in [name for name, entry in table.items() if entry is None]:
-                del table[name]  # null takes away what the base has
+        parsed = _merged(parsed, OmegaConf.to_container(one, resolve=False))
+    whole = _merged(given, _on_preset(parsed))
+    for section, key in ((whole.get("evaluate"), "benchmarks"), (whole, "variants")):
+        if isinstance(section, dict) and key in section:
+            section[key] = _without_nulls(section[key])
 
     wrong: list[str] = []
     recipe = _resolve(whole, wrong)
     if not wrong and recipe is not None:
         for name in recipe.variants:
-            wrong += [f"variants.{name}.{line}" for line in _variant(recipe, name)[1]]
+            wrong += [f"variants.{name}{'.' * (line[0] != ':')}{line}" for line in _variant(recipe, name)[1]]
     if wrong or recipe is None:
         heading = f"{path}: {len(wrong)} thing{'s' * (len(wrong) > 1)} to mend:"
         raise UserError("\n".join([heading, *(f"  {line}" for line in wrong)]))
@@ -307,13 +305,12 @@ def variant(recipe: Recipe, name: str) -> Recipe:
 def _variant(recipe: Recipe, name: str) -> tuple[Recipe | None, list[str]]:
     overrides = recipe.variants[name]
     if not isinstance(overrides, dict) or not str(name).replace("-", "").replace("_", "").replace(".", "").isalnum():
-        return None, ["expected a name of letters, digits, -, _ and dots, and a mapping of the keys that differ."]
+        return None, [": expected a name of letters, digits, -, _ and dots, and a mapping of the keys that differ."]
     fixed = sorted({"name", "seed", "seeds", "variants", "evaluate"} & set(overrides))
     if fixed:
         return None, [f"{key}: belongs to the whole recipe and cannot differ in a variant." for key in fixed]
     whole = OmegaConf.structured(dataclasses.replace(recipe, variants={}))
-    stated = OmegaConf.create(OmegaConf.to_container(whole))
-    given = OmegaConf.to_container(OmegaConf.merge(stated, _on_preset(OmegaConf.create(overrides))))
+    given = _merged(OmegaConf.to_container(whole), _on_preset(overrides))
     wrong: list[str] = []
     return _resolve(given, wrong), wrong
 
@@ -330,7 +327,21 @@ def _read(path: Path) -> Any:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not OmegaConf.is_dict(given):
         raise UserError(f"{path}: expected a mapping of keys to values, as in recipes/pocket.yaml.")
-    return given
+    return OmegaConf.to_container(given, resolve=False)
+
+
+def _merged(below: Any, above: Any) -> Any:
+    """`above` put over `below`, key by key where both are mappings. Whether the types are right is `_fill`'s to say."""
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
+
+
+def _without_nulls(table: Any) -> Any:
+    """null takes away what the base has: an entry of a table, or all of them."""
+    if isinstance(table, dict):
+        return {name: entry for name, entry in table.items() if entry is not None}
+    return {} if table is None else table
 
 
 def _resolve(given: Any, wrong: list[str]) -> Recipe | None:
@@ -355,8 +366,7 @@ def _on_preset(layer: Any) -> Any:
     """A file, a variant or the overrides, on top of the preset that it names: its own keys win over the preset, and the
     preset over what lies below. An unknown one is `_fill`'s to report.
     """
-    chosen = PRESETS.get(str(OmegaConf.select(layer, "preset", throw_on_missing=False)), {})
-    return OmegaConf.merge(chosen, layer)
+    return _merged(PRESETS.get(str(layer.get("preset")), {}), layer)
 
 
 def save(recipe: Recipe, path: Path) -> None:

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .backends import model_path
+from .backends import model_path, unloadable
 from .config import load
 from .errors import UserError
 from .model_card import model_card, without_folders
@@ -137,7 +137,7 @@ def _merged(source: Student, into: Path) -> None:
         where = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
         stored = AutoConfig.from_pretrained(model_path(model), **where).dtype
     except (OSError, ValueError) as error:
-        raise UserError(f"Model {model.name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise unloadable(f"Model {model.name!r}", model, error) from None
     # Of the two formats of 16 bits the one that the base is stored in; float16 keeps more of a float32 base's digits.
     save_merged(model, adapter_of(source), into, "bfloat16" if str(stored) == "torch.bfloat16" else "float16")
 

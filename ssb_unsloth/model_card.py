@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from .config import Recipe
 from .prompts import text as prompt_text
 from .scores import BASE
 from .students import Student
@@ -42,11 +43,11 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
     }
     if "/" in base and not base.startswith("."):  # a hub id
         head = {"base_model": base, **head}
-    asked = (
-        f"{counted['questions']:,} questions gave {counted['pairs']:,} pairs"
-        if "questions" in counted
-        else "its questions"
-    )
+    asked = "its questions; replies come from the base itself"
+    if counted.get("brought"):
+        asked = f"{counted['pairs']:,} pairs, brought along"
+    elif counted:
+        asked = f"{counted['questions']:,} questions gave {counted['pairs']:,} pairs; replies come from the base itself"
     losses = f"{trained['first_loss']:.3f} at the first step, {trained['last_loss']:.3f} at the last"
     share = 100 * trained["trainable_parameters"] / trained["total_parameters"]
     return f"""---
@@ -59,7 +60,7 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
 
 - **Base**: `{base}`{f", revision `{recipe.model.revision}`" if recipe.model.revision else ""}{rounds}
 - **Method**: {METHODS.get(method, method)}.
-- **Data**: `{source}`, split `{recipe.problems.split}`: {asked}; replies come from the base itself.
+- **Data**: `{source}`, split `{recipe.problems.split}`: {asked}.
 - **Training**: {trained["steps"]:,} steps at a learning rate of {recipe.train.learning_rate:g}; loss {losses};
   LoRA of rank {recipe.train.lora.r}, {share:.1f} % of all parameters.
 
@@ -71,10 +72,10 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
 
 {_loading(format_, base, recipe.sampler.max_lora_rank, files)}
 
-The prompt that it was trained on is the model's own chat template with this system message:
+{_prompt(recipe)}
 
 ```text
-{prompt_text("tutor")}
+{prompt_text("tutor", recipe.prompts.wording)}
 ```
 
 Sampling settings of the base's `generation_config.json` (a repetition penalty, for example) were not used in training
@@ -109,6 +110,15 @@ def without_folders(value: Any) -> Any:
     if isinstance(value, list):
         return [without_folders(item) for item in value]
     return Path(value).name or value if isinstance(value, str) and value.startswith(("/", "~")) else value
+
+
+def _prompt(recipe: Recipe) -> str:
+    if recipe.train.method == "ssb" and recipe.prompts.student == "joined":
+        return (
+            "It was trained on this text and the question with a space between them, as the authors' released code has"
+            " it, and scored with the text as the system message of the model's own chat template:"
+        )
+    return "The prompt that it was trained on is the model's own chat template with this system message:"
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -99,7 +99,9 @@ def _tokens(run: RunDir) -> list[dict[str, Any]]:
 
 def _token_page(recipe: Recipe, run: RunDir, tokens: Sequence[dict[str, Any]]) -> str:
     questions = {pair.id: pair.question for pair in read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)}
-    return page(f"Run {recipe.name}, model {recipe.model.name}, seed {recipe.seed}", tokens, questions)
+    return page(
+        f"Run {recipe.name}, model {recipe.model.name}, seed {(recipe.seeds or [recipe.seed])[0]}", tokens, questions
+    )
 
 
 def closing_lines(run: RunDir) -> str:

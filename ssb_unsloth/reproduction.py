@@ -67,9 +67,14 @@ def compare(root: Path) -> str:
 
 
 def table_1(scores: Sequence[Mapping[str, Any]], decoding: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Each published row with every score of the same model on the same benchmark, and whether the intervals meet."""
-    table = [["benchmark", "model", "published", "95 %", "here", "95 %", "decoding", "intervals"]]
+    """Each published row with the same model's score on the same benchmark, of several seeds their mean, and whether
+    the intervals meet.
+    """
+    table = [["benchmark", "model", "published", "95 %", "here", "95 %", "seeds", "decoding", "intervals"]]
+    averaged = {(s["model"], s["benchmark"], s["temperature"]) for s in scores if s["seed"] is None}
     for score in scores:
+        if score["seed"] is not None and (score["model"], score["benchmark"], score["temperature"]) in averaged:
+            continue  # its mean over the seeds stands for it
         name = str(decoding.get(score["benchmark"], {}).get("name") or score["benchmark"])
         published = PUBLISHED.get(name, {})
         known = next((key for key in published if key.lower() == NAMES.get(score["model"], "").lower()), None)
@@ -83,7 +88,7 @@ def table_1(scores: Sequence[Mapping[str, Any]], decoding: Mapping[str, Mapping[
         how = f"T={score['temperature']:g}" if score["temperature"] else "greedy"
         bounds = f"{100 * score['low']:.1f} to {100 * score['high']:.1f}"
         row = [name, known, percent(right / n), f"{100 * low:.1f} to {100 * high:.1f}", percent(score["value"]), bounds]
-        table.append([*row, how, "overlap" if meet else "apart"])
+        table.append([*row, str(score["n_seeds"]), how, "overlap" if meet else "apart"])
     return table
 
 

@@ -1,9 +1,11 @@
 """Which backend loads the model that is trained, and what is said where it cannot; memory running out. Faults are
 injected where a CPU cannot have them."""
 
+import http.server
 import os
 import subprocess
 import sys
+import threading
 
 import peft
 import pytest
@@ -98,6 +100,44 @@ def test_a_quantized_base_trains_a_float32_adapter(tmp_path):
     with as_teacher(model):
         quantized, exact = (hidden_states(m, ids, torch.ones_like(ids)) for m in (model, plain))
     assert 0 < (quantized - exact).norm() < 0.5 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [
+        (401, "GatedRepo", "Accept its licence at http://127.0.0.1"),
+        (404, "RepoNotFound", "Correct model.name"),
+        (None, "", "name its folder in model.name"),
+    ],
+)
+def test_a_model_that_the_hub_does_not_give_is_a_sentence_with_the_remedy(tmp_path, status, kind, said):
+    """The hub's real client, against a small server, or told to go without one."""
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(status)
+            self.send_header("X-Error-Code", kind)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    where = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
+    where["HF_HUB_OFFLINE"] = "1" if status is None else "0"
+    words = ["recipes/pocket.yaml", "model.name=some/model", "sampler.engine=transformers", "--runs", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "ssb_unsloth", "curate", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **where},
+    )
+    server.shutdown()
+    assert done.returncode == 2
+    assert "'some/model' cannot be loaded: " in done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_sequences_that_were_cut_are_refused(make_model):

@@ -265,6 +265,32 @@ def test_a_value_can_refer_to_another(recipe):
     assert recipe(SMALLEST + "seed: ${train.epochs}\ntrain: {epochs: 7}\n").seed == 7
 
 
+@pytest.mark.parametrize("value", ["5", "[1, 2]", "text", "null"])
+@pytest.mark.parametrize("section", ["curate", "train", "prompts"])
+def test_a_section_that_is_none_is_named_also_under_a_preset_and_over_a_base(tmp_path, complaint, section, value):
+    (tmp_path / "below.yaml").write_text(SMALLEST + f"{section}: {{}}\ntrain: {{epochs: 2}}\n" * (section != "train"))
+    for text in (SMALLEST, SMALLEST + "preset: author_code\n", "base: below.yaml\n"):
+        (line,) = complaint(f"{text}{section}: {value}\n")
+        assert line.startswith(f"{section}: ")
+        assert line.endswith("expected a mapping.")
+    (line,) = complaint(SMALLEST + f"variants: {{a: {{preset: author_code, {section}: {value}}}}}\n")
+    assert line.startswith(f"variants.a.{section}: ")
+
+
+@pytest.mark.parametrize("preset", ["[paper]", "{a: 1}", "3", "${nothing}", "null"])
+def test_a_preset_that_is_none_is_named(complaint, preset):
+    (line,) = complaint(SMALLEST + f"preset: {preset}\n")
+    assert line.startswith("preset: ")
+
+
+def test_null_takes_away_an_entry_of_the_base_or_all_of_them(recipe):
+    text = SMALLEST + "variants: {a: {rounds: 2}, b: {rounds: 3}}\nevaluate: {benchmarks: {pocket-test: {}}}\n"
+    assert list(recipe(text).variants) == ["a", "b"]
+    assert list(recipe(text, "variants.a=null").variants) == ["b"]
+    without = recipe(text, "variants=null", "evaluate.benchmarks=null")
+    assert (without.variants, without.evaluate.benchmarks) == ({}, {})
+
+
 @pytest.mark.parametrize("overrides", [[], ["seed=5", "problems.limit=null", "train.report_to=[tensorboard]"]])
 def test_a_saved_recipe_reads_back_unchanged(tmp_path, overrides):
     recipe = load(POCKET, overrides)

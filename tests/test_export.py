@@ -29,6 +29,7 @@ from ssb_unsloth.export import export, find_converter, finished
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.prompts import student_messages
+from ssb_unsloth.prompts import text as prompt_text
 from ssb_unsloth.rundir import RunDir
 from ssb_unsloth.train import save_adapter
 
@@ -219,6 +220,17 @@ def test_the_card_says_what_it_is_and_how_to_load_it(exported, run, format_, lib
     assert code
     for block in code:
         compile(block, "card", "exec")
+
+
+def test_the_card_of_pairs_brought_along_in_the_released_codes_way_says_so(tmp_path):
+    run = make_run(tmp_path / "run", changes=["preset=author_code"])
+    (run / "curate" / "statistics.json").write_text(json.dumps({"questions": 0, "pairs": 56, "brought": 60}))
+    export(run, ["adapter"])
+    card = (run / "export" / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert "56 pairs, brought along." in card
+    assert "come from the base itself" not in card
+    assert "the question with a space between them" in card
+    assert prompt_text("tutor", "released") in card
 
 
 # -- What can be wrong ------------------------------------------------------------------------------------------------

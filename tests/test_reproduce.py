@@ -242,7 +242,8 @@ def test_the_browser_is_told_by_its_name_and_only_the_cpu_set_has_it(scripts):
 
 def score(model, benchmark, value, low, high, **more):
     row = {"model": model, "benchmark": benchmark, "value": value, "low": low, "high": high, "temperature": 0.0}
-    return {**row, "scoring": "equivalent", "metric": "pass@1", "prompt": "tutor", **more}
+    row |= {"scoring": "equivalent", "metric": "pass@1", "prompt": "tutor", "seed": 1, "n_seeds": 1}
+    return {**row, **more}
 
 
 def test_table_1_puts_each_score_beside_the_same_models_published_one():
@@ -258,6 +259,14 @@ def test_table_1_puts_each_score_beside_the_same_models_published_one():
     assert [(row[1].lower(), row[-1]) for row in rows] == [("base", "apart"), ("ssb", "overlap")]
     right, n = next(value for key, value in published.items() if key.lower() == "base")
     assert rows[0][2] == f"{100 * right / n:.1f} %" == "37.6 %"
+
+
+def test_table_1_puts_the_mean_of_several_seeds_beside_the_published_one():
+    values = {1: 0.5, 2: 0.6}
+    scores = [score("ssb", "math500", v, v - 0.04, v + 0.04, seed=seed) for seed, v in values.items()]
+    scores.append(score("ssb", "math500", 0.55, 0.52, 0.58, seed=None, n_seeds=2))
+    (row,) = reproduction.table_1(scores, {"math500": {"name": "math500"}})[1:]
+    assert row[4:7] == ["55.0 %", "52.0 to 58.0", "2"]
 
 
 def test_figure_2_compares_ends_and_directions():

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from ..config import LORA_RANKS, LoraConfig, ModelConfig, SamplerConfig, SamplingConfig
 from ..errors import UserError
 from ..hardware import find_cards
+from ..hub import endpoint
 from ..progress import say
 from ..prompts import Messages
 
@@ -182,6 +183,19 @@ def model_path(model: ModelConfig) -> str:
     if model.name.startswith((".", "/", "~")):
         raise UserError(f"model.name: {model.name}: no such folder.")
     return model.name
+
+
+def unloadable(what: str, model: ModelConfig, error: Exception) -> UserError:
+    """What to say of a model that transformers cannot load, with the remedy for each way in which the hub says no."""
+    said = str(error) or type(error).__name__
+    remedy = ""
+    if "gated repo" in said:
+        remedy = f"Accept its licence at {endpoint()}/{model.name}, then `hf auth login` or set HF_TOKEN."
+    elif "valid model identifier" in said:
+        remedy = "Correct model.name; if the model is private, `hf auth login` or set HF_TOKEN."
+    elif "connect" in said:
+        remedy = "Connect, set HF_ENDPOINT to a mirror, or copy the model here and name its folder in model.name."
+    return UserError(f"{what} cannot be loaded: {said.splitlines()[0].rstrip('.')}. {remedy}".rstrip())
 
 
 def adapter_path(source: str, key: str, max_rank: int) -> Path:

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..hardware import choose_model, here
 from ..progress import bar, hide_loading_bars
 from ..prompts import Messages
-from . import Adapter, Completion, Request, model_path
+from . import Adapter, Completion, Request, model_path, unloadable
 
 if TYPE_CHECKING:
     import peft
@@ -35,7 +35,7 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
             model_path(model), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"The tokenizer of {model.name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise unloadable(f"The tokenizer of {model.name!r}", model, error) from None
     if tokenizer.chat_template is None:
         raise UserError(f"Model {model.name!r} has no chat template; SSB needs an instruction-tuned model.")
     if tokenizer.eos_token_id is None:
@@ -111,7 +111,7 @@ def load_model(model: ModelConfig) -> torch.nn.Module:
     except ImportError as error:  # bitsandbytes is not there
         raise UserError(f"model.quantization: {model.quantization}: {str(error).splitlines()[0]}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"Model {model.name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise unloadable(f"Model {model.name!r}", model, error) from None
     placed: torch.nn.Module = loaded if model.quantization != "none" else loaded.to(device)
     return placed.eval()
 
@@ -183,7 +183,7 @@ def save_merged(model: ModelConfig, adapter: Path, folder: Path, dtype: str | No
             dtype=torch.float32,
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"Model {model.name!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise unloadable(f"Model {model.name!r}", model, error) from None
     student: Any = PeftModel.from_pretrained(base, str(adapter))
     try:
         merged = student.merge_and_unload(safe_merge=True)

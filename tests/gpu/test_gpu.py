@@ -99,17 +99,17 @@ def test_unsloths_checkpointing_leaves_the_gradients_also_on_a_quantized_base(tm
     python(tmp_path / "script.py", tmp_path / "model", TESTS, HALF, quantization)
 
 
-def free_bytes():
+def used_bytes():
     words = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     return int(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[0]) << 20
 
 
 def test_every_stage_trains_in_half_precision_and_gives_its_memory_back(tmp_path):
     """Curate and evaluate by vLLM with LoRA, teach and train by Unsloth, as `auto` chooses on a GPU."""
-    before, words = free_bytes(), [RECIPE, "--runs", tmp_path, *SMALL]
+    before, words = used_bytes(), [RECIPE, "--runs", tmp_path, *SMALL]
     for stage in ("curate", "teach", "train", "evaluate", "report"):
         python("-m", "ssb_unsloth", stage, *words)
-        assert free_bytes() <= before + (256 << 20), stage
+        assert used_bytes() <= before + (256 << 20), stage
     run = tmp_path / "pocket"
     manifests = {stage: json.loads((run / stage / "manifest.json").read_text()) for stage in ("teach", "train")}
     assert [m["summary"]["backend"] for m in manifests.values()] == ["unsloth", "unsloth"]
