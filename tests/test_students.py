@@ -87,7 +87,7 @@ def test_two_rows_of_one_name_are_refused(plan):
         ("{hot: {train: {learning_rat: 1}}}", r"variants\.hot\.train\.learning_rat: unknown key; did you mean"),
         ("{hot: {train: {learning_rate: -1}}}", r"variants\.hot\.train\.learning_rate: -1"),
         ("{hot: {seed: 1}}", r"variants\.hot\.seed: belongs to the whole recipe"),
-        ("{hot: 3}", r"variants\.hot\.expected a name .* and a mapping"),
+        ("{hot: 3}", r"variants\.hot: expected a name .* and a mapping"),
         ("{'../up': {train: {epochs: 1}}}", r"variants\.\.\./up\.expected a name"),
     ],
 )
