@@ -88,7 +88,7 @@ def test_two_rows_of_one_name_are_refused(plan):
         ("{hot: {train: {learning_rate: -1}}}", r"variants\.hot\.train\.learning_rate: -1"),
         ("{hot: {seed: 1}}", r"variants\.hot\.seed: belongs to the whole recipe"),
         ("{hot: 3}", r"variants\.hot: expected a name .* and a mapping"),
-        ("{'../up': {train: {epochs: 1}}}", r"variants\.\.\./up\.expected a name"),
+        ("{'../up': {train: {epochs: 1}}}", r"variants\.\.\./up: expected a name"),
     ],
 )
 def test_a_mistake_in_a_variant_is_named(plan, variants, said):
