@@ -163,7 +163,7 @@ CUDA_SAYS = (
         ("train", {}, "train.micro_batch_size=2 or train.gradient_checkpointing=true"),
         ("train", {"micro_batch_size": 1, "gradient_checkpointing": True}, "model.quantization=4bit"),
         ("train", {"method": "grpo", "micro_batch_size": 1}, "train.grpo.micro_batch_size=32 or train.gradient_check"),
-        ("train", {"method": "grpo", "grpo": config.GrpoConfig(micro_batch_size=12)}, "train.grpo.micro_batch_size=6"),
+        ("train", {"method": "grpo", "grpo": config.GrpoConfig(micro_batch_size=16)}, "train.grpo.micro_batch_size=8"),
         ("evaluate", {}, "sampler.max_model_len=2048 or sampler.gpu_memory_utilization=0.7"),
     ],
 )

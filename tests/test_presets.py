@@ -4,6 +4,7 @@ import random
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,13 +12,13 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments, set_seed
 
-from ssb_unsloth.backends.transformers import add_lora
-from ssb_unsloth.config import PromptsConfig, Recipe, load
+from ssb_unsloth.backends.transformers import add_lora, load_model, render
+from ssb_unsloth.config import ModelConfig, PromptsConfig, Recipe, load
 from ssb_unsloth.curate import choose
 from ssb_unsloth.grading import grade
 from ssb_unsloth.modeling import hidden_states
 from ssb_unsloth.prompts import refinement_messages, student_messages, teacher_messages, text
-from ssb_unsloth.records import Pair, Rollout
+from ssb_unsloth.records import Pair, Problem, Rollout
 from ssb_unsloth.train import train
 from ssb_unsloth.views import examples
 
@@ -109,6 +110,28 @@ def test_trailing_blanks_stand_where_the_released_code_samples_and_not_where_it_
     assert seen[0]["content"] == taught[0]["content"] + "\n" + " " * 12
     assert seen[1] == taught[1]
     assert refinement_messages("Q", "R", "W") == teacher_messages("Q", "R", "W")
+
+
+@pytest.mark.parametrize("wording", ["paper", "released"])
+def test_the_length_probe_asks_in_the_wording_it_is_given(tokenizer, monkeypatch, wording):
+    from ssb_unsloth import train as stage
+
+    asked, logged = [], []
+
+    class Sampler(stage.TransformersSampler):
+        def sample(self, requests, *words, **more):
+            asked.extend(requests)
+            return super().sample(requests, *words, **more)
+
+    monkeypatch.setattr(stage, "TransformersSampler", Sampler)
+    monkeypatch.setattr(stage.Trainer, "log", lambda self, row: logged.append(row))
+    model = get_peft_model(load_model(ModelConfig(name="pocket", dtype="float32")), LoraConfig(r=2))
+    probe = stage.LengthProbe(
+        SimpleNamespace(model=model), tokenizer, [Problem("p", "What is 1+1?", "2")], 1, 3, wording
+    )
+    probe.on_train_begin(None, None, None)
+    assert [request.prompt_ids for request in asked] == [render(tokenizer, student_messages("What is 1+1?", wording))]
+    assert [row["reply_tokens"] for row in logged] == [3.0]
 
 
 def test_a_hint_can_be_left_out_of_the_released_wording_too():
