@@ -159,8 +159,12 @@ def versions() -> dict[str, str]:
 
 def peak_memory() -> dict[str, int]:
     """Peak bytes of this process so far: in memory, and on the GPU where torch has used one."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; ru_maxrss would hold the peak of a larger process that this one was started from
+        resident = next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        resident *= 1024
+    else:  # macOS, in bytes
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     torch = sys.modules.get("torch")
     device = torch.cuda.max_memory_reserved() if torch is not None and torch.cuda.is_available() else 0
     return {"peak_rss_bytes": resident, "peak_device_bytes": device}

@@ -167,3 +167,13 @@ def test_a_digest_does_not_depend_on_the_order_of_keys():
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})
     assert len(digest(json.loads("{}"))) == 64
+
+
+def test_the_peak_of_memory_is_the_processs_own_and_not_that_of_the_one_that_started_it():
+    held = b"x" * 400_000_000
+    script = "from ssb_unsloth.rundir import peak_memory; print(peak_memory()['peak_rss_bytes'])"
+    path = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert 5_000_000 < int(done.stdout) < len(held) / 2
