@@ -348,10 +348,11 @@ def plot(rows: Sequence[Row], path: Path = PLOT) -> None:
     gpu = bool(results.find("kd-loss", gpu=True))
     found = results.find("kd-loss", gpu=gpu)
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for name in dict.fromkeys(name_of(row).partition(":")[0] for row in found):
+    for number, name in enumerate(dict.fromkeys(name_of(row).partition(":")[0] for row in found)):
         same = sorted((row for row in found if row["contestant"] == name), key=lambda row: row["rows"])
         best = {row["rows"]: row for row in same}
         style = {"marker": "o", "ms": 4, "lw": 2 if name == "ours" else 1, "ls": "--" if name == "raw" else "-"}
+        style["color"] = f"C{number}"  # the same in both panels
         axes[0].plot(list(best), [row["seconds"]["min"] for row in best.values()], label=name, **style)
         peaks = {n: row["peak_bytes"] / 2**20 for n, row in best.items() if row["peak_bytes"]}
         if peaks:
