@@ -64,11 +64,16 @@ def _adapters(recipe: Recipe, run: RunDir) -> dict[str, str]:
 
 def _model_identity(recipe: Recipe, trained: bool = False) -> dict[str, Any]:
     """`trained`: the stage loads it by `model.backend`; to the samplers that key says nothing."""
-    path = Path(model_path(recipe.model))
-    identity = {**asdict(recipe.model), "files": fingerprint(path) if path.exists() else None}
+    identity = {**asdict(recipe.model), "files": _files(recipe.model)}
     if not trained:
         del identity["backend"]
     return identity
+
+
+def _files(model: ModelConfig) -> str | None:
+    """The contents of a local model; a hub id has none here."""
+    path = Path(model_path(model))
+    return fingerprint(path) if path.exists() else None
 
 
 def _sampler_identity(config: SamplerConfig) -> dict[str, Any]:
@@ -330,10 +335,12 @@ def _carry_over(recipe: Recipe, run: RunDir, entrants: Sequence[Entrant], benchm
     from .evaluate import decodings
     from .records import generations_file
 
+    files = {e.model.name: _files(e.model) for e in entrants}  # weights may change under the same path
     origins = {
         generations_file(e.name, e.seed, name, decoding.temperature): digest(
             [
                 asdict(e.model),
+                files[e.model.name],
                 None if e.adapter is None else fingerprint(e.adapter),
                 e.prompt,
                 _sampler_identity(recipe.sampler),
@@ -349,8 +356,9 @@ def _carry_over(recipe: Recipe, run: RunDir, entrants: Sequence[Entrant], benchm
     kept = run.stage("evaluate") / ORIGINS
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     for name, origin in origins.items():
-        if known.get(name) == origin and not (folder / name).exists():
-            shutil.copyfile(run.stage("evaluate") / name, folder / name)
+        finished = run.stage("evaluate") / name
+        if known.get(name) == origin and finished.exists() and not (folder / name).exists():
+            shutil.copyfile(finished, folder / name)
     (folder / ORIGINS).write_text(json.dumps(origins, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 """Which students a recipe asks for, and what they share: decided from the recipe alone."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from ssb_unsloth import config
+from ssb_unsloth.config import BenchmarkConfig
 from ssb_unsloth.errors import UserError
+from ssb_unsloth.evaluate import Entrant
+from ssb_unsloth.records import Problem, generations_file
+from ssb_unsloth.rundir import RunDir
+from ssb_unsloth.stages import _carry_over
 from ssb_unsloth.students import students
 
 ROOT = Path(__file__).parent.parent
@@ -116,6 +122,41 @@ def test_a_saved_recipe_with_variants_is_read_back_unchanged(tmp_path):
     recipe = config.load(tmp_path / "one.yaml")
     config.save(recipe, tmp_path / "saved.yaml")
     assert config.load(tmp_path / "saved.yaml") == recipe
+
+
+def test_kept_replies_are_taken_over_until_the_model_adapter_or_benchmark_changes(tmp_path):
+    model, adapter = tmp_path / "model", tmp_path / "adapter"
+    for folder in (model, adapter):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    recipe = config.load(POCKET, [f"model.name={model}"])
+    run, problems = RunDir(tmp_path / "run"), [Problem("p", "1+1?", "2")]
+    entrants = [Entrant("ssb", recipe.model, adapter, 1)]
+    name = generations_file("ssb", 1, "sums", 0.0)
+
+    def taken_over(problems=problems, **keys):
+        """Whether a new evaluation takes the kept file; it then becomes the kept one."""
+        work = tmp_path / "work"
+        work.mkdir()
+        benchmarks = {"sums": (BenchmarkConfig(source="x", temperature=None, **keys), problems)}
+        _carry_over(recipe, run, entrants, benchmarks, work)
+        taken = (work / name).exists()
+        (work / name).write_text("")
+        shutil.rmtree(run.stage("evaluate"), ignore_errors=True)
+        run.root.mkdir(exist_ok=True)
+        work.rename(run.stage("evaluate"))
+        return taken
+
+    assert not taken_over()
+    assert taken_over()
+    assert not taken_over(max_tokens=7)
+    assert not taken_over(problems=[Problem("p", "1+1?", "3")], max_tokens=7)
+    assert not taken_over()
+    (adapter / "config.json").write_text('{"other": 1}')
+    assert not taken_over()
+    (model / "config.json").write_text('{"other": 1}')  # other weights under the same path
+    assert not taken_over()
+    assert taken_over()
 
 
 @pytest.mark.slow
