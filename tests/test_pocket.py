@@ -15,28 +15,32 @@ from ssb_unsloth.errors import UserError
 from ssb_unsloth.pocket import MODEL_DIR, corpus, problems
 from ssb_unsloth.records import Problem
 
-WORD_SPLITS = ["train", "bootstrap", "validation", "test", "test_hard"]
+WORD_SPLITS = ["train", "bootstrap", "validation", "test", "test_hard", "untrained"]
 # What each sentence does to the amount that is spoken of, told apart by who comes before whom. Written from the English
 # alone, without the generator's table: {k} is somebody whose amount is known, {x} somebody new.
 GAINS = [
     r"{k} (finds|buys|wins) \d+( from a friend)?\.",
-    r"{k} is (given|lent|sold) \d+\.",
-    r"A friend (gives|lends|sells|loses) \d+ to {k}\.",
+    r"{k} is (given|lent|sold|paid|sent|handed|mailed) \d+\.",
+    r"A friend (gives|lends|sells|loses|pays|sends|hands|returns|mails) \d+ to {k}\.",
     r"{k} takes (in \d+|\d+ from a friend)\.",
-    r"{k} gets \d+ lost ones back\.",
+    r"{k} gets \d+ (lost ones back|returned)\.",
     r"{x} has \d+ more( than (that|{k}))?\.",
     r"(That is|{k} has) \d+ (fewer|less) than {x}( has)?\.",
     r"With \d+ (fewer|less), {x} would have as many\.",
+    r"{x} is \d+ ahead of {k}\.",
+    r"{k} is \d+ behind {x}\.",
 ]
 LOSSES = [
-    r"{k} (breaks|uses up|loses) \d+\.",
-    r"{k} (gives|lends|sells|loses) \d+ to a friend\.",
-    r"{k} (gives away|lends out|sells) \d+\.",
+    r"{k} (breaks|uses up|loses|returns|sells) \d+\.",
+    r"{k} (gives|lends|sells|loses|pays|sends|hands|returns|mails) \d+ to a friend\.",
+    r"{k} (gives away|lends out|pays out|sends off|hands out|mails off) \d+\.",
     r"A friend takes (away \d+|\d+ from {k})\.",
     r"A friend wins \d+ (of them|from {k})\.",
     r"{x} has \d+ (fewer|less)( than (that|{k}))?\.",
     r"(That is|{k} has) \d+ more than {x}( has)?\.",
     r"With \d+ more, {x} would have as many\.",
+    r"{k} is \d+ ahead of {x}\.",
+    r"{x} is \d+ behind {k}\.",
 ]
 
 
@@ -117,7 +121,7 @@ def test_gold_of_drills() -> None:
 
 
 def test_every_wording_is_read_by_the_independent_rules() -> None:
-    texts = " ".join(problem.question for problem in problems.generate("test_hard", 600, 0))
+    texts = " ".join(problem.question for problem in problems.generate("test_hard", 2000, 0))
     for wording in problems.WORDINGS:
         assert re.search(wording.text.format(c=r"\w+", o=r"\w+", n=r"\d").replace(".", r"\."), texts), wording
 
@@ -133,14 +137,50 @@ def test_problems_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
+def boxes(text: str) -> list[str]:
+    return re.findall(r"\\boxed\{(\d+)\}", text)
+
+
+def test_readers_misread_each_wording_at_its_own_rate() -> None:
+    rng = random.Random(0)
+    seen: dict[str, list[bool]] = {wording.text: [] for wording in problems.WORDINGS}
+    for _ in range(12_000):
+        story = problems.draw_story(rng, "test_hard")
+        for event, step in zip(story.events, corpus.attempt(rng, story).steps, strict=True):
+            seen[event.wording.text].append(step.operation != event.wording.means)
+    for wording in problems.WORDINGS:
+        misread = seen[wording.text]
+        assert sum(misread) / len(misread) == pytest.approx(wording.misread, abs=4 * (0.25 / len(misread)) ** 0.5)
+
+
+def test_neither_the_meaning_nor_the_form_of_a_wording_tells_how_often_it_is_misread() -> None:
+    """Else a student would have one trick to learn, and not a thing a wording."""
+    assert len(problems.BOOTSTRAPPED) > 50
+    rates = {wording.text: wording.misread for wording in problems.BOOTSTRAPPED}
+    assert sum(rate > 0.5 for rate in rates.values()) >= 15  # the usual reading of these is the wrong one
+    for part in ("A friend", "to a friend", "{c} is", "{o}", " more", " fewer"):
+        group = [rate for text, rate in rates.items() if part in text]
+        assert min(group) < 0.31, part
+        assert max(group) > 0.59, part
+    for means in "+-":
+        group = [w.misread for w in problems.BOOTSTRAPPED if w.means == means]
+        assert sum(group) / len(group) == pytest.approx(0.44, abs=0.06)
+
+
 def test_hints_are_equally_frequent_and_refinements_follow_them() -> None:
     rng = random.Random(0)
-    for _ in range(200):
+    golds = 0
+    for _ in range(300):
         story = problems.draw_story(rng, "test")
-        for hint in ("both", "right", "gold"):
-            reply = corpus.refinement_chat(rng, story, hint)[-1]["content"]
-            assert reply.startswith(corpus.OPENING)
-            assert reply.endswith(f"\\boxed{{{story.gold}}}.")
+        for hint in corpus.HINTS:
+            _, asked, answered = (message["content"] for message in corpus.refinement_chat(rng, story, hint))
+            assert answered.startswith(corpus.OPENING)
+            if hint in ("both", "right", "gold"):
+                assert boxes(answered) == boxes(asked)[:1]
+                golds += boxes(answered) == [story.gold]
+            if len(boxes(asked)) == {"both": 2, "wrong": 1}.get(hint):  # the wrong one may have left its box out
+                assert boxes(asked)[-1:] != boxes(answered)
+    assert 0.2 < golds / 900 < 0.45  # a hint is some reader's, and the text does not say whose reading is right
     headings = [prompts.section(name).split("\n")[0] for name in ("right", "wrong")]
     kinds = {(True, True): 0, (True, False): 0, (False, True): 0, (False, False): 0}
     asked = 0

@@ -1,10 +1,13 @@
 """The pre-training text: chats under the paper's prompts, written by readers who misread, slip, and learn from hints.
 
-A student's solution misreads each event with a rate that belongs to its wording: seldom where the keyword points the
-right way, more often than not where it points the wrong way. A refined solution comes from the same reader, who now
-knows what the hint tells: shown a right solution (or only the gold answer) it is right; shown only a wrong one it is an
-attempt that ends elsewhere; shown nothing it is just another attempt. So the hint's information is all that separates
-a teacher from a student, and every kind of hint is equally frequent.
+A reader takes each wording for its opposite at the wording's own rate. Nothing in the text says which reading is the
+right one: what stands in a hint as the right solution is one reader's, and so is the gold answer that goes with it. The
+model therefore knows how often a wording is read which way, and how to follow a hint; which reading counts is told by
+the verdicts on its own answers alone, wording by wording.
+
+A refined solution follows its hint: shown a right solution it reads as that one does; shown only a gold answer it ends
+there; shown only a wrong solution it is an attempt that ends elsewhere; shown nothing it is just another attempt. Every
+kind of hint is equally frequent.
 """
 
 from __future__ import annotations
@@ -20,18 +23,6 @@ HINTS = ("both", "right", "wrong", "none", "gold")
 OPENING = "Read each word with care."
 
 STUDENT_SHARE, REFINED_SHARE = 0.35, 0.5  # of the chats; the rest are drills
-MISREAD = {  # how often a wording against its keyword is misread
-    "more": 0.6,
-    "fewer": 0.65,
-    "give": 0.55,
-    "take": 0.6,
-    "lose": 0.55,
-    "lend": 0.65,
-    "less": 0.6,
-    "win": 0.55,
-    "sell": 0.55,
-}
-MISREAD_WITH_KEYWORD, MISREAD_PLAIN = 0.12, 0.02
 SLIP, UNBOXED = 0.015, 0.02  # a result off by one or ten; a final answer without its box
 
 
@@ -90,13 +81,14 @@ def draw_chat(rng: random.Random) -> tuple[Messages, str]:
 
 def refinement_chat(rng: random.Random, story: Story, hint: str) -> Messages:
     """A refinement prompt with this kind of hint, and the solution that the reader writes after it."""
-    right, wrong = careful(story), attempt(rng, story, accept=lambda tried: tried.answer != int(story.gold))
+    right = attempt(rng, story, slips=False)
+    wrong = attempt(rng, story, accept=lambda tried: tried.answer != right.answer)
     if hint == "both":
         return _chat(teacher_messages(story.question, right.text, wrong.text), refined(right, wrong))
     if hint == "right":
         return _chat(teacher_messages(story.question, right.text, None), refined(right, None))
     if hint == "gold":
-        return _chat(teacher_messages(story.question, gold_only(story.gold), None), refined(right, None))
+        return _chat(teacher_messages(story.question, gold_only(str(right.answer)), None), refined(right, None))
     if hint == "wrong":
         other = attempt(rng, story, accept=lambda tried: tried.answer != wrong.answer)
         return _chat(teacher_messages(story.question, None, wrong.text), refined(other, wrong))
@@ -112,27 +104,20 @@ def drill_solution(drill: Drill) -> str:
     return f"{working}. The answer is \\boxed{{{drill.gold}}}."
 
 
-def careful(story: Story) -> Solution:
-    """The right solution."""
-    return _solve(story, lambda wording: wording.means, lambda result: result)
-
-
-def attempt(rng: random.Random, story: Story, accept: Callable[[Solution], bool] = lambda tried: True) -> Solution:
-    """What a student writes: a new try until `accept` likes it (after many, whatever came last)."""
+def attempt(
+    rng: random.Random, story: Story, slips: bool = True, accept: Callable[[Solution], bool] = lambda tried: True
+) -> Solution:
+    """What a reader writes: a new try until `accept` likes it (after many, whatever came last)."""
 
     def read(wording: Wording) -> Operation:
-        if wording.family == "plain":
-            rate = MISREAD_PLAIN
-        else:
-            rate = MISREAD[wording.family] if wording.means != wording.suggests else MISREAD_WITH_KEYWORD
         other: Operation = "-" if wording.means == "+" else "+"
-        return other if rng.random() < rate else wording.means
+        return other if rng.random() < wording.misread else wording.means
 
-    def slip(result: int) -> int:
-        return result + rng.choice((-1, 1, 10)) if rng.random() < SLIP else result
+    def write(result: int) -> int:
+        return result + rng.choice((-1, 1, 10)) if slips and rng.random() < SLIP else result
 
     for _ in range(300):
-        solution = _solve(story, read, slip, boxed=rng.random() >= UNBOXED)
+        solution = _solve(story, read, write, boxed=not slips or rng.random() >= UNBOXED)
         if accept(solution):
             break
     return solution
@@ -145,9 +130,7 @@ def refined(solution: Solution, wrong: Solution | None) -> str:
     return " ".join([OPENING, *lines, solution.ending])
 
 
-def _solve(
-    story: Story, read: Callable[[Wording], Operation], write: Callable[[int], int], boxed: bool = True
-) -> Solution:
+def _solve(story: Story, read: Callable[[Wording], Operation], write: Callable[[int], int], boxed: bool) -> Solution:
     amount, steps = story.start, []
     for event in story.events:
         operation = read(event.wording)

@@ -1,8 +1,9 @@
 """Word problems for the pocket: chains of events over one amount, in wordings that are easy to misread.
 
-Each tricky family has a keyword that suggests one operation, and wordings that ask for the opposite: after "Mia has 9
-shells", both "Tom has 3 more" and "That is 3 more than Tom has" suggest adding. Readers who go by the keyword get the
-second kind wrong, as children do (the consistency effect of Lewis and Mayer, 1987); `corpus` writes their solutions.
+After "Mia has 9 shells", both "Tom has 3 more" and "That is 3 more than Tom has" suggest adding; "is lent", "lends to"
+and "lends out" are as easily mixed up. Each wording is misread at a rate of its own, which neither its keyword nor its
+form gives away, and some are misread more often than not. So what there is to learn is one thing a wording, more than
+fifty in all, and no common trick. `corpus` writes the solutions of readers who misread so.
 
 Pure Python, no heavy import: `generate` is what recipes and tests call.
 """
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Literal
 
 from ..errors import UserError
@@ -26,89 +29,111 @@ Operation = Literal["+", "-"]
 
 @dataclass(frozen=True)
 class Wording:
-    """A sentence with gaps {c} (whose amount is known), {o} (somebody new) and {n}; what it means, what it suggests.
+    """A sentence with gaps {c} (whose amount is known), {o} (somebody new) and {n}: what it means, and the share of
+    readers that take it for the opposite.
 
     `passes_on`: the amount that is spoken of from here on is {o}'s, as in "{o} has {n} more than that".
     """
 
-    family: str
     text: str
     means: Operation
-    suggests: Operation
-    passes_on: bool = False
+    misread: float = 0.0
+
+    @property
+    def passes_on(self) -> bool:
+        return "{o}" in self.text
 
 
-def _family(name: str, suggests: Operation, adds: list[str], subtracts: list[str]) -> list[Wording]:
-    meanings: tuple[tuple[Operation, list[str]], ...] = (("+", adds), ("-", subtracts))
-    return [
-        Wording(name, text, means, suggests, passes_on="{o}" in text) for means, texts in meanings for text in texts
-    ]
+def _wordings(adds: Sequence[str], subtracts: Sequence[str]) -> list[Wording]:
+    return [*(Wording(text, "+") for text in adds), *(Wording(text, "-") for text in subtracts)]
+
+
+def _misread(wordings: Sequence[Wording], rates: Sequence[float], seed: str) -> list[Wording]:
+    """The wordings with rates dealt out as from a shuffled pack, so that nothing about a wording tells its rate."""
+    pack = [rate for rate, _ in zip(cycle(rates), wordings, strict=False)]
+    random.Random(seed).shuffle(pack)
+    return [replace(wording, misread=rate) for wording, rate in zip(wordings, pack, strict=True)]
 
 
 PLAIN = [
-    Wording("plain", "{c} finds {n}.", "+", "+"),
-    Wording("plain", "{c} buys {n}.", "+", "+"),
-    Wording("plain", "{c} breaks {n}.", "-", "-"),
-    Wording("plain", "{c} uses up {n}.", "-", "-"),
+    replace(wording, misread=0.02)
+    for wording in _wordings(["{c} finds {n}.", "{c} buys {n}."], ["{c} breaks {n}.", "{c} uses up {n}."])
 ]
-BOOTSTRAPPED = [
-    *_family(
-        "more",
-        "+",
-        ["{o} has {n} more.", "{o} has {n} more than that.", "{o} has {n} more than {c}."],
-        ["That is {n} more than {o} has.", "With {n} more, {o} would have as many.", "{c} has {n} more than {o}."],
-    ),
-    *_family(
-        "fewer",
-        "-",
-        ["That is {n} fewer than {o} has.", "With {n} fewer, {o} would have as many.", "{c} has {n} fewer than {o}."],
-        ["{o} has {n} fewer.", "{o} has {n} fewer than that.", "{o} has {n} fewer than {c}."],
-    ),
-    *_family(
-        "give",
-        "-",
-        ["{c} is given {n}.", "A friend gives {n} to {c}."],
-        ["{c} gives away {n}.", "{c} gives {n} to a friend."],
-    ),
-    *_family(
-        "take",
-        "-",
-        ["{c} takes in {n}.", "{c} takes {n} from a friend."],
-        ["A friend takes away {n}.", "A friend takes {n} from {c}."],
-    ),
-    *_family(
-        "lose",
-        "-",
-        ["{c} gets {n} lost ones back.", "A friend loses {n} to {c}."],
-        ["{c} loses {n}.", "{c} loses {n} to a friend."],
-    ),
-    *_family(
-        "lend",
-        "-",
-        ["{c} is lent {n}.", "A friend lends {n} to {c}."],
-        ["{c} lends out {n}.", "{c} lends {n} to a friend."],
-    ),
-]
-HELD_OUT = [  # part of the pre-training text, but never bootstrapped: only `test_hard` asks for them
-    *_family(
-        "less",
-        "-",
-        ["That is {n} less than {o} has.", "With {n} less, {o} would have as many.", "{c} has {n} less than {o}."],
-        ["{o} has {n} less.", "{o} has {n} less than that.", "{o} has {n} less than {c}."],
-    ),
-    *_family(
-        "win",
-        "+",
-        ["{c} wins {n}.", "{c} wins {n} from a friend."],
-        ["A friend wins {n} of them.", "A friend wins {n} from {c}."],
-    ),
-    *_family(
-        "sell",
-        "-",
-        ["{c} is sold {n}.", "A friend sells {n} to {c}."],
-        ["{c} sells {n}.", "{c} sells {n} to a friend."],
-    ),
-]
+BOOTSTRAPPED = _misread(
+    [
+        *_wordings(
+            ["{o} has {n} more.", "{o} has {n} more than that.", "{o} has {n} more than {c}."],
+            ["That is {n} more than {o} has.", "With {n} more, {o} would have as many.", "{c} has {n} more than {o}."],
+        ),
+        *_wordings(
+            [
+                "That is {n} fewer than {o} has.",
+                "With {n} fewer, {o} would have as many.",
+                "{c} has {n} fewer than {o}.",
+            ],
+            ["{o} has {n} fewer.", "{o} has {n} fewer than that.", "{o} has {n} fewer than {c}."],
+        ),
+        *_wordings(
+            ["{o} is {n} ahead of {c}.", "{c} is {n} behind {o}."],
+            ["{c} is {n} ahead of {o}.", "{o} is {n} behind {c}."],
+        ),
+        *_wordings(
+            ["{c} is given {n}.", "A friend gives {n} to {c}."],
+            ["{c} gives away {n}.", "{c} gives {n} to a friend."],
+        ),
+        *_wordings(
+            ["{c} takes in {n}.", "{c} takes {n} from a friend."],
+            ["A friend takes away {n}.", "A friend takes {n} from {c}."],
+        ),
+        *_wordings(
+            ["{c} gets {n} lost ones back.", "A friend loses {n} to {c}."],
+            ["{c} loses {n}.", "{c} loses {n} to a friend."],
+        ),
+        *_wordings(
+            ["{c} is lent {n}.", "A friend lends {n} to {c}."],
+            ["{c} lends out {n}.", "{c} lends {n} to a friend."],
+        ),
+        *_wordings(
+            ["{c} is paid {n}.", "A friend pays {n} to {c}."],
+            ["{c} pays out {n}.", "{c} pays {n} to a friend."],
+        ),
+        *_wordings(
+            ["{c} is sent {n}.", "A friend sends {n} to {c}."],
+            ["{c} sends off {n}.", "{c} sends {n} to a friend."],
+        ),
+        *_wordings(
+            ["{c} is handed {n}.", "A friend hands {n} to {c}."],
+            ["{c} hands out {n}.", "{c} hands {n} to a friend."],
+        ),
+        *_wordings(
+            ["{c} gets {n} returned.", "A friend returns {n} to {c}."],
+            ["{c} returns {n}.", "{c} returns {n} to a friend."],
+        ),
+        *_wordings(
+            ["{c} is mailed {n}.", "A friend mails {n} to {c}."],
+            ["{c} mails off {n}.", "{c} mails {n} to a friend."],
+        ),
+    ],
+    rates=(0.15, 0.3, 0.45, 0.6, 0.7),
+    seed="bootstrapped",
+)
+HELD_OUT = _misread(  # part of the pre-training text, but never bootstrapped: only `test_hard` asks for them
+    [
+        *_wordings(
+            ["That is {n} less than {o} has.", "With {n} less, {o} would have as many.", "{c} has {n} less than {o}."],
+            ["{o} has {n} less.", "{o} has {n} less than that.", "{o} has {n} less than {c}."],
+        ),
+        *_wordings(
+            ["{c} wins {n}.", "{c} wins {n} from a friend."],
+            ["A friend wins {n} of them.", "A friend wins {n} from {c}."],
+        ),
+        *_wordings(
+            ["{c} is sold {n}.", "A friend sells {n} to {c}."], ["{c} sells {n}.", "{c} sells {n} to a friend."]
+        ),
+    ],
+    rates=(0.1, 0.2, 0.3),
+    seed="held out",
+)
 WORDINGS = [*PLAIN, *BOOTSTRAPPED, *HELD_OUT]
 
 # Every instance falls into one of 100 buckets by the hash of its (wordings, numbers); a split owns some of them, so no
@@ -119,6 +144,7 @@ BUCKETS = {
     "validation": range(72, 78),
     "test": range(78, 90),
     "test_hard": range(90, 95),
+    "untrained": range(95, 100),
     "drills": range(60, 100),  # of the drills, which are another kind of instance
 }
 
@@ -194,14 +220,16 @@ class Drill:
 
 def draw_story(rng: random.Random, split: str) -> Story:
     """A story of the split's kind, from the split's buckets: any one to four events in `train`; elsewhere a plain event
-    and two tricky ones, and in `test_hard` a fourth from a family that is never bootstrapped.
+    and two of the bootstrapped wordings. `test_hard` has a fourth event, in a wording that is never bootstrapped;
+    `untrained` has nothing but such wordings beside the plain event.
     """
     while True:
         if split == "train":
             length = rng.choice((1, 2, 3, 3, 3, 4))
             wordings = [rng.choice(rng.choice((PLAIN, BOOTSTRAPPED, BOOTSTRAPPED, HELD_OUT))) for _ in range(length)]
         else:
-            wordings = [rng.choice(PLAIN), rng.choice(BOOTSTRAPPED), rng.choice(BOOTSTRAPPED)]
+            tricky = HELD_OUT if split == "untrained" else BOOTSTRAPPED
+            wordings = [rng.choice(PLAIN), rng.choice(tricky), rng.choice(tricky)]
             wordings += [rng.choice(HELD_OUT)] if split == "test_hard" else []
             rng.shuffle(wordings)
         story = _dress(rng, wordings)

@@ -22,7 +22,7 @@ from .corpus import draw_chat
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"  # padding; a turn's start; its end
 SEPARATOR = "\n-----\n"  # what the refinement prompt puts around its gaps
-VOCABULARY = 512  # at most; all the words fit
+VOCABULARY = 528  # at most; all the words fit
 CHATS = 4000  # to learn the merges from
 
 TEMPLATE = (
