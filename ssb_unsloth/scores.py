@@ -31,8 +31,9 @@ SCORINGS: dict[str, Callable[[Generation], bool]] = {
 class Score:
     """One number about one model on one benchmark under one decoding; shares lie between 0 and 1.
 
-    `low`, `high`: 95 %, Wilson's for one reply a question, a bootstrap over questions for the mean of several. A model
-    that was run with several seeds has a row for each, and one with `seed` None: the mean over the seeds.
+    `low`, `high`: 95 %, Wilson's for one reply a question, a bootstrap over questions for the mean of several; Wilson's
+    again where all replies are right, or none. A model that was run with several seeds has a row for each, and one with
+    `seed` None: the mean over the seeds.
     """
 
     model: str
@@ -186,7 +187,7 @@ def _scores(by_seed: Mapping[int, Run], benchmarks: Mapping[str, BenchmarkConfig
         rows += own
         if len(own) > 1:
             values = _mean_over_seeds([measure(run) for run in by_seed.values()])
-            low, high = bootstrap_mean(list(values.values()), seed=seed)
+            low, high, interval = _interval(values, False, seed)
             rows.append(
                 replace(
                     own[0],
@@ -195,7 +196,7 @@ def _scores(by_seed: Mapping[int, Run], benchmarks: Mapping[str, BenchmarkConfig
                     value=fmean(values.values()),
                     low=low,
                     high=high,
-                    interval="bootstrap",
+                    interval=interval,
                     sd=stdev(row.value for row in own),
                     no_answer=fmean(row.no_answer for row in own),
                     truncated=fmean(row.truncated for row in own),
@@ -211,9 +212,7 @@ def _row(
     run: Run, scoring: str, metric: str, values: Mapping[str, float], config: BenchmarkConfig | None, seed: int
 ) -> Score:
     first, n = run.first, len(values)
-    counted = metric == "pass@1" and run.n_samples == 1
-    total = sum(values.values())
-    low, high = wilson(total, n) if counted else bootstrap_mean(list(values.values()), seed=seed)
+    low, high, interval = _interval(values, metric == "pass@1" and run.n_samples == 1, seed)
     verdicts = [(g.n_tokens, right) for id_, rights in run.right(scoring).items()
                 for g, right in zip(run.questions[id_], rights, strict=True)]  # fmt: skip
     return Score(
@@ -232,10 +231,10 @@ def _row(
         max_tokens=first.max_tokens,
         n_questions=n,
         n_samples=run.n_samples,
-        value=total / n,
+        value=fmean(values.values()),
         low=low,
         high=high,
-        interval="wilson" if counted else "bootstrap",
+        interval=interval,
         sd=None,
         no_answer=fmean(g.verdict == Verdict.NO_ANSWER for g in run.replies),
         truncated=fmean(g.verdict == Verdict.TRUNCATED for g in run.replies),
@@ -243,6 +242,18 @@ def _row(
         tokens_right=_mean([tokens for tokens, right in verdicts if right]),
         tokens_wrong=_mean([tokens for tokens, right in verdicts if not right]),
     )
+
+
+def _interval(values: Mapping[str, float], counted: bool, seed: int) -> tuple[float, float, str]:
+    """The interval of the mean over questions, and its kind.
+
+    Wilson's too where every question is right in all of its replies, or none in any: a bootstrap of that has no width,
+    and would be as sure about 30 questions as about 30,000.
+    """
+    total, n = sum(values.values()), len(values)
+    if counted or total in (0, n):
+        return *wilson(total, n), "wilson"
+    return *bootstrap_mean(list(values.values()), seed=seed), "bootstrap"
 
 
 def compare(runs: Runs, against: Sequence[tuple[str, str]], scoring: str, seed: int) -> list[Difference]:

@@ -82,7 +82,7 @@ def _evaluate(recipe: Recipe, entrants: list[Entrant], run: RunDir, force: bool)
 
 def _page(recipe: Recipe, rows: dict[str, list[dict[str, object]]]) -> str:
     described = {name: asdict(config) for name, config in recipe.evaluate.benchmarks.items()}
-    section = evaluation_section(rows["scores"], rows["differences"], described)
+    section = evaluation_section(rows["scores"], rows["differences"], described, recipe.seed)
     return f"# Evaluation of {recipe.model.name}\n\nSeed {recipe.seed}.\n\n{section}\n"
 
 
