@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
 
-from .config import BenchmarkConfig
+from .config import BASE, BenchmarkConfig
 from .errors import UserError
 from .grading import Verdict, answer_classes, format_free, string_equal
 from .records import Generation
 from .stats import bootstrap_mean, holm, majority, mcnemar_exact, paired_bootstrap, pass_at_k, wilson
 
-BASE = "base"
 ALPHA = 0.05
 SCORINGS: dict[str, Callable[[Generation], bool]] = {
     "string": lambda g: g.finish_reason != "length" and string_equal(g.text, g.gold),
@@ -138,11 +137,23 @@ Runs = dict[tuple[str, str, float], dict[int, Run]]  # (model, benchmark, temper
 
 
 def runs_of(generations: Iterable[Generation]) -> Runs:
+    """The replies in their places.
+
+    Raises:
+        UserError: questions, or seeds of a model, without the same number of replies.
+    """
     groups: dict[tuple[str, str, float], dict[int, list[Generation]]] = {}
     for g in generations:
         by_seed = groups.setdefault((g.model, g.benchmark, g.temperature), {})
         by_seed.setdefault(g.run_seed, []).append(g)
-    return {key: {seed: Run(group) for seed, group in by_seed.items()} for key, by_seed in groups.items()}
+    runs = {key: {seed: Run(group) for seed, group in by_seed.items()} for key, by_seed in groups.items()}
+    for (model, benchmark, temperature), seeds in runs.items():
+        if len(counts := sorted({run.n_samples for run in seeds.values()})) > 1:
+            raise UserError(
+                f"The seeds of {model!r} on {benchmark!r} (T={temperature:g}) have different numbers of replies a"
+                f" question, {counts}, so there is no mean over them."
+            )
+    return runs
 
 
 def score(
