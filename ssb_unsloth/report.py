@@ -249,7 +249,8 @@ def evaluation_section(
     columns = [
         "*equal as string*: the box is the gold answer character for character (the paper's way)",
         "*box or not*: the last box, formula or number is equal to it, boxed or not, cut off or not",
-        "*no box*, *cut off*: shares of all replies; *tokens*: means over right and over wrong replies",
+        "*no box*, *cut off*: shares of all replies, those that ended without a box and those that did not end;"
+        " *tokens*: means over right and over wrong replies",
     ]
     if any((d["scoring"], d["reference"]) == ("equivalent", "base") for d in differences):
         columns.append("*against base*: points gained; *n.s.*: not significant, by the tests below")
@@ -290,7 +291,7 @@ def evaluation_section(
             " its counts. Its prompt and decoding are unstated.",
             pipes(published),
         ]
-    parts.append(_how(benchmarks))
+    parts.append(_how(benchmarks, {s["benchmark"]: s["n_questions"] for s in scores}))
     for name, prompt in system_prompts(scores).items():
         if prompt is None:
             parts.append("Prompt *default*: the question alone, under whatever the chat template says by itself.")
@@ -305,16 +306,19 @@ def system_prompts(scores: Sequence[Row]) -> dict[str, str | None]:
     return {name: texts[name] for name in dict.fromkeys(s["prompt"] for s in scores)}
 
 
-def _how(benchmarks: Mapping[str, Row]) -> str:
-    """The decodings in a sentence each. They are ours: the paper's are unstated."""
+def _how(benchmarks: Mapping[str, Row], questions: Mapping[str, int]) -> str:
+    """How many questions, and how they were decoded: ours, since the paper's decoding is unstated."""
     told = []
     for name, b in benchmarks.items():
         ways = ["greedy"] * b["greedy"]
         if b["temperature"] is not None:
             ways.append(f"{b['samples']} at T={b['temperature']:g}, top_p {b['top_p']:g}, top_k {b['top_k'] or 'off'}")
         penalty = f", repetition penalty {b['repetition_penalty']:g}"
-        told.append(f"{name}: {' and '.join(ways)}{penalty}, at most {b['max_tokens']:,} tokens")
-    return f"The decoding is ours, the paper's being unstated ({'; '.join(told)})."
+        n = f"{questions.get(name, 0):,}"
+        if b["count"] and questions.get(name) != b["count"]:
+            n = f"**only the first {n} of {b['count']:,}**"
+        told.append(f"- {name}: {n} questions, {' and '.join(ways)}{penalty}, at most {b['max_tokens']:,} tokens")
+    return "\n".join(["The decoding is ours, the paper's being unstated:\n", *told])
 
 
 def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:

@@ -276,7 +276,7 @@ def compare(runs: Runs, against: Sequence[tuple[str, str]], scoring: str, seed: 
         UserError: the two sides answered different questions.
     """
     rows = []
-    for model, reference in against:
+    for model, reference in dict.fromkeys(against):  # asked for twice, it is still one test
         for (name, benchmark, temperature), ours in runs.items():
             theirs = runs.get((reference, benchmark, temperature))
             if name == model and theirs is not None and model != reference:

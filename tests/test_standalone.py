@@ -43,7 +43,7 @@ def test_the_pocket_on_its_own_and_on_given_problems(tmp_path, problems, capsys)
     assert names == [f"model-4-{b}-{t}.jsonl" for b in ("mine", "pocket-test") for t in ("0", "0.8")]
     replies = read_jsonl(out / "evaluate" / names[1], Generation)
     assert [(g.sample, g.max_tokens, g.prompt) for g in replies] == [(0, 40, "tutor"), (1, 40, "tutor")] * 6
-    assert "greedy and 2 at T=0.8" in (out / "evaluate" / "report.md").read_text()
+    assert "mine: 6 questions, greedy and 2 at T=0.8" in (out / "evaluate" / "report.md").read_text()
     assert not list(out.glob("*.partial"))
     before = {path: path.stat().st_mtime_ns for path in (out / "evaluate").iterdir()}
     assert evaluate(*words) == 0  # up to date: nothing is sampled again
