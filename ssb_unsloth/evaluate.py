@@ -69,9 +69,9 @@ def evaluate(
         UserError: a prompt leaves no room for the reply, an adapter that changes no reply at all, a kept file that does
             not hold what it should, or two entrants with the same name and seed.
     """
-    (name, seed), times = Counter((e.name, e.seed) for e in entrants).most_common(1)[0]
-    if times > 1:
-        raise UserError(f"Two of those to be evaluated are named {name!r} (seed {seed}); give one another name.")
+    for (name, seed), times in Counter((e.name, e.seed) for e in entrants).items():
+        if times > 1:
+            raise UserError(f"Two of those to be evaluated are named {name!r} (seed {seed}); give one another name.")
     jobs = [_jobs(entrant, benchmarks, folder) for entrant in entrants]
     engines: dict[str, list[_Job]] = {}
     for entrant, own in zip(entrants, jobs, strict=True):
