@@ -201,6 +201,8 @@ class BenchmarkConfig(ProblemsConfig):
     max_tokens: int = 1024
 
 
+BASE = "base"  # rows of every table
+DEFAULT_PROMPT = f"{BASE}-default-prompt"  # the base without the tutor prompt
 BENCHMARKS: dict[str, dict[str, Any]] = {  # length limits are ours, and fit the default sampler.max_model_len
     "math500": {
         "source": "HuggingFaceH4/MATH-500",
@@ -306,6 +308,8 @@ def _variant(recipe: Recipe, name: str) -> tuple[Recipe | None, list[str]]:
     overrides = recipe.variants[name]
     if not isinstance(overrides, dict) or not str(name).replace("-", "").replace("_", "").replace(".", "").isalnum():
         return None, [": expected a name of letters, digits, -, _ and dots, and a mapping of the keys that differ."]
+    if name in (BASE, DEFAULT_PROMPT):
+        return None, [": the table has a row of that name already; give it another one."]
     fixed = sorted({"name", "seed", "seeds", "variants", "evaluate"} & set(overrides))
     if fixed:
         return None, [f"{key}: belongs to the whole recipe and cannot differ in a variant." for key in fixed]
@@ -538,7 +542,10 @@ def _impossible(recipe: Recipe) -> list[str]:
     if r.train.method == "grpo":
         wrong += _impossible_grpo(r)
     for name in r.evaluate.adapters:
-        if not str(name).replace("-", "").isalnum() or name in ("base", r.train.method, *r.variants):
+        if not str(name).replace("-", "").isalnum() or name in (
+            *(BASE, DEFAULT_PROMPT, r.train.method),
+            *r.variants,
+        ):
             wrong.append(
                 f"evaluate.adapters.{name}: a name of letters, digits and - is needed, which no other row has."
             )

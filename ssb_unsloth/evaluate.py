@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 from .backends import Adapter, Request, Sampler, derive_seed, load_sampler
-from .config import BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
+from .config import BASE, DEFAULT_PROMPT, BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
 from .errors import UserError
 from .grading import grade
 from .prompts import Messages, default_messages, student_messages
 from .records import Generation, Problem, generations_file, read_jsonl, write_jsonl
-from .scores import BASE
 
-DEFAULT_PROMPT = f"{BASE}-default-prompt"  # the base without the tutor prompt
 PROMPTS: dict[str, Callable[[str], Messages]] = {
     "tutor": student_messages,
     "released": partial(student_messages, wording="released"),  # the tutor prompt as the released code words it
@@ -68,12 +66,12 @@ def evaluate(
     What is kept already is not sampled again, and an engine starts only where something is missing.
 
     Raises:
-        UserError: a prompt leaves no room for the reply, an adapter that changes no reply at all, or a kept file that
-            does not hold what it should.
-        ValueError: two entrants with the same name and seed.
+        UserError: a prompt leaves no room for the reply, an adapter that changes no reply at all, a kept file that does
+            not hold what it should, or two entrants with the same name and seed.
     """
-    if len({(e.name, e.seed) for e in entrants}) < len(entrants):
-        raise ValueError("Two entrants have the same name and the same seed.")
+    for (name, seed), times in Counter((e.name, e.seed) for e in entrants).items():
+        if times > 1:
+            raise UserError(f"Two of those to be evaluated are named {name!r} (seed {seed}); give one another name.")
     jobs = [_jobs(entrant, benchmarks, folder) for entrant in entrants]
     engines: dict[str, list[_Job]] = {}
     for entrant, own in zip(entrants, jobs, strict=True):

@@ -9,23 +9,26 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot: no screen is needed, and a notebook's own settings stay as they are
-
-from .config import READS
+from matplotlib.ticker import MaxNLocator
 
 GREY, BLUE, ORANGE, RED = "#9aa0a6", "#1f6fb4", "#e08214", "#c0392b"
+OTHER = "#56707f"  # a name that is no method's
 COLOURS = {"base": GREY, "ssb": BLUE, "sft": ORANGE, "rft": RED, "ssd": "#8e6bb0", "grpo": "#3a8f5c"}
-CYCLE = (ORANGE, RED, GREY)  # other names
 PNG: dict[str, Any] = {
     "dpi": 150,
     "metadata": {"Software": ""},
 }  # no version in the file: the same data give the same bytes
 
 
-def comparison(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
+def comparison(scores: Sequence[Mapping[str, Any]], path: Path, students: Sequence[Mapping[str, Any]] = ()) -> None:
     """A panel for each benchmark and decoding: models from best to worst, accuracy with its 95 % interval.
 
     A model with several seeds shows their mean, the interval of that mean, and a small point for each seed.
+
+    Args:
+        students: Rows with `model` and `method`: variants of a method have its colour, paler.
     """
+    methods = {row["model"]: row["method"] for row in students}
     rows = [s for s in scores if (s["scoring"], s["metric"]) == ("equivalent", "pass@1")]
     figure, panels = _panels(rows)
     for axes, here in panels:
@@ -34,14 +37,14 @@ def comparison(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
         shown.sort(key=lambda s: (-s["value"], s["model"]))
         for y, s in enumerate(shown):
             value, low, high = (100 * s[key] for key in ("value", "low", "high"))
-            colour = COLOURS.get(s["model"], ORANGE)
-            axes.barh(y, value, height=0.66, color=colour, alpha=0.45)
+            colour = COLOURS.get(methods.get(s["model"], s["model"]), OTHER)
+            axes.barh(y, value, height=0.66, color=colour, alpha=0.5 if s["model"] in COLOURS else 0.25)
             errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
             axes.errorbar(value, y, xerr=errors, color="black", capsize=3, linewidth=1)
             points = [100 * o["value"] for o in here if o["model"] == s["model"] and o["seed"] is not None]
             if s["seed"] is None:  # one above the other a little: equal values stay visible
                 heights = [y + 0.11 * (i - (len(points) - 1) / 2) for i in range(len(points))]
-                axes.plot(points, heights, "o", color=colour, markeredgecolor="black", markersize=4.5, mew=0.6)
+                axes.plot(points, heights, "o", color=colour, mec="black", ms=4.5, mew=0.6, clip_on=False)
             right = max(high, *points)
             axes.annotate(f"{value:.1f}", (right, y), (5, 0), textcoords="offset points", va="center", fontsize=8)
         axes.set_yticks(range(len(shown)), [s["model"] for s in shown])
@@ -109,7 +112,8 @@ def training(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -
     """The panels of the paper's Figure 2: loss, gradient norm, completion length (here the student's own); and GRPO's
     reward. A line for each method.
 
-    GRPO's loss is left out: it is close to 0 at every step, whatever is learned.
+    GRPO's loss is left out: it is close to 0 at every step, whatever is learned. Losses and gradients of several
+    methods lie orders of magnitude apart, so their axes are logarithmic then.
     """
     panels = [
         ("loss", "loss", "training loss"),
@@ -127,57 +131,89 @@ def training(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -
                 (row["step"], row[key]) for row in history if key in row and (key, method in rewarded) != ("loss", True)
             ]
             if points:
-                _curve(axes, points, COLOURS.get(method, CYCLE[number % len(CYCLE)]), method, len(histories) > 1)
+                width = 2 if len(histories) == 1 else 2.8 - 0.4 * number  # a line under another one stays visible
+                _curve(axes, points, COLOURS.get(method, OTHER), method, width, len(histories) > 1)
         axes.set_xlabel("optimizer step")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.set_ylabel(label)
         axes.set_title(f"({letter}) {title}", fontsize=10)
-        axes.axhline(0, color="none")  # from 0, with the usual margin above
-        axes.set_ylim(bottom=0)
+        drawn = [value for line in axes.lines for value in line.get_ydata()]
+        if len(histories) > 1 and key in ("loss", "grad_norm") and drawn and min(drawn) > 0:
+            axes.set_yscale("log")
+        else:
+            axes.axhline(0, color="none")  # from 0, with the usual margin above
+            axes.set_ylim(bottom=0)
     if len(histories) > 1:
         all_axes[1].legend(frameon=False, fontsize=8)
     _finish(figure, all_axes, path)
 
 
-def _curve(axes: Axes, points: Sequence[tuple[int, float]], colour: str, label: str, smooth_only: bool) -> None:
+def _curve(
+    axes: Axes, points: Sequence[tuple[int, float]], colour: str, label: str, width: float, smooth_only: bool
+) -> None:
     """Few points as they are; many as a faint line under a smoothed one, or as that alone."""
     steps, values = zip(*points, strict=True)
     if len(points) < 30:
-        axes.plot(steps, values, color=colour, linewidth=1.6, marker="o", markersize=4, label=label)
+        axes.plot(steps, values, color=colour, linewidth=width, marker="o", markersize=width + 2, label=label)
         return
     if not smooth_only:
         axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.45)
-    axes.plot(steps, _smooth(values), color=colour, linewidth=2, label=label)
+    axes.plot(steps, _smooth(values), color=colour, linewidth=width, label=label)
 
 
-def cost(scores: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Accuracy against the tokens that a student sampled and read on its way, means over seeds; a colour a method."""
-    names = list(dict.fromkeys(row["model"] for row in rows))
-    tokens = {n: [row["sampled"] + row["read"] for row in rows if row["model"] == n] for n in names}
-    methods = {row["model"]: row["method"] for row in rows}
-    boxed = [s for s in scores if (s["scoring"], s["metric"]) == ("equivalent", "pass@1") and s["model"] in tokens]
-    figure, panels = _panels(boxed)
-    figure.set_size_inches(figure.get_size_inches()[0], 4.2 * math.ceil(len(panels) / 2))
-    for axes, here in panels:
-        averaged = {s["model"] for s in here if s["seed"] is None}
-        shown = [s for s in here if s["seed"] is None or s["model"] not in averaged]
-        free: dict[int, float] = {}  # by place along x: the height from which on no label stands
-        for s in sorted(shown, key=lambda s: s["value"]):
-            x, y = sum(tokens[s["model"]]) / len(tokens[s["model"]]), 100 * s["value"]
-            errors = [[max(0.0, y - 100 * s["low"])], [max(0.0, 100 * s["high"] - y)]]
-            colour = COLOURS.get(methods[s["model"]], CYCLE[list(READS).index(methods[s["model"]]) % len(CYCLE)])
-            axes.errorbar(x, y, yerr=errors, fmt="o", color=colour, markersize=4, linewidth=0.8)
-            height = max(y, free.get(round(5 * math.log(x)), 0.0))
-            free[round(5 * math.log(x))] = height + 3.6
-            axes.annotate(s["model"], (x, height), (5, -2), textcoords="offset points", fontsize=7, color=colour)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        axes.xaxis.set_minor_formatter(lambda value, _: f"{value:,.0f}" if f"{value:e}"[0] in "25" else "")
-        axes.tick_params(axis="x", which="minor", labelsize=7)
-        axes.set_ylim(0, 112)
-        axes.margins(x=0.22)
-    figure.supxlabel("tokens sampled and read on the way to the adapter", fontsize=9)
-    figure.supylabel("accuracy, % (95 % interval)", fontsize=9)
-    _finish(figure, [axes for axes, _ in panels], path)
+def cost(scores: Sequence[Mapping[str, Any]], students: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A line for each student: its accuracies, and beside them the tokens and seconds that it took.
+
+    Means over seeds, accuracy with its 95 % interval, the base's dashed; a colour a method, the cheapest method first.
+    """
+    spent = {
+        name: [
+            sum(row[key] for row in students if row["model"] == name) / sum(row["model"] == name for row in students)
+            for key in ("sampled", "read", "seconds")
+        ]
+        for name in dict.fromkeys(row["model"] for row in students)
+    }
+    methods = {row["model"]: row["method"] for row in students}
+    total = {name: sampled + read for name, (sampled, read, _) in spent.items()}
+    names = sorted(spent, key=lambda name: min(total[other] for other in spent if methods[other] == methods[name]))
+    colours = [COLOURS[methods[name]] for name in names]
+    places = range(len(names))
+    boxed = [s for s in scores if (s["scoring"], s["metric"]) == ("equivalent", "pass@1")]
+    kinds = sorted({(s["benchmark"], s["temperature"]) for s in boxed})
+    size = 2.1 * len(kinds) + 6.4, max(2.6, 0.27 * len(names) + 1.4)
+    figure = Figure(figsize=size, layout="constrained")
+    widths = [2] * len(kinds) + [3, 2]
+    all_axes = list(figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths).flat)
+    for axes, kind in zip(all_axes, kinds, strict=False):
+        here = {s["model"]: s for s in boxed if (s["benchmark"], s["temperature"]) == kind and s["seed"] is not None}
+        here |= {s["model"]: s for s in boxed if (s["benchmark"], s["temperature"]) == kind and s["seed"] is None}
+        for y, name in enumerate(names):
+            if name in here:
+                value, low, high = (100 * here[name][key] for key in ("value", "low", "high"))
+                errors = [[max(0.0, value - low)], [max(0.0, high - value)]]
+                axes.errorbar(value, y, xerr=errors, fmt="o", color=colours[y], markersize=5, capsize=2, linewidth=1.2)
+        if "base" in here:
+            axes.axvline(100 * here["base"]["value"], color=GREY, linestyle="--", linewidth=1)
+        axes.set_title(f"{kind[0]}, " + (f"T = {kind[1]:g}" if kind[1] else "greedy"), fontsize=9)
+        axes.set_xlabel("accuracy, % (dashed: base)", fontsize=9)
+        axes.set_xlim(-4, 104)
+        axes.set_xticks(range(0, 101, 25))
+        axes.grid(color="#e3e5e7", linewidth=0.8)
+        axes.set_axisbelow(True)
+    tokens, seconds = all_axes[-2:]
+    sampled, read, time = ([spent[name][i] for name in names] for i in range(3))
+    tokens.barh(places, sampled, 0.66, color=colours, alpha=0.85)
+    tokens.barh(places, read, 0.66, left=sampled, color=colours, alpha=0.35)
+    tokens.set_title("tokens: sampled (dark), read (pale)", fontsize=9)
+    tokens.xaxis.set_major_locator(MaxNLocator(4))
+    tokens.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    tokens.set_xlabel("tokens on the way to the adapter", fontsize=9)
+    seconds.barh(places, time, 0.66, color=colours, alpha=0.5)
+    seconds.set_title("time", fontsize=9)
+    seconds.set_xlabel("seconds", fontsize=9)
+    all_axes[0].set_yticks(places, names)
+    all_axes[0].set_ylim(len(names) - 0.4, -0.6)
+    _finish(figure, all_axes, path)
 
 
 def curation(statistics: Mapping[str, int], path: Path) -> None:

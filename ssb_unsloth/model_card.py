@@ -9,9 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from .config import Recipe
+from .config import BASE, Recipe
 from .prompts import text as prompt_text
-from .scores import BASE
 from .students import Student
 
 METHODS = {

@@ -17,7 +17,7 @@ from .examples import worked_examples
 from .prompts import text
 from .records import Pair, read_jsonl, read_rows
 from .rundir import RunDir, versions
-from .stats import wilson
+from .stats import RESAMPLES, wilson
 from .students import students
 from .token_kl import FILE as TOKENS
 from .token_kl import by_kind, page
@@ -68,6 +68,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, trained: Mapping[str
         "versions": versions(),
         "seed": seeds[0],
         "seeds": seeds,
+        "bootstrap": {"seed": recipe.seed, "resamples": RESAMPLES},
         "prompts": system_prompts(scored["scores"]),
         "decoding": {name: asdict(benchmark) for name, benchmark in recipe.evaluate.benchmarks.items()},
     }
@@ -75,8 +76,9 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, trained: Mapping[str
     if len(everyone) > 1:
         report["students"] = student_rows(everyone)
         figures.cost(report["scores"], report["students"], folder / "cost.png")
-    figures.comparison(report["scores"], folder / "accuracy.png")
-    figures.gains(report["differences"], folder / "gains.png")
+    figures.comparison(report["scores"], folder / "accuracy.png", report.get("students", ()))
+    if len(gain_table(report["differences"])) > 1:
+        figures.gains(report["differences"], folder / "gains.png")
     figures.training(histories, folder / "training.png")
     if "curate" in stages:
         curation = json.loads((run.stage("curate") / "statistics.json").read_text(encoding="utf-8"))
@@ -109,11 +111,8 @@ def closing_lines(run: RunDir) -> str:
     folder = run.stage("report")
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     lines = ["", *plain(score_table(report["scores"], report["differences"]))]
-    lines += [
-        "",
-        f"Report   {folder / 'report.md'}",
-        f"Figures  {folder}/accuracy.png, gains.png, training.png, curation.png",
-    ]
+    drawn = sorted(path.name for path in folder.glob("*.png"))
+    lines += ["", f"Report   {folder / 'report.md'}", f"Figures  {folder}/{', '.join(drawn)}"]
     if (folder / "tokens.html").exists():
         lines.append(f"Tokens   {folder / 'tokens.html'}")
     return "\n".join([*lines, f"Examples {folder / 'examples.md'}"])
@@ -135,7 +134,7 @@ def score_table(scores: Sequence[Row], differences: Sequence[Row] = ()) -> Table
     several = {_place(s) for s in boxed if s["seed"] is None}
     head = ["benchmark", "decoding", "model", "accuracy", "95 % interval"]
     head += ["against base"] * bool(gains) + ["equal as string", "box or not", "no box", "cut off"]
-    table = [[*head, "tokens: right", "wrong", *["seeds: sd, each"] * bool(several)]]
+    table = [[*head, "tokens, right", "tokens, wrong", *["seeds: sd, each"] * bool(several)]]
     for s in sorted(boxed, key=lambda s: (s["benchmark"], s["temperature"])):
         if _place(s) in several and s["seed"] is not None:
             continue
@@ -237,15 +236,33 @@ def pipes(table: Table) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
-def evaluation_section(scores: Sequence[Row], differences: Sequence[Row], benchmarks: Mapping[str, Row]) -> str:
-    """Scores, differences, the published figures and how it was measured, as Markdown."""
-    intervals = sorted({s["interval"] for s in scores if s["metric"] == "pass@1"}, reverse=True)
-    spelt = {"wilson": "Wilson's for one reply a question", "bootstrap": "a bootstrap over questions for several"}
+def evaluation_section(
+    scores: Sequence[Row], differences: Sequence[Row], benchmarks: Mapping[str, Row], seed: int
+) -> str:
+    """Scores, differences, the published figures and how it was measured, as Markdown. `seed`: the bootstraps'."""
+    kinds = {s["interval"] for s in scores if s["metric"] == "pass@1"}
+    several = any(s["seed"] is None for s in scores)
+    intervals = {
+        "wilson": "Wilson's for one reply a question" + ", or where all replies or none are right," * (len(kinds) > 1),
+        "bootstrap": f"a bootstrap over questions for several ({RESAMPLES:,} resamples, seed {seed})",
+    }
+    columns = [
+        "*equal as string*: the box is the gold answer character for character (the paper's way)",
+        "*box or not*: the last box, formula or number is equal to it, boxed or not, cut off or not",
+        "*no box*, *cut off*: shares of all replies, those that ended without a box and those that did not end;"
+        " *tokens*: means over right and over wrong replies",
+    ]
+    if any((d["scoring"], d["reference"]) == ("equivalent", "base") for d in differences):
+        columns.append("*against base*: points gained; *n.s.*: not significant, by the tests below")
+    if several:
+        columns.append(
+            "*seeds*: standard deviation (n - 1) and each seed's accuracy. Intervals speak of other questions, seeds of"
+            " other training runs"
+        )
     parts = [
         "Accuracy is pass@1: the last `\\boxed{}` is mathematically equal to the gold answer, and the reply was not cut"
-        f" off. Intervals are {' and '.join(spelt[i] for i in intervals)}. Beside it: the box equal to the gold answer"
-        " character for character (the paper's way), and the last box, formula or number equal to it, box or not, cut"
-        " off or not.",
+        f" off. Intervals are {' and '.join(text for kind, text in intervals.items() if kind in kinds)}.",
+        "\n".join(f"- {line}" for line in columns),
         pipes(score_table(scores, differences)),
     ]
     if len(samples := samples_table(scores)) > 1:
@@ -256,14 +273,16 @@ def evaluation_section(scores: Sequence[Row], differences: Sequence[Row], benchm
     if differences:
         parts += [
             "Differences on the same questions: the interval is a paired bootstrap over questions, the test McNemar's"
-            " exact one where each question has one reply, else the same bootstrap; Holm's correction is over the rows"
-            " of this table. **no** marks what is not significant at 5 %.",
+            " exact one where each question has one reply (*gained, lost*: those that only the one, or only the other,"
+            " got right), else the same bootstrap, whose p is never below 2 / 2^m if m questions differ. Holm's"
+            f" correction is over the {len(difference_table(differences)) - 1} rows of this table. **no** marks what is"
+            " not significant at 5 %.",
             pipes(difference_table(differences)),
         ]
     if len(gains := gain_table(differences)) > 1:
         parts += [
             "What a model gains box or not is *reasoning*; the rest of its gain in accuracy, which comes from boxing"
-            " the answer and from stopping, is *format*:",
+            " the answer and from stopping, is *format*. Points, the interval that of the reasoning:",
             pipes(gains),
         ]
     if len(published := published_table([b["name"] for b in benchmarks.values()])) > 1:
@@ -272,7 +291,7 @@ def evaluation_section(scores: Sequence[Row], differences: Sequence[Row], benchm
             " its counts. Its prompt and decoding are unstated.",
             pipes(published),
         ]
-    parts.append(_how(benchmarks))
+    parts.append(_how(benchmarks, {s["benchmark"]: s["n_questions"] for s in scores}))
     for name, prompt in system_prompts(scores).items():
         if prompt is None:
             parts.append("Prompt *default*: the question alone, under whatever the chat template says by itself.")
@@ -287,16 +306,19 @@ def system_prompts(scores: Sequence[Row]) -> dict[str, str | None]:
     return {name: texts[name] for name in dict.fromkeys(s["prompt"] for s in scores)}
 
 
-def _how(benchmarks: Mapping[str, Row]) -> str:
-    """The decodings in a sentence each. They are ours: the paper's are unstated."""
+def _how(benchmarks: Mapping[str, Row], questions: Mapping[str, int]) -> str:
+    """How many questions, and how they were decoded: ours, since the paper's decoding is unstated."""
     told = []
     for name, b in benchmarks.items():
         ways = ["greedy"] * b["greedy"]
         if b["temperature"] is not None:
             ways.append(f"{b['samples']} at T={b['temperature']:g}, top_p {b['top_p']:g}, top_k {b['top_k'] or 'off'}")
         penalty = f", repetition penalty {b['repetition_penalty']:g}"
-        told.append(f"{name}: {' and '.join(ways)}{penalty}, at most {b['max_tokens']:,} tokens")
-    return f"The decoding is ours, the paper's being unstated ({'; '.join(told)})."
+        n = f"{questions.get(name, 0):,}"
+        if b["count"] and questions.get(name) != b["count"]:
+            n = f"**only the first {n} of {b['count']:,}**"
+        told.append(f"- {name}: {n} questions, {' and '.join(ways)}{penalty}, at most {b['max_tokens']:,} tokens")
+    return "\n".join(["The decoding is ours, the paper's being unstated:\n", *told])
 
 
 def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
@@ -304,24 +326,26 @@ def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
     for name, spent in report["cost"].items():
         cost.append(
             [
-                name,
+                name if name != "evaluate" or "students" not in report else "evaluate, of all students",
                 f"{spent['seconds']:.1f}",
                 f"{spent['tokens']:,}",
                 f"{spent['peak_rss_bytes'] / 2**30:.2f} GiB",
                 f"{spent['peak_device_bytes'] / 2**30:.2f} GiB" if spent["peak_device_bytes"] else "none used",
             ]
         )
+    gains = "![Each gain over the base, split into reasoning and format](gains.png)\n\n"
+    if len(gain_table(report["differences"])) == 1:
+        gains = ""
     return f"""# {recipe.name}: {TITLES[recipe.train.method]} of {recipe.model.name}
 
 Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}.
 
-{evaluation_section(report["scores"], report["differences"], report["decoding"])}
+{evaluation_section(report["scores"], report["differences"], report["decoding"], recipe.seed)}
 
 ![Accuracy of each model with 95 % intervals](accuracy.png)
 
-![Each gain over the base, split into reasoning and format](gains.png)
-
-{_curation_section(report)}{_training_section(report)}{_student_section(report)}{_token_section(report)}## What it cost
+{gains}{_curation_section(report)}{_training_section(report)}{_student_section(report)}{_token_section(report)}\
+## What it cost{_whose(report)}
 
 {pipes(cost)}
 
@@ -333,6 +357,11 @@ Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}.
 
 {", ".join(f"{name} {version}" for name, version in report["versions"].items())}
 """
+
+
+def _whose(report: dict[str, Any]) -> str:
+    """Of several students, whose stages a section speaks of."""
+    return f" of the first student, seed {report['seed']}" if "students" in report else ""
 
 
 def _targets(summary: dict[str, Any]) -> str:
@@ -355,7 +384,7 @@ def _curation_section(report: dict[str, Any]) -> str:
     if c["brought"]:
         kept = "all of them" if c["pairs"] == c["brought"] else f"the first {c['pairs']:,}"
         return f"## Curation\n\n{c['brought']:,} pairs were brought along, and {kept} used; nothing was sampled.\n\n"
-    return f"""## Curation
+    return f"""## Curation{_whose(report)}
 
 {c["questions"]:,} questions, {c["rollouts"]:,} rollouts ({c["no_answer"]:,} without a box, {c["truncated"]:,} cut off):
 {c["all_right"]:,} questions with only right rollouts, {c["all_wrong"]:,} with only wrong ones, {c["mixed"]:,} mixed
@@ -395,7 +424,7 @@ was not meant to.
 
 {pipes(student_table(report["students"]))}
 
-![Accuracy against the tokens that it took](cost.png)
+![Accuracy beside the tokens and seconds that it took](cost.png)
 
 """
 

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
 
-from .config import BenchmarkConfig
+from .config import BASE, BenchmarkConfig
 from .errors import UserError
 from .grading import Verdict, answer_classes, format_free, string_equal
 from .records import Generation
 from .stats import bootstrap_mean, holm, majority, mcnemar_exact, paired_bootstrap, pass_at_k, wilson
 
-BASE = "base"
 ALPHA = 0.05
 SCORINGS: dict[str, Callable[[Generation], bool]] = {
     "string": lambda g: g.finish_reason != "length" and string_equal(g.text, g.gold),
@@ -31,8 +30,9 @@ SCORINGS: dict[str, Callable[[Generation], bool]] = {
 class Score:
     """One number about one model on one benchmark under one decoding; shares lie between 0 and 1.
 
-    `low`, `high`: 95 %, Wilson's for one reply a question, a bootstrap over questions for the mean of several. A model
-    that was run with several seeds has a row for each, and one with `seed` None: the mean over the seeds.
+    `low`, `high`: 95 %, Wilson's for one reply a question, a bootstrap over questions for the mean of several; Wilson's
+    again where all replies are right, or none. A model that was run with several seeds has a row for each, and one with
+    `seed` None: the mean over the seeds.
     """
 
     model: str
@@ -137,11 +137,23 @@ Runs = dict[tuple[str, str, float], dict[int, Run]]  # (model, benchmark, temper
 
 
 def runs_of(generations: Iterable[Generation]) -> Runs:
+    """The replies in their places.
+
+    Raises:
+        UserError: questions, or seeds of a model, without the same number of replies.
+    """
     groups: dict[tuple[str, str, float], dict[int, list[Generation]]] = {}
     for g in generations:
         by_seed = groups.setdefault((g.model, g.benchmark, g.temperature), {})
         by_seed.setdefault(g.run_seed, []).append(g)
-    return {key: {seed: Run(group) for seed, group in by_seed.items()} for key, by_seed in groups.items()}
+    runs = {key: {seed: Run(group) for seed, group in by_seed.items()} for key, by_seed in groups.items()}
+    for (model, benchmark, temperature), seeds in runs.items():
+        if len(counts := sorted({run.n_samples for run in seeds.values()})) > 1:
+            raise UserError(
+                f"The seeds of {model!r} on {benchmark!r} (T={temperature:g}) have different numbers of replies a"
+                f" question, {counts}, so there is no mean over them."
+            )
+    return runs
 
 
 def score(
@@ -186,7 +198,7 @@ def _scores(by_seed: Mapping[int, Run], benchmarks: Mapping[str, BenchmarkConfig
         rows += own
         if len(own) > 1:
             values = _mean_over_seeds([measure(run) for run in by_seed.values()])
-            low, high = bootstrap_mean(list(values.values()), seed=seed)
+            low, high, interval = _interval(values, False, seed)
             rows.append(
                 replace(
                     own[0],
@@ -195,7 +207,7 @@ def _scores(by_seed: Mapping[int, Run], benchmarks: Mapping[str, BenchmarkConfig
                     value=fmean(values.values()),
                     low=low,
                     high=high,
-                    interval="bootstrap",
+                    interval=interval,
                     sd=stdev(row.value for row in own),
                     no_answer=fmean(row.no_answer for row in own),
                     truncated=fmean(row.truncated for row in own),
@@ -211,9 +223,7 @@ def _row(
     run: Run, scoring: str, metric: str, values: Mapping[str, float], config: BenchmarkConfig | None, seed: int
 ) -> Score:
     first, n = run.first, len(values)
-    counted = metric == "pass@1" and run.n_samples == 1
-    total = sum(values.values())
-    low, high = wilson(total, n) if counted else bootstrap_mean(list(values.values()), seed=seed)
+    low, high, interval = _interval(values, metric == "pass@1" and run.n_samples == 1, seed)
     verdicts = [(g.n_tokens, right) for id_, rights in run.right(scoring).items()
                 for g, right in zip(run.questions[id_], rights, strict=True)]  # fmt: skip
     return Score(
@@ -232,10 +242,10 @@ def _row(
         max_tokens=first.max_tokens,
         n_questions=n,
         n_samples=run.n_samples,
-        value=total / n,
+        value=fmean(values.values()),
         low=low,
         high=high,
-        interval="wilson" if counted else "bootstrap",
+        interval=interval,
         sd=None,
         no_answer=fmean(g.verdict == Verdict.NO_ANSWER for g in run.replies),
         truncated=fmean(g.verdict == Verdict.TRUNCATED for g in run.replies),
@@ -243,6 +253,18 @@ def _row(
         tokens_right=_mean([tokens for tokens, right in verdicts if right]),
         tokens_wrong=_mean([tokens for tokens, right in verdicts if not right]),
     )
+
+
+def _interval(values: Mapping[str, float], counted: bool, seed: int) -> tuple[float, float, str]:
+    """The interval of the mean over questions, and its kind.
+
+    Wilson's too where every question is right in all of its replies, or none in any: a bootstrap of that has no width,
+    and would be as sure about 30 questions as about 30,000.
+    """
+    total, n = sum(values.values()), len(values)
+    if counted or total in (0, n):
+        return *wilson(total, n), "wilson"
+    return *bootstrap_mean(list(values.values()), seed=seed), "bootstrap"
 
 
 def compare(runs: Runs, against: Sequence[tuple[str, str]], scoring: str, seed: int) -> list[Difference]:
@@ -254,7 +276,7 @@ def compare(runs: Runs, against: Sequence[tuple[str, str]], scoring: str, seed: 
         UserError: the two sides answered different questions.
     """
     rows = []
-    for model, reference in against:
+    for model, reference in dict.fromkeys(against):  # asked for twice, it is still one test
         for (name, benchmark, temperature), ours in runs.items():
             theirs = runs.get((reference, benchmark, temperature))
             if name == model and theirs is not None and model != reference:

@@ -44,6 +44,12 @@ def run(arguments: argparse.Namespace) -> str:
         name = "base" if adapters else MODEL
         bases = base_entrants(recipe.model, recipe.seed, arguments.default_prompt)
         entrants = [replace(entrant, name=entrant.name.replace("base", name, 1)) for entrant in bases]
+    for name in adapters:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name in [entrant.name for entrant in entrants]:
+            raise UserError(
+                f"--adapter: {name!r} cannot be its name; say NAME=DIR, with a name of letters, digits, -, _ and dots"
+                " that no other row has."
+            )
     entrants += [Entrant(name, recipe.model, path, recipe.seed) for name, path in adapters.items()]
     return _evaluate(recipe, entrants, RunDir(out), arguments.force)
 
@@ -82,7 +88,7 @@ def _evaluate(recipe: Recipe, entrants: list[Entrant], run: RunDir, force: bool)
 
 def _page(recipe: Recipe, rows: dict[str, list[dict[str, object]]]) -> str:
     described = {name: asdict(config) for name, config in recipe.evaluate.benchmarks.items()}
-    section = evaluation_section(rows["scores"], rows["differences"], described)
+    section = evaluation_section(rows["scores"], rows["differences"], described, recipe.seed)
     return f"# Evaluation of {recipe.model.name}\n\nSeed {recipe.seed}.\n\n{section}\n"
 
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+RESAMPLES = 10_000
 _CHUNK = 4_000_000  # drawn questions held at a time: bounds the memory of a bootstrap at 100 MB
 
 
@@ -41,7 +42,7 @@ def wilson(successes: float, n: int, confidence: float = 0.95) -> tuple[float, f
 
 
 def bootstrap_mean(
-    values: ArrayLike, seed: int, confidence: float = 0.95, resamples: int = 10_000
+    values: ArrayLike, seed: int, confidence: float = 0.95, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean over questions (Efron and Tibshirani 1993, chapter 13).
 
@@ -68,13 +69,14 @@ class Paired(NamedTuple):
 
 
 def paired_bootstrap(
-    a: ArrayLike, b: ArrayLike, seed: int, confidence: float = 0.95, resamples: int = 10_000
+    a: ArrayLike, b: ArrayLike, seed: int, confidence: float = 0.95, resamples: int = RESAMPLES
 ) -> Paired:
     """The mean of a minus the mean of b, with its percentile bootstrap interval over questions.
 
     p is twice the smaller share of resampled differences on either side of 0, those at 0 on both (Efron and Tibshirani
     1993, chapter 15), with one added to counts and resamples so that no p is 0: it is below 0.05 where the 95 %
-    interval leaves 0 out.
+    interval leaves 0 out. A bootstrap of few questions is too sure of itself, so p is never below 2 / 2^m, the least
+    that an exact test could give for the m questions on which a and b differ.
 
     Args:
         a, b: One number a question; position i is the same question in both. Drawing questions, and not answers, keeps
@@ -91,7 +93,10 @@ def paired_bootstrap(
     low, high = np.quantile(means, _tails(confidence))
     means = np.where(np.abs(means) < 1e-12, 0.0, means)  # thirds do not add up to 0 exactly
     tail = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    return Paired(float(difference.mean()), float(low), float(high), min(1.0, 2 * (tail + 1) / (resamples + 1)))
+    least = 2.0 ** (1 - int((np.abs(difference) > 1e-12).sum()))
+    return Paired(
+        float(difference.mean()), float(low), float(high), min(1.0, max(least, 2 * (tail + 1) / (resamples + 1)))
+    )
 
 
 def mcnemar_exact(b: int, c: int) -> float:

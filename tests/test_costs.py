@@ -59,4 +59,9 @@ def test_the_figure_is_drawn(everyone, tmp_path):
     common = {"scoring": "equivalent", "metric": "pass@1", "benchmark": "test", "temperature": 0.8, "seed": 1}
     scores = [{**common, "model": row["model"], "value": 0.5, "low": 0.4, "high": 0.6} for row in rows]
     figures.cost(scores, rows, tmp_path / "cost.png")
-    assert matplotlib.image.imread(tmp_path / "cost.png").std() > 0.02
+    few = matplotlib.image.imread(tmp_path / "cost.png")
+    assert few.std() > 0.02
+    many = [{**row, "model": f"{row['model']}-{i}"} for row in rows for i in range(5)]
+    figures.cost(scores, many, tmp_path / "many.png")
+    taller = matplotlib.image.imread(tmp_path / "many.png").shape[0] - few.shape[0]
+    assert taller > 25 * 20  # dots for the name of each student more

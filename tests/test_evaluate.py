@@ -140,7 +140,7 @@ def test_an_engine_serves_all_adapters_of_a_model_and_is_closed_before_the_next(
         ("base-other", 1, "tutor"),
         ("ssb", 2, "tutor"),
     ]
-    with pytest.raises(ValueError, match="same name"):
+    with pytest.raises(UserError, match=r"are named 'base' .seed 1."):
         evaluate([*entrants, entrants[0]], {}, SamplerConfig(), tmp_path, sampler.start)
 
 

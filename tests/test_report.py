@@ -215,6 +215,17 @@ def test_every_method_of_training_has_its_row_and_its_curves(run, tmp_path):
     assert wide.shape[1] > 1.2 * three.shape[1]  # a panel more: GRPO's reward
 
 
+def test_without_a_difference_to_the_base_no_gain_is_drawn(run, tmp_path):
+    shutil.copytree(run.root, tmp_path / "mine")
+    path = tmp_path / "mine" / "evaluate" / "scores.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps({**rows, "differences": [{**d, "reference": "sft"} for d in rows["differences"]]}))
+    (tmp_path / "report").mkdir()
+    write_report(load(POCKET, ["name=mine", "seed=7"]), RunDir(tmp_path / "mine"), tmp_path / "report")
+    assert not (tmp_path / "report" / "gains.png").exists()
+    assert "gains.png" not in (tmp_path / "report" / "report.md").read_text()
+
+
 def test_the_same_run_gives_the_same_bytes(run, tmp_path):
     write_report(load(POCKET, ["name=mine", "seed=7"]), run, tmp_path)
     for path in tmp_path.iterdir():

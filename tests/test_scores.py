@@ -12,7 +12,14 @@ from ssb_unsloth.config import BenchmarkConfig
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluate import graded
 from ssb_unsloth.records import Generation
-from ssb_unsloth.report import difference_table, gain_table, published_table, samples_table, score_table
+from ssb_unsloth.report import (
+    difference_table,
+    evaluation_section,
+    gain_table,
+    published_table,
+    samples_table,
+    score_table,
+)
 from ssb_unsloth.scores import SCORINGS, as_rows, score
 
 TEST = BenchmarkConfig(source="test.jsonl", split="held_out", samples=1, temperature=None, max_tokens=50)
@@ -278,10 +285,23 @@ def test_holm_is_over_the_table_and_what_is_not_significant_is_marked():
 
 def test_any_model_may_be_the_reference():
     replies = generations("sft", ["right", "wrong"] * 20) + generations("ssb", ["right"] * 40)
-    _, differences = score(replies, {"test": TEST}, seed=0, against=[("ssb", "sft"), ("ssb", "base")])
+    _, differences = score(replies, {"test": TEST}, seed=0, against=[("ssb", "sft"), ("ssb", "base"), ("ssb", "sft")])
     (row,) = boxed(differences)
     assert (row.model, row.reference, row.value) == ("ssb", "sft", 0.5)
     assert difference_table(as_rows(differences))[1][2] == "ssb against sft: +50.0 points"
+
+
+def test_the_section_says_of_how_many_questions_it_speaks_and_what_its_columns_mean():
+    config = {"test": {**vars(TEST), "count": 500}}
+    replies = generations("base", ["right", "wrong"], run_seed=1) + generations("base", ["wrong"] * 2, run_seed=2)
+    scores, differences = score(replies, {"test": TEST}, seed=8)
+    page = evaluation_section(as_rows(scores), as_rows(differences), config, 8)
+    assert "- test: **only the first 2 of 500** questions, greedy" in page
+    assert "a bootstrap over questions for several (10,000 resamples, seed 8)" in page
+    assert "- *seeds*: standard deviation (n - 1)" in page
+    assert "*against base*" not in page  # a column that is not there
+    config["test"]["count"] = 2
+    assert "- test: 2 questions, greedy" in evaluation_section(as_rows(scores), [], config, 8)
 
 
 def test_the_published_table_1_stands_beside_with_its_own_intervals():

@@ -43,7 +43,7 @@ def test_the_pocket_on_its_own_and_on_given_problems(tmp_path, problems, capsys)
     assert names == [f"model-4-{b}-{t}.jsonl" for b in ("mine", "pocket-test") for t in ("0", "0.8")]
     replies = read_jsonl(out / "evaluate" / names[1], Generation)
     assert [(g.sample, g.max_tokens, g.prompt) for g in replies] == [(0, 40, "tutor"), (1, 40, "tutor")] * 6
-    assert "greedy and 2 at T=0.8" in (out / "evaluate" / "report.md").read_text()
+    assert "mine: 6 questions, greedy and 2 at T=0.8" in (out / "evaluate" / "report.md").read_text()
     assert not list(out.glob("*.partial"))
     before = {path: path.stat().st_mtime_ns for path in (out / "evaluate").iterdir()}
     assert evaluate(*words) == 0  # up to date: nothing is sampled again
@@ -93,11 +93,15 @@ def test_a_server_is_a_model_like_another(tmp_path, problems):
         (["--benchmark", "gsm8k=mine.jsonl", *SHORT], r"line 1: No gold answer after \"####\""),
         (["--benchmark", "aime2024=mine.jsonl", *SHORT, f"{AIME}.question=question"], "6 problems and not 30"),
         (["--benchmark", "pocket-test", "--adapter", "nowhere"], "holds no adapter_config.json"),
+        (["--benchmark", "mine=mine.jsonl", *SHORT, "--adapter", "base=adapter"], "'base' cannot be its name"),
+        (["--benchmark", "mine=mine.jsonl", *SHORT, "--adapter", "a/b=adapter"], "'a/b' cannot be its name"),
         (["--benchmark", "pocket-test", "--temperature", "-1"], "temperature: -1.0 is not above 0"),
         (["--benchmark", "pocket-test", "evaluate.benchmark.x=1"], "unknown key; did you mean evaluate.benchmarks"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, problems, monkeypatch, capsys, words, says):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     assert evaluate("pocket", *words) == 2
     assert re.search(says, capsys.readouterr().err)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import recomputed
 
 from ssb_unsloth import config
 from ssb_unsloth.config import BenchmarkConfig
@@ -93,6 +94,7 @@ def test_two_rows_of_one_name_are_refused(plan):
         ("{hot: {train: {learning_rat: 1}}}", r"variants\.hot\.train\.learning_rat: unknown key; did you mean"),
         ("{hot: {train: {learning_rate: -1}}}", r"variants\.hot\.train\.learning_rate: -1"),
         ("{hot: {seed: 1}}", r"variants\.hot\.seed: belongs to the whole recipe"),
+        ("{base: {train: {epochs: 1}}}", r"variants\.base: the table has a row of that name"),
         ("{hot: 3}", r"variants\.hot: expected a name .* and a mapping"),
         ("{'../up': {train: {epochs: 1}}}", r"variants\.\.\./up: expected a name"),
     ],
@@ -183,6 +185,7 @@ def test_a_sweep_shares_what_is_equal_goes_on_where_it_was_and_ends_in_one_table
     report = json.loads((root / "report" / "report.json").read_text())
     assert {row["model"] for row in report["students"]} == {"ssb", "hot", "rounds-round1", "rounds-round2"}
     assert (root / "report" / "cost.png").exists()
+    assert recomputed.of_run(root) == []
 
     before = {name: json.loads((root / name / "manifest.json").read_text())["id"] for name in made}
     again = sweep(text)
