@@ -15,7 +15,7 @@ from ssb_unsloth.errors import UserError
 from ssb_unsloth.pocket import MODEL_DIR, corpus, problems
 from ssb_unsloth.records import Problem
 
-WORD_SPLITS = ["train", "bootstrap", "validation", "test", "test_hard", "untrained"]
+WORD_SPLITS = ["train", "bootstrap", "validation", "test", "test_hard", "validation_hard", "untrained"]
 # What each sentence does to the amount that is spoken of, told apart by who comes before whom. Written from the English
 # alone, without the generator's table: {k} is somebody whose amount is known, {x} somebody new.
 GAINS = [

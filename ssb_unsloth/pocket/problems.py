@@ -143,7 +143,8 @@ BUCKETS = {
     "bootstrap": range(60, 72),
     "validation": range(72, 78),
     "test": range(78, 90),
-    "test_hard": range(90, 95),
+    "test_hard": range(90, 93),
+    "validation_hard": range(93, 95),
     "untrained": range(95, 100),
     "drills": range(60, 100),  # of the drills, which are another kind of instance
 }
@@ -220,7 +221,7 @@ class Drill:
 
 def draw_story(rng: random.Random, split: str) -> Story:
     """A story of the split's kind, from the split's buckets: any one to four events in `train`; elsewhere a plain event
-    and two of the bootstrapped wordings. `test_hard` has a fourth event, in a wording that is never bootstrapped;
+    and two of the bootstrapped wordings. The hard ones have a fourth event, in a wording that is never bootstrapped;
     `untrained` has nothing but such wordings beside the plain event.
     """
     while True:
@@ -230,7 +231,7 @@ def draw_story(rng: random.Random, split: str) -> Story:
         else:
             tricky = HELD_OUT if split == "untrained" else BOOTSTRAPPED
             wordings = [rng.choice(PLAIN), rng.choice(tricky), rng.choice(tricky)]
-            wordings += [rng.choice(HELD_OUT)] if split == "test_hard" else []
+            wordings += [rng.choice(HELD_OUT)] if split.endswith("_hard") else []
             rng.shuffle(wordings)
         story = _dress(rng, wordings)
         if _bucket(story.key) in BUCKETS[split]:
