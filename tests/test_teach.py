@@ -149,8 +149,8 @@ def test_approximate_targets_say_how_much_mass_they_hold(make_model, tmp_path, c
     assert "Approximate" in said
     assert f"{taught.mean_mass:.1%}" in said
     assert f"{taught.least_mass:.1%}" in said
-    with pytest.raises(UserError, match=r"teach.top_k: 513 .* 512 words"):
-        teach(model, examples, TeachConfig(targets="top_k", top_k=513), 1.5, 0, TargetWriter(tmp_path))
+    with pytest.raises(UserError, match=r"teach.top_k: 529 .* 528 words"):
+        teach(model, examples, TeachConfig(targets="top_k", top_k=529), 1.5, 0, TargetWriter(tmp_path))
 
 
 def test_exact_targets_say_nothing_of_mass(make_model, tmp_path, capsys):

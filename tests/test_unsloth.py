@@ -33,7 +33,7 @@ SHAPE = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "head_dim": 32,
-    "vocab_size": 512,
+    "vocab_size": 528,  # as many as the pocket's tokenizer has, which gives the tests their ids
     "max_position_embeddings": 256,
     "pad_token_id": 0,
     "bos_token_id": 1,
