@@ -4,7 +4,8 @@ r"""Is a reply's boxed answer the gold answer? The project's one grader.
 
 Three steps decide, the cheapest first. Equal normal forms are equal, and numbers are compared exactly, as fractions.
 Structures are compared part by part: tuples in order, sets and lists in any order, intervals with their brackets,
-matrices with their shape. Only what is left (surds, polynomials, equations) goes to Math-Verify, as single formulas.
+matrices with their shape. Only what is left (surds, polynomials, equations) goes to Math-Verify's parser, as single
+formulas: without variables their values to 80 digits decide, otherwise Math-Verify does.
 
 Math-Verify bounds its time by signals, which work in a main thread only and cannot stop a computation inside C
 (`9^{9^{9}}`). Here it runs without them in a process of its own, started at the first need, in which the kernel
@@ -13,10 +14,11 @@ clock, so verdicts do not depend on how busy the machine is.
 
 Decisions that a reader may look for:
   - `50\%` equals `50` (the question asked for a percentage) and `0.5` (the same number), though these two differ.
-  - A unit or currency is ignored where the other side has none; two known units must agree (`5 cm` is not `5 m`, nor
-    is it converted). Degrees equal the same angle in radians where that is written with pi.
+  - A unit, currency, half of the day or modulus is ignored where the other side has none; two known ones must agree
+    (`5 cm` is not `5 m`, but `500 cm` is). Degrees equal the same angle in radians where that is written with pi.
+  - `i` is the imaginary unit, unless it is an index.
   - A decimal equals a number that no decimal can write (2/3, pi) if it is that number rounded to 6 or more
-    significant digits; otherwise decimals are exact.
+    significant digits, 7 if the number is irrational (3.14159 is not pi); otherwise decimals are exact.
   - A comma between digits that are no thousands may stand for the decimal point of the same digits: `1,22` and `1.22`.
   - A numeral with a base, `52_8`, equals only the same digits in the same base: the form was asked for.
   - Words are compared without case, articles and punctuation; variables keep their case.
@@ -38,12 +40,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-from .answers import MAX_LENGTH, Answer, read, split
+from .answers import MAX_LENGTH, Answer, read, size, split, with_letter_unit
 from .errors import UserError
 
 ROUNDED_DIGITS = 6
@@ -76,7 +79,11 @@ def grade(text: str, gold: str, finish_reason: str = "stop", same: Callable[[str
         return Grade(Verdict.TRUNCATED, answer)
     if answer is None:
         return Grade(Verdict.NO_ANSWER, None)
-    return Grade(Verdict.RIGHT if (same or equivalent)(answer, gold) else Verdict.WRONG, answer)
+    right = (same or equivalent)(answer, gold)
+    if not right and same is None and read(gold).kind in ("list", "set"):
+        answer = _boxes_side_by_side(text)
+        right = equivalent(answer, gold)
+    return Grade(Verdict.RIGHT if right else Verdict.WRONG, answer)
 
 
 def string_equal(text: str, gold: str) -> bool:
@@ -86,13 +93,17 @@ def string_equal(text: str, gold: str) -> bool:
 
 
 def format_free(text: str, gold: str) -> bool:
-    """Equivalence without asking for a box: the last box, else the last formula or number of the reply.
+    """Equivalence without asking for a box: the last box, else what is announced, else the last formula or number.
 
-    Where the gold answer is in words, what follows the last "answer is" or "answer:".
+    Announced is the formula or number right after the last "answer is" or "answer:"; where the gold answer is in words,
+    all of that sentence.
     """
-    answer = last_boxed(text)
-    if answer is None and read(gold).is_words:
-        answer = next(iter(re.findall(r"(?i)answer(?:\s+is\b|\s*:)[\s:*]*([^.\n*]{1,80})", text)[::-1]), None)
+    if last_boxed(text) is not None:
+        return grade(text, gold).verdict == Verdict.RIGHT
+    answer = None
+    if announced := _ANNOUNCED.split(text)[1:]:
+        phrase = re.split(r"\n|\.(?!\d)|<\|", announced[-1])[0].strip(" *")[:200]
+        answer = phrase if read(gold).is_words else _leading_formula(phrase)
     answer = answer or last_expression(text)
     return answer is not None and equivalent(answer, gold)
 
@@ -154,7 +165,29 @@ def last_boxed(text: str) -> str | None:
     never closed is passed over, as is an empty one (replies quote the instruction). `\boxed 42`, without braces, is
     read as it was meant: the number or the single letter that follows.
     """
-    found: tuple[int, str] | None = None
+    found = _boxes(text)
+    return text[max(found)[0] : max(found)[1]].strip() if found else None
+
+
+_BESIDE = re.compile(r"(?:[\s$,.]|\\[()\[\],; ]|\\q?quad|\\text\{|\}|\b(?:and|or)\b)*")
+
+
+def _boxes_side_by_side(text: str) -> str:
+    r"""`\boxed{3}, \boxed{5} and \boxed{7}` as one answer: the last box, after those it is enumerated with."""
+    (start, end), *others = sorted(_boxes(text), reverse=True)
+    contents = [text[start:end].strip()]
+    for before, its_end in others:
+        between = text[its_end + 1 : start].removesuffix("{").rpartition("\\")[0]
+        if not re.search(",|and|or", between) or not _BESIDE.fullmatch(between):
+            break
+        contents.append(text[before:its_end].strip())
+        start = before
+    return ", ".join(dict.fromkeys(contents[::-1]))
+
+
+def _boxes(text: str) -> list[tuple[int, int]]:
+    """Where the contents of all balanced boxes that hold anything start and end."""
+    found: list[tuple[int, int]] = []
     opened: list[tuple[int, bool]] = []  # where each open brace's content begins, and whether the brace is a box's
     for match in _BOX_PARTS.finditer(text):
         token = match[0]
@@ -163,16 +196,30 @@ def last_boxed(text: str) -> str | None:
         elif match[1]:
             opened.append((match.end(), True))
         elif match[2]:
-            found = max(found or (0, ""), (match.start(2), match[2]))
+            found.append(match.span(2))
         elif token == "}" and opened:
             start, is_box = opened.pop()
-            content = text[start : match.start()]
-            if is_box and content.strip() and (found is None or start > found[0]):
-                found = (start, content)
-    return found[1].strip() if found else None
+            if is_box and not text[start : match.start()].isspace() and start < match.start():
+                found.append((start, match.start()))
+    return found
 
 
-_NUMBER = r"(?<![\w.])-?\s?\\?\$?\d(?:[\d,]*\d)?(?:\.\d+)?(?:/\d+)?(?:\\?%)?"
+_ANNOUNCED = re.compile(r"(?i)answer(?:\s+is\b|\s*[:=])[\s:*]*")
+_NAMES = "pi|sqrt|exp|ln|log|sin|cos|tan|and|or"
+_FORMULA = re.compile(
+    rf"(?:[^A-Za-z\\]|\\[A-Za-z]+(?:\s*\{{[^{{}}]*\}})*|\\.|\b(?:{_NAMES})\b|(?<![A-Za-z])[A-Za-z](?![A-Za-z]))+"
+)
+
+
+def _leading_formula(phrase: str) -> str | None:
+    """What a phrase begins with that has no words in it: `3 + 4 = 7 apples`, `(C) because`, `$x = 5$, as`."""
+    match = _FORMULA.match(phrase)
+    formula = re.sub(r"(?:[\s,;:(]|\b(?:and|or|as|a|I)\b)+$", "", match[0]) if match else ""
+    return formula if re.search(r"\d|\\[a-z]|^\W*[A-Z]\W*$|[=^]", formula) else None
+
+
+_DIGITS = r"(?:\d{1,3}(?: \d{3})+(?!\d)|\d(?:[\d,]*\d)?)(?:\.\d+)?|\.\d+"
+_NUMBER = rf"(?<![A-Za-z0-9_.])-?\s?\\?\$?(?:\d+ \d+/\d+|(?:{_DIGITS})(?:/\d+)?(?:[eE]-?\d\d?(?!\w))?)(?:\\?%)?"
 _EXPRESSION = re.compile(
     r"\$\$([^$]+)\$\$|(?<!\\)\$([^$\n]*[^$\n\\])\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]"
     r"|([(\[](?:\s*-?[\d./]+\s*,)+\s*-?[\d./]*\d\s*[)\]])"
@@ -216,7 +263,18 @@ def equivalent(answer: str, gold: str) -> bool:
     # `100,200` was read as a number; beside a list, or a gold tuple, it is two numbers.
     if (ours.kind, golds.kind) in _TWO_READINGS:
         return _same(read(answer, thousands=False), read(gold, thousands=False))
-    return False
+    if golds.value is not None and (quantity := with_letter_unit(answer)):
+        return _same(quantity, golds)
+    if ours.value is not None and (quantity := with_letter_unit(gold)):
+        return _same(ours, quantity)
+    return any(_approximates(one, other) for one, other in ((answer, gold), (gold, answer)))
+
+
+def _approximates(one: str, other: str) -> bool:
+    """`\sqrt{2} \approx 1.414` answers both `\sqrt{2}` and `1.414`."""
+    sides = re.split(r"\\approx(?![A-Za-z])|≈", one)
+    values = [side for side in sides if not re.fullmatch(r"\s*[A-Za-z]?\s*", side)]
+    return len(sides) > 1 and any(equivalent(side, other) for side in values)
 
 
 def _decimal_comma(one: str, other: str) -> bool:
@@ -238,7 +296,9 @@ def normal_form(answer: str) -> str:
 
 
 def _same(answer: Answer, gold: Answer) -> bool:
-    if _differ(answer.unit, gold.unit) or _differ(answer.variable, gold.variable):
+    if _differ(answer.unit, gold.unit):
+        return size(answer) is not None and size(answer) == size(gold)
+    if _differ(answer.variable, gold.variable) and not _are_functions(answer.variable, gold.variable):
         return False
     kinds = {answer.kind, gold.kind}
     if kinds == {"leaf"}:
@@ -249,13 +309,18 @@ def _same(answer: Answer, gold: Answer) -> bool:
         if kinds <= {"list", "union"} and _same_set(answer.parts, gold.parts):
             return True
         return _math_verify(answer.source, gold.source)
-    if kinds == {"matrix", "()"}:  # a column vector may be written as a tuple
+    if "matrix" in kinds and kinds & {"()", "[]"}:  # a vector may be written as a tuple
         matrix, entries = (answer, gold) if answer.kind == "matrix" else (gold, answer)
-        column = [row.parts[0] for row in matrix.parts if len(row.parts) == 1]
-        return len(column) == len(matrix.parts) and _same_sequence(column, entries.parts)
+        is_vector = len(matrix.parts) == 1 or all(len(row.parts) == 1 for row in matrix.parts)
+        return is_vector and _same_sequence([entry for row in matrix.parts for entry in row.parts], entries.parts)
     if len(kinds) == 1 or kinds == {"list", "()"}:
         return _same_sequence(answer.parts, gold.parts)
     return answer.kind == "leaf" and bool(answer.equation) and not gold.equation and _same(_last_side(answer), gold)
+
+
+def _are_functions(one: str, other: str) -> bool:
+    """`f(x) = 2x` and `y = 2x` are the same function; `f(x)` and `g(x)` are not."""
+    return re.fullmatch(r"y[A-Za-z]\([a-z]\)", "".join(sorted((one, other), key=len))) is not None
 
 
 def _differ(one: str, other: str) -> bool:
@@ -303,8 +368,13 @@ def _rounded(decimal: Answer, exact: Fraction) -> bool:
     has_decimal = pow(10, exact.denominator.bit_length(), exact.denominator) == 0
     if decimal.digits < ROUNDED_DIGITS or decimal.value is None or has_decimal:
         return False
-    places = len(decimal.source.partition(".")[2])
-    return abs(decimal.value - exact) * 2 * 10**places <= 1
+    return abs(decimal.value - exact) <= _half_unit(decimal.source)
+
+
+def _half_unit(decimal: str) -> Fraction:
+    """Half a unit in the last place of `1.25` or `1.25\\cdot10^{-3}`: how far rounding may have moved it."""
+    mantissa, _, power = decimal.partition(r"\cdot10^")
+    return Fraction(10) ** (int(power.strip("{}") or 0) - len(mantissa.partition(".")[2])) / 2
 
 
 def _exact(answer: Answer) -> str:
@@ -312,7 +382,7 @@ def _exact(answer: Answer) -> str:
     if answer.unit == "degree":
         return rf"\frac{{({answer.form})\pi}}{{180}}"
     if answer.value is not None:
-        return answer.source if answer.digits >= ROUNDED_DIGITS else answer.form
+        return answer.source if answer.digits > ROUNDED_DIGITS else answer.form
     return re.sub(r"\d+\.\d{1,5}(?!\d)", lambda decimal: rf"{{{read(decimal[0]).form}}}", answer.form)
 
 
@@ -446,18 +516,55 @@ def _serve(cpu_seconds: float) -> None:
         print("equal" if equal else "different", file=replies, flush=True)
 
 
-def _load_math_verify() -> Callable[[str, str], bool]:
-    from math_verify import LatexExtractionConfig, parse, verify
+_DECIMAL = re.compile(r"-?\d*\.\d+(?:\\cdot10\^\{-?\d+\})?")
 
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
+
+def _load_math_verify() -> Callable[[str, str], bool]:
+    """What decides in the worker: values, and for formulas with variables that have the same, Math-Verify.
+
+    By itself Math-Verify rounds to 6 decimals or 15 digits: 1/2004! would be 1/2006!, and 125.6637 not 40 pi. It is the
+    only judge of what has no value: equations, sets, f(x).
+    """
+    from math_verify import LatexExtractionConfig, parse, verify
+    from sympy import Expr, Float, I, Rational, simplify
+
+    usual = LatexExtractionConfig(boxed_match_priority=0)
+    without_units = replace(usual.normalization_config, units=False)  # or 2+3m would be 5: units are read in `answers`
+    config = [replace(usual, normalization_config=without_units)]
 
     @functools.lru_cache(maxsize=1024)
-    def parsed(formula: str) -> list[object]:
+    def parsed(formula: str) -> list[Any]:
         # parsing_timeout=None switches its signals off
         return parse(rf"\boxed{{{formula}}}", config, fallback_mode="no_fallback", parsing_timeout=None)
 
-    def compare(answer: str, gold: str) -> bool:
+    def verified(answer: str, gold: str) -> bool:
         return bool(verify(parsed(gold), parsed(answer), timeout_seconds=None))
+
+    def compare(answer: str, gold: str) -> bool:
+        pair: list[Any] = [next(iter(parsed(formula)), None) for formula in (answer, gold)]
+        if not all(isinstance(expression, Expr) for expression in pair):
+            return verified(answer, gold)
+        symbols = sorted({symbol for e in pair for symbol in e.free_symbols}, key=str)
+        point = {symbol: I if str(symbol) == "i" else Rational(n, 7) for n, symbol in enumerate(symbols, start=9)}
+        has_variables = any(value != I for value in point.values())
+        try:
+            exact = [e.doit().subs(point) for e in pair]
+            ours, golds = (e.evalf(100) for e in exact)
+            difference = abs(ours - golds)
+            if not difference.is_finite:
+                return verified(answer, gold)
+            for decimal, other in ((answer, golds), (gold, ours)):
+                if _DECIMAL.fullmatch(decimal) and not has_variables:
+                    return bool(abs(Rational(read(decimal).value) - other) <= Rational(_half_unit(decimal)))
+            rounded = any(e.has(Float) for e in pair)
+            is_close = bool(difference <= max(abs(ours), abs(golds)) * Float(10) ** (-5 if rounded else -80))
+            if not rounded and all(e.is_Rational for e in exact):
+                is_close = exact[0] == exact[1]
+        except (AttributeError, TypeError, ValueError):  # without a value, as f(x)
+            return verified(answer, gold)
+        if is_close and (rounded or has_variables):
+            return verified(answer, gold) or simplify((pair[0] - pair[1]).doit()) == 0
+        return is_close
 
     return compare
 

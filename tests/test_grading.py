@@ -148,6 +148,62 @@ def test_a_tuple_in_prose_is_an_answer_without_a_box():
     assert not format_free("the point is (3, 4).", "4")
 
 
+@pytest.mark.parametrize(
+    ("reply", "gold"),
+    [
+        ("The answer is: $x = 14$", "14"),
+        ("**Answer:** 31", "31"),
+        ("So the answer is 9. I checked it in 2 ways.", "9"),
+        ("The answer is 6, not 8.", "6"),
+        (r"The final answer is \sqrt{27}.", r"3\sqrt{3}"),
+        ("Final answer: (x+2)^2", "x^2+4x+4"),
+        ("Answer: 8 + 5 = 13 pears", "13"),
+        ("The answer is 2 3/4.", r"\frac{11}{4}"),
+        ("answer is 4e-3", "0.004"),
+        ("The answer is (D), since (A) and (B) are too small.", "D"),
+        ("Answer: B. 40", r"\text{(B)}"),
+        ("The answer is 5. Wait, the answer is 7.", "7"),
+        ("with a probability of .25", r"\frac{1}{4}"),
+        ("there are 12 500 of them", "12500"),
+        ("所以一共是45公斤。", "45"),
+        (r"no, the answer is 3: \boxed{4}", "4"),
+    ],
+)
+def test_format_free_finds_what_is_announced(reply, gold):
+    assert format_free(reply, gold)
+
+
+@pytest.mark.parametrize(
+    ("reply", "gold"),
+    [
+        ("So the answer is 9. I checked it in 2 ways.", "2"),
+        ("The answer is 3 more than 12.", "12"),
+        ("The answer is 2 3/4.", r"\frac{3}{4}"),
+        ("The answer is (D), since (A) and (B) are too small.", "B"),
+        (r"the answer is 3: \boxed{4}", "3"),
+    ],
+)
+def test_format_free_takes_nothing_else(reply, gold):
+    assert not format_free(reply, gold)
+
+
+@pytest.mark.parametrize(
+    ("reply", "gold", "verdict", "answer"),
+    [
+        (r"\boxed{4}, \boxed{9}, \boxed{16}", "16, 9, 4", "right", "4, 9, 16"),
+        (r"\[\boxed{-5} \quad\text{and}\quad \boxed{2}\]", "2,-5", "right", "-5, 2"),
+        (r"first \boxed{1}. Then $\boxed{4}$ or $\boxed{9}$", "4,9", "right", "4, 9"),
+        (r"\boxed{4}, \boxed{9}", "4,9,16", "wrong", "4, 9"),
+        (r"\boxed{4} then \boxed{9}", "4,9", "wrong", "9"),
+        (r"\boxed{4} and \boxed{9}", "9", "right", "9"),  # one is asked for: the last box
+        (r"\boxed{4} and \boxed{9}", "4", "wrong", "9"),
+        (r"\boxed{4, 9}. So \boxed{4, 9}.", "4,9", "right", "4, 9"),
+    ],
+)
+def test_an_enumeration_may_be_spread_over_boxes(reply, gold, verdict, answer):
+    assert grade(reply, gold) == Grade(Verdict(verdict), answer)
+
+
 def test_gold_from():
     assert gold_from("2 + 2 = <<2+2=4>>4\n#### 4", "####") == "4"
     assert gold_from("#### 3\n#### 1,000 ", "####") == "1,000"
