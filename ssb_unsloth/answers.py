@@ -341,7 +341,7 @@ _ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")  # of degrees:
 _POWERS = {"square": "^2", "sq": "^2", "squared": "^2", "cubic": "^3", "cu": "^3", "cubed": "^3"}
 _UNIT = re.compile(
     r'(?P<amount>.*(?:\d|[})\]]|\\pi|(?P<letter>[A-Za-z])(?=\s*")))(?P<gap>\s*)'
-    r'(?:"\s*(?P<words>[^"]*[^\W\d_][^"]*)"|(?P<plain>[A-Za-z]{2,}(?:[\s/]+[A-Za-z.]+)*))'
+    r'(?:"\s*(?P<words>[^"]*[^\W\d_][^"]*)"|(?P<plain>[A-Za-z]{2,}(?:[\s/]+[A-Za-z.]+)*|[\u3400-\u9fff]+))'
     r"\s*(?:\^\s*\{?\s*(?P<power>[23])\s*\}?)?\s*",
     re.S,
 )
@@ -364,7 +364,8 @@ def _quantity(text: str, thousands: bool) -> Answer | None:
     if (match := _UNIT.fullmatch(text)) and not re.search('[":]', match["amount"]):
         unit = _unit(match["words"] or match["plain"], match["power"] or "")
         # Letters without quotation marks may be variables, if they are not a known unit or words that stand apart
-        stands_apart = match["gap"] and re.match(r"[A-Za-z]{4,}|[A-Za-z]{2,} [A-Za-z]{2,}", match["plain"] or "")
+        plain = match["plain"] or ""
+        stands_apart = (match["gap"] and re.match(r"[A-Za-z]{4,}|[A-Za-z]{2,} [A-Za-z]{2,}", plain)) or plain > "\u3400"
         if unit or (match["words"] and not match["letter"]) or stands_apart:
             return replace(_parse(match["amount"], thousands), unit=unit)
     return None
@@ -448,6 +449,12 @@ def _number(value: Fraction, source: str, digits: int = 0) -> Answer:
 
 def _significant(decimal: str) -> int:
     return len(decimal.replace(".", "").lstrip("-0"))
+
+
+def half_unit(decimal: str) -> Fraction:
+    r"""Half a unit in the last place of `1.25` or `1.25\cdot10^{-3}`: how far rounding may have moved it."""
+    mantissa, _, power = decimal.partition(r"\cdot10^")
+    return Fraction(10) ** (int(power.strip("{}") or 0) - len(mantissa.partition(".")[2])) / 2
 
 
 def _value(match: re.Match[str]) -> Fraction | None:

@@ -1,16 +1,10 @@
 r"""Is a reply's boxed answer the gold answer? The project's one grader.
 
-    reply --last_boxed--> answer --answers.read--> normal form and structure --_same--> verdict
+    reply --replies.last_boxed--> answer --answers.read--> normal form and structure --_same--> verdict
 
 Three steps decide, the cheapest first. Equal normal forms are equal, and numbers are compared exactly, as fractions.
 Structures are compared part by part: tuples in order, sets and lists in any order, intervals with their brackets,
-matrices with their shape. Only what is left (surds, polynomials, equations) goes to Math-Verify's parser, as single
-formulas: without variables their values to 80 digits decide, otherwise Math-Verify does.
-
-Math-Verify bounds its time by signals, which work in a main thread only and cannot stop a computation inside C
-(`9^{9^{9}}`). Here it runs without them in a process of its own, started at the first need, in which the kernel
-enforces limits on CPU time and memory. What exceeds them is not equal. The limit counts the worker's CPU time, not the
-clock, so verdicts do not depend on how busy the machine is.
+matrices with their shape. Only what is left (surds, polynomials, equations) goes to `judge`, as single formulas.
 
 Decisions that a reader may look for:
   - `50\%` equals `50` (the question asked for a percentage) and `0.5` (the same number), though these two differ.
@@ -27,27 +21,16 @@ Decisions that a reader may look for:
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import functools
-import json
-import os
 import re
-import resource
-import select
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
 
-from .answers import MAX_LENGTH, Answer, read, size, split, with_letter_unit
-from .errors import UserError
+from .answers import MAX_LENGTH, Answer, half_unit, read, size, split, with_letter_unit
+from .judge import same_formula
+from .replies import announced, boxes_side_by_side, last_boxed, last_expression, leading_formula
 
 ROUNDED_DIGITS = 6
 
@@ -81,7 +64,7 @@ def grade(text: str, gold: str, finish_reason: str = "stop", same: Callable[[str
         return Grade(Verdict.NO_ANSWER, None)
     right = (same or equivalent)(answer, gold)
     if not right and same is None and read(gold).kind in ("list", "set"):
-        answer = _boxes_side_by_side(text)
+        answer = boxes_side_by_side(text)
         right = equivalent(answer, gold)
     return Grade(Verdict.RIGHT if right else Verdict.WRONG, answer)
 
@@ -100,11 +83,8 @@ def format_free(text: str, gold: str) -> bool:
     """
     if last_boxed(text) is not None:
         return grade(text, gold).verdict == Verdict.RIGHT
-    answer = None
-    if announced := _ANNOUNCED.split(text)[1:]:
-        phrase = re.split(r"\n|\.(?!\d)|<\|", announced[-1])[0].strip(" *")[:200]
-        answer = phrase if read(gold).is_words else _leading_formula(phrase)
-    answer = answer or last_expression(text)
+    phrase = announced(text)
+    answer = (phrase if read(gold).is_words else leading_formula(phrase)) or last_expression(text)
     return answer is not None and equivalent(answer, gold)
 
 
@@ -149,95 +129,6 @@ def gold_from(text: str, how: str) -> str:
     if braces.count("{") != braces.count("}") or not normal_form(gold):
         raise ValueError(f"The gold answer does not parse: {gold.strip()[-80:]!r}.")
     return gold.strip()
-
-
-# -- Where the answer is ----------------------------------------------------------------------------------------------
-
-_BOX_PARTS = re.compile(
-    r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])\s*(?:(\{)|(-?\d[\d.,]*\d|-?\d|[A-Za-z](?![A-Za-z])))?|\\.|[{}]", re.S
-)
-
-
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last balanced `\boxed{...}` or `\fbox{...}` that holds anything, or None.
-
-    "Last" is the last to open, so of nested boxes the innermost counts. Escaped braces do not count. A box that is
-    never closed is passed over, as is an empty one (replies quote the instruction). `\boxed 42`, without braces, is
-    read as it was meant: the number or the single letter that follows.
-    """
-    found = _boxes(text)
-    return text[max(found)[0] : max(found)[1]].strip() if found else None
-
-
-_BESIDE = re.compile(r"(?:[\s$,.]|\\[()\[\],; ]|\\q?quad|\\text\{|\}|\b(?:and|or)\b)*")
-
-
-def _boxes_side_by_side(text: str) -> str:
-    r"""`\boxed{3}, \boxed{5} and \boxed{7}` as one answer: the last box, after those it is enumerated with."""
-    (start, end), *others = sorted(_boxes(text), reverse=True)
-    contents = [text[start:end].strip()]
-    for before, its_end in others:
-        between = text[its_end + 1 : start].removesuffix("{").rpartition("\\")[0]
-        if not re.search(",|and|or", between) or not _BESIDE.fullmatch(between):
-            break
-        contents.append(text[before:its_end].strip())
-        start = before
-    return ", ".join(dict.fromkeys(contents[::-1]))
-
-
-def _boxes(text: str) -> list[tuple[int, int]]:
-    """Where the contents of all balanced boxes that hold anything start and end."""
-    found: list[tuple[int, int]] = []
-    opened: list[tuple[int, bool]] = []  # where each open brace's content begins, and whether the brace is a box's
-    for match in _BOX_PARTS.finditer(text):
-        token = match[0]
-        if token == "{":
-            opened.append((match.end(), False))
-        elif match[1]:
-            opened.append((match.end(), True))
-        elif match[2]:
-            found.append(match.span(2))
-        elif token == "}" and opened:
-            start, is_box = opened.pop()
-            if is_box and not text[start : match.start()].isspace() and start < match.start():
-                found.append((start, match.start()))
-    return found
-
-
-_ANNOUNCED = re.compile(r"(?i)answer(?:\s+is\b|\s*[:=])[\s:*]*")
-_NAMES = "pi|sqrt|exp|ln|log|sin|cos|tan|and|or"
-_FORMULA = re.compile(
-    rf"(?:[^A-Za-z\\]|\\[A-Za-z]+(?:\s*\{{[^{{}}]*\}})*|\\.|\b(?:{_NAMES})\b|(?<![A-Za-z])[A-Za-z](?![A-Za-z]))+"
-)
-
-
-def _leading_formula(phrase: str) -> str | None:
-    """What a phrase begins with that has no words in it: `3 + 4 = 7 apples`, `(C) because`, `$x = 5$, as`."""
-    match = _FORMULA.match(phrase)
-    formula = re.sub(r"(?:[\s,;:(]|\b(?:and|or|as|a|I)\b)+$", "", match[0]) if match else ""
-    return formula if re.search(r"\d|\\[a-z]|^\W*[A-Z]\W*$|[=^]", formula) else None
-
-
-_DIGITS = r"(?:\d{1,3}(?: \d{3})+(?!\d)|\d(?:[\d,]*\d)?)(?:\.\d+)?|\.\d+"
-_NUMBER = rf"(?<![A-Za-z0-9_.])-?\s?\\?\$?(?:\d+ \d+/\d+|(?:{_DIGITS})(?:/\d+)?(?:[eE]-?\d\d?(?!\w))?)(?:\\?%)?"
-_EXPRESSION = re.compile(
-    r"\$\$([^$]+)\$\$|(?<!\\)\$([^$\n]*[^$\n\\])\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]"
-    r"|([(\[](?:\s*-?[\d./]+\s*,)+\s*-?[\d./]*\d\s*[)\]])"
-    rf"|(-?\\[dt]?frac\{{[^{{}}]*\}}\{{[^{{}}]*\}})|({_NUMBER})",
-    re.S,
-)
-
-
-def last_expression(text: str) -> str | None:
-    """The last formula between dollar signs or LaTeX brackets, tuple of numbers, bare fraction or number, or None."""
-    found: str | None = None
-    for match in _EXPRESSION.finditer(text):
-        formula = match[match.lastindex or 0]
-        if re.search(r"(?<![\\{A-Za-z])[A-Za-z]{3,}", formula):  # prose between two prices, not a formula
-            found = next(iter(re.findall(_NUMBER, formula)[::-1]), found)
-        else:
-            found = formula
-    return found.strip() if found else None
 
 
 # -- Equality ---------------------------------------------------------------------------------------------------------
@@ -308,7 +199,7 @@ def _same(answer: Answer, gold: Answer) -> bool:
     if "union" in kinds:  # `x < 2 or x > 3` is a list of intervals
         if kinds <= {"list", "union"} and _same_set(answer.parts, gold.parts):
             return True
-        return _math_verify(answer.source, gold.source)
+        return same_formula(answer.source, gold.source)
     if "matrix" in kinds and kinds & {"()", "[]"}:  # a vector may be written as a tuple
         matrix, entries = (answer, gold) if answer.kind == "matrix" else (gold, answer)
         is_vector = len(matrix.parts) == 1 or all(len(row.parts) == 1 for row in matrix.parts)
@@ -347,12 +238,12 @@ def _same_leaf(answer: Answer, gold: Answer) -> bool:
     if answer.is_words or gold.is_words:
         return answer.form.casefold().replace(" ", "") == gold.form.casefold().replace(" ", "")
     if answer.equation and gold.equation and not (answer.variable and gold.variable):
-        return _math_verify(answer.equation, gold.equation)
+        return same_formula(answer.equation, gold.equation)
     if gold.equation and not gold.variable:
         return False
     if answer.equation and not answer.variable:
         return _same(_last_side(answer), gold)
-    return _math_verify(_exact(answer), _exact(gold))
+    return same_formula(_exact(answer), _exact(gold))
 
 
 def _same_number(answer: Answer, ours: Fraction, gold: Answer, golds: Fraction) -> bool:
@@ -368,13 +259,7 @@ def _rounded(decimal: Answer, exact: Fraction) -> bool:
     has_decimal = pow(10, exact.denominator.bit_length(), exact.denominator) == 0
     if decimal.digits < ROUNDED_DIGITS or decimal.value is None or has_decimal:
         return False
-    return abs(decimal.value - exact) <= _half_unit(decimal.source)
-
-
-def _half_unit(decimal: str) -> Fraction:
-    """Half a unit in the last place of `1.25` or `1.25\\cdot10^{-3}`: how far rounding may have moved it."""
-    mantissa, _, power = decimal.partition(r"\cdot10^")
-    return Fraction(10) ** (int(power.strip("{}") or 0) - len(mantissa.partition(".")[2])) / 2
+    return abs(decimal.value - exact) <= half_unit(decimal.source)
 
 
 def _exact(answer: Answer) -> str:
@@ -388,187 +273,3 @@ def _exact(answer: Answer) -> str:
 
 def _last_side(equation: Answer) -> Answer:
     return read(split(equation.equation, "=")[-1])
-
-
-# -- Math-Verify, in a process of its own -----------------------------------------------------------------------------
-
-CPU_SECONDS = 3.0  # for one comparison; nearly all need less than 0.2
-WALL_SECONDS = 300.0  # by the clock: a process that gets no CPU time at all would be waited for for ever
-MEMORY_BYTES = 2 << 30
-
-# Math-Verify takes words for products of letters (anagrams would be equal), drops the base of a numeral and the prime
-# of a function, adds numbers that stand beside each other, and reads capital letters as small ones.
-_NOT_MATHEMATICS = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{4,}|[\dA-F)]_|\d \d|[:?'\"]|[^\x20-\x7e]")
-
-
-# ... and takes `2(4)` for a mixed number, which is 6.
-_PRODUCT = re.compile(r"(?<=[\d)])(?=\()|(?<=\))(?=\d)")
-
-
-def _math_verify(answer: str, gold: str) -> bool:
-    """Math-Verify's opinion on two formulas; False if it needs more than the limits allow."""
-    if not all(
-        formula and _is_balanced(formula) and not _NOT_MATHEMATICS.search(formula) for formula in (answer, gold)
-    ):
-        return False
-    ours, golds = _letters(answer), _letters(gold)
-    if any(letter.swapcase() in golds for letter in ours - golds):
-        return False
-    if re.fullmatch("[A-Za-z]", answer) or re.fullmatch("[A-Za-z]", gold):  # a lone letter it compares as text
-        answer, gold = f"({answer})+1", f"({gold})+1"
-    return _WORKER.ask(*(_PRODUCT.sub(r"\\cdot ", formula) for formula in (answer, gold)))
-
-
-def _is_balanced(formula: str) -> bool:
-    """Whether brackets close as often as they open: Math-Verify would search long for a meaning of what do not."""
-    depth = 0
-    for bracket in re.findall(r"[()\[\]{}]", formula):
-        depth += 1 if bracket in "([{" else -1
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-def _letters(formula: str) -> set[str]:
-    return set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", formula)))
-
-
-class _Worker:
-    """The process in which Math-Verify runs; started when first needed, and again after it was ended by a limit."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-
-    def ask(self, answer: str, gold: str) -> bool:
-        with self._lock:
-            process = self._process = self._process or self._start()
-            assert process.stdin
-            assert process.stdout
-            try:
-                process.stdin.write(json.dumps([answer, gold]) + "\n")
-                process.stdin.flush()
-                if not select.select([process.stdout], [], [], WALL_SECONDS)[0]:
-                    raise UserError(
-                        f"The judge (Math-Verify) gives no answer within {WALL_SECONDS:g} s, though a comparison may"
-                        f" take {CPU_SECONDS:g} s of CPU time: the machine is overloaded or asleep. What was sampled is"
-                        " kept; run the same command again."
-                    )
-                reply = process.stdout.readline()
-            except OSError:  # it died
-                reply = ""
-            except BaseException:  # interrupted: the reply to this question must not answer the next one
-                self._stop()
-                raise
-            if not reply:
-                self._stop()
-            return reply == "equal\n"
-
-    def _start(self) -> subprocess.Popen[str]:
-        # A plain new interpreter: forking is unsafe beside torch's threads, and multiprocessing's other ways run the
-        # caller's script again. A session of its own, so that Ctrl-C reaches only the caller.
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"from ssb_unsloth.grading import _serve; _serve({CPU_SECONDS})"],
-            cwd=Path(__file__).parent.parent,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        assert process.stdout
-        ready = process.stdout.readline()
-        if ready != "ready\n":
-            process.kill()
-            reason = ready.strip() or "no reason given"
-            raise UserError(f"Math-Verify does not start ({reason}). Try: pip install 'math-verify[antlr4_13_2]'")
-        return process
-
-    def _stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.communicate()
-
-    def forget(self) -> None:
-        """In a forked child: the process belongs to the parent."""
-        self._lock, self._process = threading.Lock(), None
-
-
-def _serve(cpu_seconds: float) -> None:
-    """The worker's main loop: one JSON pair a line in, one word a line out."""
-    replies, sys.stdout = sys.stdout, sys.stderr
-    try:
-        compare = _load_math_verify()
-    except Exception as error:
-        print(repr(error), file=replies, flush=True)
-        return
-    with contextlib.suppress(ValueError, OSError):  # macOS does not know this limit
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    print("ready", file=replies, flush=True)
-    for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)  # nobody handles the signal, so it ends the process
-        try:
-            equal = compare(*json.loads(line))
-        except Exception:  # MemoryError and RecursionError are among them
-            equal = False
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        print("equal" if equal else "different", file=replies, flush=True)
-
-
-_DECIMAL = re.compile(r"-?\d*\.\d+(?:\\cdot10\^\{-?\d+\})?")
-
-
-def _load_math_verify() -> Callable[[str, str], bool]:
-    """What decides in the worker: values, and for formulas with variables that have the same, Math-Verify.
-
-    By itself Math-Verify rounds to 6 decimals or 15 digits: 1/2004! would be 1/2006!, and 125.6637 not 40 pi. It is the
-    only judge of what has no value: equations, sets, f(x).
-    """
-    from math_verify import LatexExtractionConfig, parse, verify
-    from sympy import Expr, Float, I, Rational, simplify
-
-    usual = LatexExtractionConfig(boxed_match_priority=0)
-    without_units = replace(usual.normalization_config, units=False)  # or 2+3m would be 5: units are read in `answers`
-    config = [replace(usual, normalization_config=without_units)]
-
-    @functools.lru_cache(maxsize=1024)
-    def parsed(formula: str) -> list[Any]:
-        # parsing_timeout=None switches its signals off
-        return parse(rf"\boxed{{{formula}}}", config, fallback_mode="no_fallback", parsing_timeout=None)
-
-    def verified(answer: str, gold: str) -> bool:
-        return bool(verify(parsed(gold), parsed(answer), timeout_seconds=None))
-
-    def compare(answer: str, gold: str) -> bool:
-        pair: list[Any] = [next(iter(parsed(formula)), None) for formula in (answer, gold)]
-        if not all(isinstance(expression, Expr) for expression in pair):
-            return verified(answer, gold)
-        symbols = sorted({symbol for e in pair for symbol in e.free_symbols}, key=str)
-        point = {symbol: I if str(symbol) == "i" else Rational(n, 7) for n, symbol in enumerate(symbols, start=9)}
-        has_variables = any(value != I for value in point.values())
-        try:
-            exact = [e.doit().subs(point) for e in pair]
-            ours, golds = (e.evalf(100) for e in exact)
-            difference = abs(ours - golds)
-            if not difference.is_finite:
-                return verified(answer, gold)
-            for decimal, other in ((answer, golds), (gold, ours)):
-                if _DECIMAL.fullmatch(decimal) and not has_variables:
-                    return bool(abs(Rational(read(decimal).value) - other) <= Rational(_half_unit(decimal)))
-            rounded = any(e.has(Float) for e in pair)
-            is_close = bool(difference <= max(abs(ours), abs(golds)) * Float(10) ** (-5 if rounded else -80))
-            if not rounded and all(e.is_Rational for e in exact):
-                is_close = exact[0] == exact[1]
-        except (AttributeError, TypeError, ValueError):  # without a value, as f(x)
-            return verified(answer, gold)
-        if is_close and (rounded or has_variables):
-            return verified(answer, gold) or simplify((pair[0] - pair[1]).doit()) == 0
-        return is_close
-
-    return compare
-
-
-_WORKER = _Worker()
-atexit.register(_WORKER._stop)
-os.register_at_fork(after_in_child=lambda: _WORKER.forget())

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssb_unsloth import grading
+from ssb_unsloth import judge
 from ssb_unsloth.answers import MAX_LENGTH
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.grading import (
@@ -31,10 +31,10 @@ from ssb_unsloth.grading import (
     format_free,
     gold_from,
     grade,
-    last_boxed,
     normal_form,
     string_equal,
 )
+from ssb_unsloth.replies import last_boxed
 
 DATA = Path(__file__).parent / "data"
 
@@ -107,6 +107,17 @@ def test_last_boxed_is_linear(piece):
     start = time.perf_counter()
     last_boxed(piece * (200_000 // len(piece)))
     assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    "piece", ["1 ", "1,", "(1,", r"\(", "$", "answer is ", "answer: 1 ", r"\boxed{1}, ", r"\frac{1}{"]
+)
+def test_finding_an_answer_is_linear(piece):
+    reply = piece * (100_000 // len(piece))
+    start = time.perf_counter()
+    format_free(reply, "2,3")
+    grade(reply, "2,3")
+    assert time.perf_counter() - start < 5
 
 
 # -- Verdicts ---------------------------------------------------------------------------------------------------------
@@ -387,11 +398,11 @@ def test_numbers_are_fast_and_need_no_math_verify():
 @pytest.fixture
 def worker(monkeypatch):
     """A fresh worker with a short limit, and no remembered results."""
-    monkeypatch.setattr(grading, "CPU_SECONDS", 1.0)
-    monkeypatch.setattr(grading, "_WORKER", grading._Worker())
+    monkeypatch.setattr(judge, "CPU_SECONDS", 1.0)
+    monkeypatch.setattr(judge, "_WORKER", judge._Worker())
     equivalent.cache_clear()
-    yield grading._WORKER
-    grading._WORKER._stop()
+    yield judge._WORKER
+    judge._WORKER._stop()
     equivalent.cache_clear()
 
 
@@ -481,10 +492,10 @@ def test_an_interrupted_question_does_not_answer_the_next(worker, monkeypatch):
 def test_a_judge_that_is_given_no_time_is_an_error_and_no_verdict(worker, monkeypatch):
     assert equivalent("a+b", "b+a")
     process = worker._process
-    monkeypatch.setattr(grading, "WALL_SECONDS", 0.2)
+    monkeypatch.setattr(judge, "WALL_SECONDS", 0.2)
     os.kill(process.pid, signal.SIGSTOP)
     with pytest.raises(UserError, match=r"judge .* no answer within 0\.2 s.*run the same command again"):
         equivalent("c+d", "d+c")
     assert process.poll() is not None
-    monkeypatch.setattr(grading, "WALL_SECONDS", 60)
+    monkeypatch.setattr(judge, "WALL_SECONDS", 60)
     assert equivalent("c+d", "d+c")
