@@ -62,17 +62,20 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("\u00a0\u2009\u202f\u2002\u2003\u3000\t\n\r~", " "),
         **dict.fromkeys('“”"`\0', ""),
         **{a: rf"^{{{b}}}" for a, b in zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True)},
+        **{a: rf"_{{{b}}}" for a, b in zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)},
         **{a: rf"\frac{{{b}}}{{{c}}}" for a, b, c in zip("½⅓⅔¼¾⅕⅛", "1121311", "2334458", strict=True)},
         **{"×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/", "±": r"\pm ", "∓": r"\mp "},
         **{"π": r"\pi ", "θ": r"\theta ", "∞": r"\infty ", "√": r"\sqrt ", "∅": r"\emptyset ", "º": "°"},
-        **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in "},
+        **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "≈": r"\approx "},
+        **{"∛": r"\sqrt[3]", "≡": "="},
         **{"，": ",", "’": "'", "％": "%", "⟨": "(", "⟩": ")", "（": "(", "）": ")"},
     }
 )
 
 _ASIDE = r"(?![A-Za-z])"  # the command's name ends here
 _TEXT = r"(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|math(?:rm|bf|it|sf|tt)|operatorname\*?)"
-_NUMERALS = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_NUMERALS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_NUMERALS += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
 
 _SPELLINGS = [
     (re.compile(pattern), replacement)
@@ -92,6 +95,9 @@ _SPELLINGS = [
         # Several names for one thing
         (rf"\\[dtc]frac{_ASIDE}", r"\\frac"),
         (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+        (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+        (r"(\d*\.\d*)\\(?:dot|bar)\s*\{?(\d+)\}?", r"\1\\overline{\2}"),
+        (rf"\\equiv{_ASIDE}", "="),
         (rf"\\[dt]binom{_ASIDE}", r"\\binom"),
         (rf"\\(?:times|ast|cdot){_ASIDE}", r"\\cdot "),
         (rf"\\div{_ASIDE}", "/"),
@@ -106,29 +112,39 @@ _SPELLINGS = [
         (rf"\\rbrace{_ASIDE}", r"\\}"),
         (rf"\\lbrack{_ASIDE}", "["),
         (rf"\\rbrack{_ASIDE}", "]"),
-        (rf"\\varnothing{_ASIDE}|\\\{{\s*\\\}}", r"\\emptyset "),
+        (rf"\\varnothing{_ASIDE}|\\\{{\s*\\\}}|^\s*\{{\s*\}}\s*$", r"\\emptyset "),
         (rf"\+\s*\\infty{_ASIDE}|(?<![\\A-Za-z])inf(?:inity)?{_ASIDE}", r"\\infty "),
-        (rf"\^\s*(?:\{{\s*\\circ\s*\}}|\\circ{_ASIDE})|\\(?:text)?degree{_ASIDE}", "°"),
+        (rf"\^\s*(?:\{{\s*\\circ\s*\}}|\\circ{_ASIDE})|\\(?:text)?degree{_ASIDE}|(?<=\d)\s*deg{_ASIDE}", "°"),
         (r'\\%|(?<=[\d}\s"])(?:percent(?:age)?|pct)\b', "%"),
         (r'"\s*%\s*"', "%"),
         (rf'"?\s*(?:,\s*)?(?<![A-Za-z\\])(?:and|or){_ASIDE}\s*"?|\\(?:lor|land|vee|wedge){_ASIDE}|;', ","),
-        (rf"(?<![\\A-Za-z])(?=(?:pi|sin|cos|tan|cot|sec|csc|ln|log|sqrt|infty){_ASIDE})", r"\\"),
+        (rf"(?<![\\A-Za-z])(?=(?:pi|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp|sqrt|infty){_ASIDE})", r"\\"),
+        (r"(?<![\\A-Za-z])abs\s*\(([^()]*)\)", r"|\1|"),
+        (r"\+\s*-", "-"),
+        (r"\^\s*(?:\(([^()]*)\)|(-?\d{2,}|-\d))", r"^{\1\2}"),  # 2^(n+1), 2^10 and 10^-2, as in plain text
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"^\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid|:|\|)(.*)\\\}$", r"\1"),  # { x | x > 5 }
         (r'(?<=\d)[\s"]*([ap])\.?\s?m\b\.?[\s"]*$', r"\1m"),
         # The base of a numeral: (52)_8, 52_{(8)}, 52 (base 8)
         (r'^\(?\s*([\dA-F]+)\s*\)?\s*"?\s*\(?\s*(?:in )?base[\s-]*(\w+)\s*\)?\s*"?$', r"\1_{\2}"),
         (r'^\(?\s*([\dA-F]+)\s*\)?\s*_\s*\{?[\s"(]*(?:base )?(\w+)[\s")]*\}?$', r"\1_{\2}"),
-        *((rf"(?<=_\{{){name}\}}$", f"{number}}}") for number, name in enumerate(_NUMERALS, start=2)),
+        *((rf"(?<=_\{{){name}\}}$", f"{number}}}") for number, name in enumerate(_NUMERALS)),
     ]
 ]
+
+
+_ANNOUNCED = re.compile(
+    r"(?i)^(?:(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer(?:\s+is)?[\s:}]+|=|\\approx(?![A-Za-z]))"
+)
 
 
 def _spell(text: str) -> str:
     """The same answer with one spelling for each construct, and without delimiters and spacing commands."""
     text = re.sub(r"^\s*\*\*(.*)\*\*\s*$", r"\1", text.translate(_CHARACTERS))  # Markdown's bold
-    text = text.replace("**", "^").replace("*", r"\cdot ").strip()
-    text = re.sub(r"^(?:the\s+)?(?:final\s+)?answer(?:\s+is)?\s*:?\s+", "", text, flags=re.I)
+    text = re.sub(r"\\+$", "", text.replace("**", "^").replace("*", r"\cdot ").strip())
+    text = _ANNOUNCED.sub("", text)
+    if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:  # in pairs they enclose formulas, else one is a currency
+        text = re.sub(r"(?<!\\)\$", "", text)
     while inner := re.fullmatch(r"\$+([^$]+)\$+|\\(?:boxed|fbox)\s*\{(.*)\}", text):
         text = (inner[1] or inner[2] or "").strip()
     for pattern, replacement in _SPELLINGS:
@@ -210,7 +226,8 @@ def _collection(kind: str, answers: list[Answer]) -> Answer:
 
 
 _VARIABLE = re.compile(
-    r"\s*(?:[A-Za-z]|[A-Za-z]_\{?\w\}?|\\[a-z]+(?:\s*[A-Z]+)?|[A-Za-z]\s*\([a-z,\s]+\)|\([a-z](?:\s*,\s*[a-z])+\)"
+    r"\s*(?:[A-Za-z]|[A-Za-z]_\{?\w\}?|\\[a-z]+(?:\s*[A-Z]+)?|[A-Za-z]\s*(?:\^\s*\{-1\}\s*)?\([a-z,\s]+\)"
+    r"|\([a-z](?:\s*,\s*[a-z])+\)"
     r'|(?P<words>"[^"]*"|[A-Za-z ]{4,}))\s*'
 )
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
@@ -312,11 +329,19 @@ _UNITS = {
     )
     for name in names
 }
+_SIZES = {  # of units that measure the same: in meters, grams, seconds, liters, dollars
+    **{"mm": ("m", "0.001"), "cm": ("m", "0.01"), "m": ("m", "1"), "km": ("m", "1000")},
+    **{"in": ("m", "0.0254"), "ft": ("m", "0.3048"), "yd": ("m", "0.9144"), "mi": ("m", "1609.344")},
+    **{"mg": ("g", "0.001"), "g": ("g", "1"), "kg": ("g", "1000")},
+    **{"oz": ("g", "28.349523125"), "lb": ("g", "453.59237")},
+    **{"sec": ("s", "1"), "min": ("s", "60"), "hr": ("s", "3600"), "day": ("s", "86400"), "week": ("s", "604800")},
+    **{"ml": ("l", "0.001"), "l": ("l", "1"), "cent": ("$", "0.01"), "dollar": ("$", "1")},
+}
 _ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")  # of degrees: these are not a unit at the end
 _POWERS = {"square": "^2", "sq": "^2", "squared": "^2", "cubic": "^3", "cu": "^3", "cubed": "^3"}
 _UNIT = re.compile(
     r'(?P<amount>.*(?:\d|[})\]]|\\pi|(?P<letter>[A-Za-z])(?=\s*")))(?P<gap>\s*)'
-    r'(?:"\s*(?P<words>[^"]*[^\W\d_][^"]*)"|(?P<plain>[A-Za-z]{2,}(?:[\s/]+[A-Za-z.]+)*))'
+    r'(?:"\s*(?P<words>[^"]*[^\W\d_][^"]*)"|(?P<plain>[A-Za-z]{2,}(?:[\s/]+[A-Za-z.]+)*|[\u3400-\u9fff]+))'
     r"\s*(?:\^\s*\{?\s*(?P<power>[23])\s*\}?)?\s*",
     re.S,
 )
@@ -332,13 +357,36 @@ def _quantity(text: str, thousands: bool) -> Answer | None:
         return replace(_parse(match[1], thousands), unit=_unit(match[2], ""))
     if (match := re.fullmatch(r'(.*\S)\s*°\s*"?\s*[CF]?\s*"?', text, re.S)) and not _ANGLE.search(text):
         return replace(_parse(match[1], thousands), unit="degree")
+    if match := re.fullmatch(r"(\d\d?)(?::(\d\d))?([ap]m)", text.replace('"', "")):
+        return replace(_leaf(f"{match[1]}:{match[2] or '00'}"), unit=match[3])
+    if match := re.fullmatch(r"(.+?)\s*(?:\\pmod|\(\s*\\?b?mod)\s*\{?\s*(\d+)\s*\}?\s*\)?\s*", text.replace('"', "")):
+        return replace(_parse(match[1], thousands), unit=f"mod {match[2]}")
     if (match := _UNIT.fullmatch(text)) and not re.search('[":]', match["amount"]):
         unit = _unit(match["words"] or match["plain"], match["power"] or "")
         # Letters without quotation marks may be variables, if they are not a known unit or words that stand apart
-        stands_apart = match["gap"] and re.match(r"[A-Za-z]{4,}|[A-Za-z]{2,} [A-Za-z]{2,}", match["plain"] or "")
+        plain = match["plain"] or ""
+        stands_apart = (match["gap"] and re.match(r"[A-Za-z]{4,}|[A-Za-z]{2,} [A-Za-z]{2,}", plain)) or plain > "\u3400"
         if unit or (match["words"] and not match["letter"]) or stands_apart:
             return replace(_parse(match["amount"], thousands), unit=unit)
     return None
+
+
+def size(answer: Answer) -> tuple[str, Fraction] | None:
+    """What a number with a unit measures, and how much: ("m^2", 1/10,000) for 1 cm². None if that is not known."""
+    name, _, power = answer.unit.partition("^")
+    if answer.value is None or name not in _SIZES:
+        return None
+    base, factor = _SIZES[name]
+    return base + power, answer.value * Fraction(factor) ** int(power or 1)
+
+
+_LETTER_UNIT = re.compile(r"(.*[\d}])(?:(?:\s|\\[, ]|~)+([mgshLNJ])|\s*(m)(?=[²³]))\s*(\^\{?[23]\}?|[²³])?\s*", re.S)
+
+
+def with_letter_unit(text: str) -> Answer | None:
+    """The answer as a number with a unit of one letter, `5 m` or `5m²`, which `read` takes for a variable."""
+    match = _LETTER_UNIT.fullmatch(text)
+    return read(rf"{match[1]}\text{{ {match[2] or match[3]}}}{match[4] or ''}") if match else None
 
 
 def _unit(words: str, power: str) -> str:
@@ -364,10 +412,19 @@ _NUMBER = re.compile(
 )
 
 
+_MEANINGS = {
+    **{name: str(number) for number, name in enumerate(_NUMERALS)},
+    **dict.fromkeys(["no solution", "no solutions", "empty set"], r"\emptyset"),
+    **dict.fromkeys(["all real numbers", "all reals", "real numbers", r"\mathbb{r}"], r"(-\infty, \infty)"),
+}
+
+
 def _leaf(text: str) -> Answer:
+    if meaning := _MEANINGS.get(_without_article(text.replace('"', " "))):
+        return _parse(meaning, False)
     if words := _words(text):
         return words
-    text = re.sub(r"^([+-]?\d+)\s+(\d+)\s*/\s*(\d+)$", r"\1\\frac{\2}{\3}", text)
+    text = re.sub(r"^([+-]?\d+)\s+(\d+)\s*/\s*(\d+)$", _mixed, text)
     if _ANGLE.search(text):
         text = re.sub(r"(\d+)\s*°", r"{\\frac{\1\\pi}{180}}", text)
     source = _compact(_arguments(text.replace('"', "")))
@@ -379,6 +436,11 @@ def _leaf(text: str) -> Answer:
     return Answer(form, source=source, equation=form if len(split(form, "=")) > 1 else "")
 
 
+def _mixed(number: re.Match[str]) -> str:
+    whole, top, bottom = number.groups()
+    return rf"{whole}\frac{{{top}}}{{{bottom}}}" if int(top) < int(bottom) else number[0]
+
+
 def _number(value: Fraction, source: str, digits: int = 0) -> Answer:
     sign, top, bottom = "-" * (value < 0), abs(value.numerator), value.denominator
     form = f"{sign}{top}" if bottom == 1 else rf"{sign}\frac{{{top}}}{{{bottom}}}"
@@ -387,6 +449,12 @@ def _number(value: Fraction, source: str, digits: int = 0) -> Answer:
 
 def _significant(decimal: str) -> int:
     return len(decimal.replace(".", "").lstrip("-0"))
+
+
+def half_unit(decimal: str) -> Fraction:
+    r"""Half a unit in the last place of `1.25` or `1.25\cdot10^{-3}`: how far rounding may have moved it."""
+    mantissa, _, power = decimal.partition(r"\cdot10^")
+    return Fraction(10) ** (int(power.strip("{}") or 0) - len(mantissa.partition(".")[2])) / 2
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -413,13 +481,18 @@ def _value(match: re.Match[str]) -> Fraction | None:
 def _words(text: str) -> Answer | None:
     r"""`\text{Evelyn}`, `Evelyn`, `an ellipse`: the words in lower case; a single letter (a choice) as it is."""
     plain = re.sub(r"\s+", " ", text.replace('"', " ")).strip(" .,")
-    if match := re.fullmatch(r"\(?\s*([A-Za-z])\s*\)(?: [^\s(].*)?", plain):
-        return Answer(match[1], source=match[1])  # `(C)`, `C)` and `(C) 12` name a choice
+    if match := re.fullmatch(r"\(?\s*([A-Za-z])\s*\)(?: [^\s(].*)?|([A-H])[.:] .+", plain):
+        choice = match[1] or match[2]
+        return Answer(choice, source=choice)  # `(C)`, `C)`, `(C) 12` and `C. 12` name a choice
     quoted = re.fullmatch(r'\s*("[^"]*"[\s.]*)+', text)
     if not (quoted and re.search(r"[^\W\d_]{2}", plain)) and not re.search(r"(?<![\\\w{])[^\W\d_]{4,}", plain):
         return None
-    plain = re.sub(r"^(?:an?|the) ", "", plain.casefold())
+    plain = _without_article(plain)
     return Answer(re.sub(r"[\s.\-']+", " ", plain).strip(), source=plain, is_words=True)
+
+
+def _without_article(text: str) -> str:
+    return re.sub(r"^(?:an?|the) ", "", text.casefold().strip(" .,"))
 
 
 def _compact(text: str) -> str:

@@ -1,22 +1,18 @@
 r"""Is a reply's boxed answer the gold answer? The project's one grader.
 
-    reply --last_boxed--> answer --answers.read--> normal form and structure --_same--> verdict
+    reply --replies.last_boxed--> answer --answers.read--> normal form and structure --_same--> verdict
 
 Three steps decide, the cheapest first. Equal normal forms are equal, and numbers are compared exactly, as fractions.
 Structures are compared part by part: tuples in order, sets and lists in any order, intervals with their brackets,
-matrices with their shape. Only what is left (surds, polynomials, equations) goes to Math-Verify, as single formulas.
-
-Math-Verify bounds its time by signals, which work in a main thread only and cannot stop a computation inside C
-(`9^{9^{9}}`). Here it runs without them in a process of its own, started at the first need, in which the kernel
-enforces limits on CPU time and memory. What exceeds them is not equal. The limit counts the worker's CPU time, not the
-clock, so verdicts do not depend on how busy the machine is.
+matrices with their shape. Only what is left (surds, polynomials, equations) goes to `judge`, as single formulas.
 
 Decisions that a reader may look for:
   - `50\%` equals `50` (the question asked for a percentage) and `0.5` (the same number), though these two differ.
-  - A unit or currency is ignored where the other side has none; two known units must agree (`5 cm` is not `5 m`, nor
-    is it converted). Degrees equal the same angle in radians where that is written with pi.
+  - A unit, currency, half of the day or modulus is ignored where the other side has none; two known ones must agree
+    (`5 cm` is not `5 m`, but `500 cm` is). Degrees equal the same angle in radians where that is written with pi.
+  - `i` is the imaginary unit, unless it is an index.
   - A decimal equals a number that no decimal can write (2/3, pi) if it is that number rounded to 6 or more
-    significant digits; otherwise decimals are exact.
+    significant digits, 7 if the number is irrational (3.14159 is not pi); otherwise decimals are exact.
   - A comma between digits that are no thousands may stand for the decimal point of the same digits: `1,22` and `1.22`.
   - A numeral with a base, `52_8`, equals only the same digits in the same base: the form was asked for.
   - Words are compared without case, articles and punctuation; variables keep their case.
@@ -25,26 +21,16 @@ Decisions that a reader may look for:
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import functools
-import json
-import os
 import re
-import resource
-import select
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from pathlib import Path
 
-from .answers import MAX_LENGTH, Answer, read, split
-from .errors import UserError
+from .answers import MAX_LENGTH, Answer, half_unit, read, size, split, with_letter_unit
+from .judge import same_formula
+from .replies import announced, boxes_side_by_side, last_boxed, last_expression, leading_formula
 
 ROUNDED_DIGITS = 6
 
@@ -76,7 +62,11 @@ def grade(text: str, gold: str, finish_reason: str = "stop", same: Callable[[str
         return Grade(Verdict.TRUNCATED, answer)
     if answer is None:
         return Grade(Verdict.NO_ANSWER, None)
-    return Grade(Verdict.RIGHT if (same or equivalent)(answer, gold) else Verdict.WRONG, answer)
+    right = (same or equivalent)(answer, gold)
+    if not right and same is None and read(gold).kind in ("list", "set"):
+        answer = boxes_side_by_side(text)
+        right = equivalent(answer, gold)
+    return Grade(Verdict.RIGHT if right else Verdict.WRONG, answer)
 
 
 def string_equal(text: str, gold: str) -> bool:
@@ -86,14 +76,15 @@ def string_equal(text: str, gold: str) -> bool:
 
 
 def format_free(text: str, gold: str) -> bool:
-    """Equivalence without asking for a box: the last box, else the last formula or number of the reply.
+    """Equivalence without asking for a box: the last box, else what is announced, else the last formula or number.
 
-    Where the gold answer is in words, what follows the last "answer is" or "answer:".
+    Announced is the formula or number right after the last "answer is" or "answer:"; where the gold answer is in words,
+    all of that sentence.
     """
-    answer = last_boxed(text)
-    if answer is None and read(gold).is_words:
-        answer = next(iter(re.findall(r"(?i)answer(?:\s+is\b|\s*:)[\s:*]*([^.\n*]{1,80})", text)[::-1]), None)
-    answer = answer or last_expression(text)
+    if last_boxed(text) is not None:
+        return grade(text, gold).verdict == Verdict.RIGHT
+    phrase = announced(text)
+    answer = (phrase if read(gold).is_words else leading_formula(phrase)) or last_expression(text)
     return answer is not None and equivalent(answer, gold)
 
 
@@ -140,59 +131,6 @@ def gold_from(text: str, how: str) -> str:
     return gold.strip()
 
 
-# -- Where the answer is ----------------------------------------------------------------------------------------------
-
-_BOX_PARTS = re.compile(
-    r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])\s*(?:(\{)|(-?\d[\d.,]*\d|-?\d|[A-Za-z](?![A-Za-z])))?|\\.|[{}]", re.S
-)
-
-
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last balanced `\boxed{...}` or `\fbox{...}` that holds anything, or None.
-
-    "Last" is the last to open, so of nested boxes the innermost counts. Escaped braces do not count. A box that is
-    never closed is passed over, as is an empty one (replies quote the instruction). `\boxed 42`, without braces, is
-    read as it was meant: the number or the single letter that follows.
-    """
-    found: tuple[int, str] | None = None
-    opened: list[tuple[int, bool]] = []  # where each open brace's content begins, and whether the brace is a box's
-    for match in _BOX_PARTS.finditer(text):
-        token = match[0]
-        if token == "{":
-            opened.append((match.end(), False))
-        elif match[1]:
-            opened.append((match.end(), True))
-        elif match[2]:
-            found = max(found or (0, ""), (match.start(2), match[2]))
-        elif token == "}" and opened:
-            start, is_box = opened.pop()
-            content = text[start : match.start()]
-            if is_box and content.strip() and (found is None or start > found[0]):
-                found = (start, content)
-    return found[1].strip() if found else None
-
-
-_NUMBER = r"(?<![\w.])-?\s?\\?\$?\d(?:[\d,]*\d)?(?:\.\d+)?(?:/\d+)?(?:\\?%)?"
-_EXPRESSION = re.compile(
-    r"\$\$([^$]+)\$\$|(?<!\\)\$([^$\n]*[^$\n\\])\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]"
-    r"|([(\[](?:\s*-?[\d./]+\s*,)+\s*-?[\d./]*\d\s*[)\]])"
-    rf"|(-?\\[dt]?frac\{{[^{{}}]*\}}\{{[^{{}}]*\}})|({_NUMBER})",
-    re.S,
-)
-
-
-def last_expression(text: str) -> str | None:
-    """The last formula between dollar signs or LaTeX brackets, tuple of numbers, bare fraction or number, or None."""
-    found: str | None = None
-    for match in _EXPRESSION.finditer(text):
-        formula = match[match.lastindex or 0]
-        if re.search(r"(?<![\\{A-Za-z])[A-Za-z]{3,}", formula):  # prose between two prices, not a formula
-            found = next(iter(re.findall(_NUMBER, formula)[::-1]), found)
-        else:
-            found = formula
-    return found.strip() if found else None
-
-
 # -- Equality ---------------------------------------------------------------------------------------------------------
 
 
@@ -216,7 +154,18 @@ def equivalent(answer: str, gold: str) -> bool:
     # `100,200` was read as a number; beside a list, or a gold tuple, it is two numbers.
     if (ours.kind, golds.kind) in _TWO_READINGS:
         return _same(read(answer, thousands=False), read(gold, thousands=False))
-    return False
+    if golds.value is not None and (quantity := with_letter_unit(answer)):
+        return _same(quantity, golds)
+    if ours.value is not None and (quantity := with_letter_unit(gold)):
+        return _same(ours, quantity)
+    return any(_approximates(one, other) for one, other in ((answer, gold), (gold, answer)))
+
+
+def _approximates(one: str, other: str) -> bool:
+    """`\sqrt{2} \approx 1.414` answers both `\sqrt{2}` and `1.414`."""
+    sides = re.split(r"\\approx(?![A-Za-z])|≈", one)
+    values = [side for side in sides if not re.fullmatch(r"\s*[A-Za-z]?\s*", side)]
+    return len(sides) > 1 and any(equivalent(side, other) for side in values)
 
 
 def _decimal_comma(one: str, other: str) -> bool:
@@ -238,7 +187,9 @@ def normal_form(answer: str) -> str:
 
 
 def _same(answer: Answer, gold: Answer) -> bool:
-    if _differ(answer.unit, gold.unit) or _differ(answer.variable, gold.variable):
+    if _differ(answer.unit, gold.unit):
+        return size(answer) is not None and size(answer) == size(gold)
+    if _differ(answer.variable, gold.variable) and not _are_functions(answer.variable, gold.variable):
         return False
     kinds = {answer.kind, gold.kind}
     if kinds == {"leaf"}:
@@ -248,14 +199,19 @@ def _same(answer: Answer, gold: Answer) -> bool:
     if "union" in kinds:  # `x < 2 or x > 3` is a list of intervals
         if kinds <= {"list", "union"} and _same_set(answer.parts, gold.parts):
             return True
-        return _math_verify(answer.source, gold.source)
-    if kinds == {"matrix", "()"}:  # a column vector may be written as a tuple
+        return same_formula(answer.source, gold.source)
+    if "matrix" in kinds and kinds & {"()", "[]"}:  # a vector may be written as a tuple
         matrix, entries = (answer, gold) if answer.kind == "matrix" else (gold, answer)
-        column = [row.parts[0] for row in matrix.parts if len(row.parts) == 1]
-        return len(column) == len(matrix.parts) and _same_sequence(column, entries.parts)
+        is_vector = len(matrix.parts) == 1 or all(len(row.parts) == 1 for row in matrix.parts)
+        return is_vector and _same_sequence([entry for row in matrix.parts for entry in row.parts], entries.parts)
     if len(kinds) == 1 or kinds == {"list", "()"}:
         return _same_sequence(answer.parts, gold.parts)
     return answer.kind == "leaf" and bool(answer.equation) and not gold.equation and _same(_last_side(answer), gold)
+
+
+def _are_functions(one: str, other: str) -> bool:
+    """`f(x) = 2x` and `y = 2x` are the same function; `f(x)` and `g(x)` are not."""
+    return re.fullmatch(r"y[A-Za-z]\([a-z]\)", "".join(sorted((one, other), key=len))) is not None
 
 
 def _differ(one: str, other: str) -> bool:
@@ -282,12 +238,12 @@ def _same_leaf(answer: Answer, gold: Answer) -> bool:
     if answer.is_words or gold.is_words:
         return answer.form.casefold().replace(" ", "") == gold.form.casefold().replace(" ", "")
     if answer.equation and gold.equation and not (answer.variable and gold.variable):
-        return _math_verify(answer.equation, gold.equation)
+        return same_formula(answer.equation, gold.equation)
     if gold.equation and not gold.variable:
         return False
     if answer.equation and not answer.variable:
         return _same(_last_side(answer), gold)
-    return _math_verify(_exact(answer), _exact(gold))
+    return same_formula(_exact(answer), _exact(gold))
 
 
 def _same_number(answer: Answer, ours: Fraction, gold: Answer, golds: Fraction) -> bool:
@@ -303,8 +259,7 @@ def _rounded(decimal: Answer, exact: Fraction) -> bool:
     has_decimal = pow(10, exact.denominator.bit_length(), exact.denominator) == 0
     if decimal.digits < ROUNDED_DIGITS or decimal.value is None or has_decimal:
         return False
-    places = len(decimal.source.partition(".")[2])
-    return abs(decimal.value - exact) * 2 * 10**places <= 1
+    return abs(decimal.value - exact) <= half_unit(decimal.source)
 
 
 def _exact(answer: Answer) -> str:
@@ -312,156 +267,9 @@ def _exact(answer: Answer) -> str:
     if answer.unit == "degree":
         return rf"\frac{{({answer.form})\pi}}{{180}}"
     if answer.value is not None:
-        return answer.source if answer.digits >= ROUNDED_DIGITS else answer.form
+        return answer.source if answer.digits > ROUNDED_DIGITS else answer.form
     return re.sub(r"\d+\.\d{1,5}(?!\d)", lambda decimal: rf"{{{read(decimal[0]).form}}}", answer.form)
 
 
 def _last_side(equation: Answer) -> Answer:
     return read(split(equation.equation, "=")[-1])
-
-
-# -- Math-Verify, in a process of its own -----------------------------------------------------------------------------
-
-CPU_SECONDS = 3.0  # for one comparison; nearly all need less than 0.2
-WALL_SECONDS = 300.0  # by the clock: a process that gets no CPU time at all would be waited for for ever
-MEMORY_BYTES = 2 << 30
-
-# Math-Verify takes words for products of letters (anagrams would be equal), drops the base of a numeral and the prime
-# of a function, adds numbers that stand beside each other, and reads capital letters as small ones.
-_NOT_MATHEMATICS = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{4,}|[\dA-F)]_|\d \d|[:?'\"]|[^\x20-\x7e]")
-
-
-# ... and takes `2(4)` for a mixed number, which is 6.
-_PRODUCT = re.compile(r"(?<=[\d)])(?=\()|(?<=\))(?=\d)")
-
-
-def _math_verify(answer: str, gold: str) -> bool:
-    """Math-Verify's opinion on two formulas; False if it needs more than the limits allow."""
-    if not all(
-        formula and _is_balanced(formula) and not _NOT_MATHEMATICS.search(formula) for formula in (answer, gold)
-    ):
-        return False
-    ours, golds = _letters(answer), _letters(gold)
-    if any(letter.swapcase() in golds for letter in ours - golds):
-        return False
-    if re.fullmatch("[A-Za-z]", answer) or re.fullmatch("[A-Za-z]", gold):  # a lone letter it compares as text
-        answer, gold = f"({answer})+1", f"({gold})+1"
-    return _WORKER.ask(*(_PRODUCT.sub(r"\\cdot ", formula) for formula in (answer, gold)))
-
-
-def _is_balanced(formula: str) -> bool:
-    """Whether brackets close as often as they open: Math-Verify would search long for a meaning of what do not."""
-    depth = 0
-    for bracket in re.findall(r"[()\[\]{}]", formula):
-        depth += 1 if bracket in "([{" else -1
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-def _letters(formula: str) -> set[str]:
-    return set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", formula)))
-
-
-class _Worker:
-    """The process in which Math-Verify runs; started when first needed, and again after it was ended by a limit."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-
-    def ask(self, answer: str, gold: str) -> bool:
-        with self._lock:
-            process = self._process = self._process or self._start()
-            assert process.stdin
-            assert process.stdout
-            try:
-                process.stdin.write(json.dumps([answer, gold]) + "\n")
-                process.stdin.flush()
-                if not select.select([process.stdout], [], [], WALL_SECONDS)[0]:
-                    raise UserError(
-                        f"The judge (Math-Verify) gives no answer within {WALL_SECONDS:g} s, though a comparison may"
-                        f" take {CPU_SECONDS:g} s of CPU time: the machine is overloaded or asleep. What was sampled is"
-                        " kept; run the same command again."
-                    )
-                reply = process.stdout.readline()
-            except OSError:  # it died
-                reply = ""
-            except BaseException:  # interrupted: the reply to this question must not answer the next one
-                self._stop()
-                raise
-            if not reply:
-                self._stop()
-            return reply == "equal\n"
-
-    def _start(self) -> subprocess.Popen[str]:
-        # A plain new interpreter: forking is unsafe beside torch's threads, and multiprocessing's other ways run the
-        # caller's script again. A session of its own, so that Ctrl-C reaches only the caller.
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"from ssb_unsloth.grading import _serve; _serve({CPU_SECONDS})"],
-            cwd=Path(__file__).parent.parent,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        assert process.stdout
-        ready = process.stdout.readline()
-        if ready != "ready\n":
-            process.kill()
-            reason = ready.strip() or "no reason given"
-            raise UserError(f"Math-Verify does not start ({reason}). Try: pip install 'math-verify[antlr4_13_2]'")
-        return process
-
-    def _stop(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.communicate()
-
-    def forget(self) -> None:
-        """In a forked child: the process belongs to the parent."""
-        self._lock, self._process = threading.Lock(), None
-
-
-def _serve(cpu_seconds: float) -> None:
-    """The worker's main loop: one JSON pair a line in, one word a line out."""
-    replies, sys.stdout = sys.stdout, sys.stderr
-    try:
-        compare = _load_math_verify()
-    except Exception as error:
-        print(repr(error), file=replies, flush=True)
-        return
-    with contextlib.suppress(ValueError, OSError):  # macOS does not know this limit
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    print("ready", file=replies, flush=True)
-    for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)  # nobody handles the signal, so it ends the process
-        try:
-            equal = compare(*json.loads(line))
-        except Exception:  # MemoryError and RecursionError are among them
-            equal = False
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        print("equal" if equal else "different", file=replies, flush=True)
-
-
-def _load_math_verify() -> Callable[[str, str], bool]:
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
-
-    @functools.lru_cache(maxsize=1024)
-    def parsed(formula: str) -> list[object]:
-        # parsing_timeout=None switches its signals off
-        return parse(rf"\boxed{{{formula}}}", config, fallback_mode="no_fallback", parsing_timeout=None)
-
-    def compare(answer: str, gold: str) -> bool:
-        return bool(verify(parsed(gold), parsed(answer), timeout_seconds=None))
-
-    return compare
-
-
-_WORKER = _Worker()
-atexit.register(_WORKER._stop)
-os.register_at_fork(after_in_child=lambda: _WORKER.forget())

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from .backends.transformers import end_of_turn
 from .errors import UserError
-from .grading import last_boxed
 from .prompts import Messages
 from .records import Pair, read_rows, stable_id
+from .replies import last_boxed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -249,7 +249,7 @@ def test_a_stage_that_fails_stops_the_run(finished, capsys):
 
 @pytest.mark.parametrize(
     ("module", "home"),
-    [("vllm", "backends/vllm.py"), ("unsloth", "backends/unsloth.py"), ("math_verify", "grading.py")],
+    [("vllm", "backends/vllm.py"), ("unsloth", "backends/unsloth.py"), ("math_verify", "judge.py")],
 )
 def test_what_changes_often_is_imported_by_one_file_only(module, home):
     imports = re.compile(rf"^\s*(?:import|from)\s+{module}\b|import_module\(\s*[\"']{module}\b", re.M)

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssb_unsloth import grading
+from ssb_unsloth import judge
 from ssb_unsloth.answers import MAX_LENGTH
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.grading import (
@@ -31,10 +31,10 @@ from ssb_unsloth.grading import (
     format_free,
     gold_from,
     grade,
-    last_boxed,
     normal_form,
     string_equal,
 )
+from ssb_unsloth.replies import last_boxed
 
 DATA = Path(__file__).parent / "data"
 
@@ -109,6 +109,17 @@ def test_last_boxed_is_linear(piece):
     assert time.perf_counter() - start < 2
 
 
+@pytest.mark.parametrize(
+    "piece", ["1 ", "1,", "(1,", r"\(", "$", "answer is ", "answer: 1 ", r"\boxed{1}, ", r"\frac{1}{"]
+)
+def test_finding_an_answer_is_linear(piece):
+    reply = piece * (100_000 // len(piece))
+    start = time.perf_counter()
+    format_free(reply, "2,3")
+    grade(reply, "2,3")
+    assert time.perf_counter() - start < 5
+
+
 # -- Verdicts ---------------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +157,62 @@ def test_a_tuple_in_prose_is_an_answer_without_a_box():
     assert format_free("the point is (3, 4).", "(3,4)")
     assert format_free("on the interval [0, 1)", "[0,1)")
     assert not format_free("the point is (3, 4).", "4")
+
+
+@pytest.mark.parametrize(
+    ("reply", "gold"),
+    [
+        ("The answer is: $x = 14$", "14"),
+        ("**Answer:** 31", "31"),
+        ("So the answer is 9. I checked it in 2 ways.", "9"),
+        ("The answer is 6, not 8.", "6"),
+        (r"The final answer is \sqrt{27}.", r"3\sqrt{3}"),
+        ("Final answer: (x+2)^2", "x^2+4x+4"),
+        ("Answer: 8 + 5 = 13 pears", "13"),
+        ("The answer is 2 3/4.", r"\frac{11}{4}"),
+        ("answer is 4e-3", "0.004"),
+        ("The answer is (D), since (A) and (B) are too small.", "D"),
+        ("Answer: B. 40", r"\text{(B)}"),
+        ("The answer is 5. Wait, the answer is 7.", "7"),
+        ("with a probability of .25", r"\frac{1}{4}"),
+        ("there are 12 500 of them", "12500"),
+        ("所以一共是45公斤。", "45"),
+        (r"no, the answer is 3: \boxed{4}", "4"),
+    ],
+)
+def test_format_free_finds_what_is_announced(reply, gold):
+    assert format_free(reply, gold)
+
+
+@pytest.mark.parametrize(
+    ("reply", "gold"),
+    [
+        ("So the answer is 9. I checked it in 2 ways.", "2"),
+        ("The answer is 3 more than 12.", "12"),
+        ("The answer is 2 3/4.", r"\frac{3}{4}"),
+        ("The answer is (D), since (A) and (B) are too small.", "B"),
+        (r"the answer is 3: \boxed{4}", "3"),
+    ],
+)
+def test_format_free_takes_nothing_else(reply, gold):
+    assert not format_free(reply, gold)
+
+
+@pytest.mark.parametrize(
+    ("reply", "gold", "verdict", "answer"),
+    [
+        (r"\boxed{4}, \boxed{9}, \boxed{16}", "16, 9, 4", "right", "4, 9, 16"),
+        (r"\[\boxed{-5} \quad\text{and}\quad \boxed{2}\]", "2,-5", "right", "-5, 2"),
+        (r"first \boxed{1}. Then $\boxed{4}$ or $\boxed{9}$", "4,9", "right", "4, 9"),
+        (r"\boxed{4}, \boxed{9}", "4,9,16", "wrong", "4, 9"),
+        (r"\boxed{4} then \boxed{9}", "4,9", "wrong", "9"),
+        (r"\boxed{4} and \boxed{9}", "9", "right", "9"),  # one is asked for: the last box
+        (r"\boxed{4} and \boxed{9}", "4", "wrong", "9"),
+        (r"\boxed{4, 9}. So \boxed{4, 9}.", "4,9", "right", "4, 9"),
+    ],
+)
+def test_an_enumeration_may_be_spread_over_boxes(reply, gold, verdict, answer):
+    assert grade(reply, gold) == Grade(Verdict(verdict), answer)
 
 
 def test_gold_from():
@@ -331,11 +398,11 @@ def test_numbers_are_fast_and_need_no_math_verify():
 @pytest.fixture
 def worker(monkeypatch):
     """A fresh worker with a short limit, and no remembered results."""
-    monkeypatch.setattr(grading, "CPU_SECONDS", 1.0)
-    monkeypatch.setattr(grading, "_WORKER", grading._Worker())
+    monkeypatch.setattr(judge, "CPU_SECONDS", 1.0)
+    monkeypatch.setattr(judge, "_WORKER", judge._Worker())
     equivalent.cache_clear()
-    yield grading._WORKER
-    grading._WORKER._stop()
+    yield judge._WORKER
+    judge._WORKER._stop()
     equivalent.cache_clear()
 
 
@@ -425,10 +492,10 @@ def test_an_interrupted_question_does_not_answer_the_next(worker, monkeypatch):
 def test_a_judge_that_is_given_no_time_is_an_error_and_no_verdict(worker, monkeypatch):
     assert equivalent("a+b", "b+a")
     process = worker._process
-    monkeypatch.setattr(grading, "WALL_SECONDS", 0.2)
+    monkeypatch.setattr(judge, "WALL_SECONDS", 0.2)
     os.kill(process.pid, signal.SIGSTOP)
     with pytest.raises(UserError, match=r"judge .* no answer within 0\.2 s.*run the same command again"):
         equivalent("c+d", "d+c")
     assert process.poll() is not None
-    monkeypatch.setattr(grading, "WALL_SECONDS", 60)
+    monkeypatch.setattr(judge, "WALL_SECONDS", 60)
     assert equivalent("c+d", "d+c")

@@ -1,0 +1,99 @@
+"""Where a reply's answer is: in its last box, after "the answer is", or in its last formula or number."""
+
+from __future__ import annotations
+
+import re
+
+_BOX_PARTS = re.compile(
+    r"\\{1,2}(?:boxed|fbox)(?![A-Za-z])\s*(?:(\{)|(-?\d[\d.,]*\d|-?\d|[A-Za-z](?![A-Za-z])))?|\\.|[{}]", re.S
+)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last balanced `\boxed{...}` or `\fbox{...}` that holds anything, or None.
+
+    "Last" is the last to open, so of nested boxes the innermost counts. Escaped braces do not count. A box that is
+    never closed is passed over, as is an empty one (replies quote the instruction). `\boxed 42`, without braces, is
+    read as it was meant: the number or the single letter that follows.
+    """
+    found = _boxes(text)
+    return text[max(found)[0] : max(found)[1]].strip() if found else None
+
+
+_BESIDE = re.compile(r"(?:[\s$,.]|\\[()\[\],; ]|\\q?quad|\\text\{|\}|\b(?:and|or)\b)*")
+
+
+def boxes_side_by_side(text: str) -> str:
+    r"""`\boxed{3}, \boxed{5} and \boxed{7}` as one answer: the last box, after those it is enumerated with."""
+    (start, end), *others = sorted(_boxes(text), reverse=True)
+    contents = [text[start:end].strip()]
+    for before, its_end in others:
+        between = text[its_end + 1 : start].removesuffix("{").rpartition("\\")[0]
+        if not re.search(",|and|or", between) or not _BESIDE.fullmatch(between):
+            break
+        contents.append(text[before:its_end].strip())
+        start = before
+    return ", ".join(dict.fromkeys(contents[::-1]))
+
+
+def _boxes(text: str) -> list[tuple[int, int]]:
+    """Where the contents of all balanced boxes that hold anything start and end."""
+    found: list[tuple[int, int]] = []
+    opened: list[tuple[int, bool]] = []  # where each open brace's content begins, and whether the brace is a box's
+    for match in _BOX_PARTS.finditer(text):
+        token = match[0]
+        if token == "{":
+            opened.append((match.end(), False))
+        elif match[1]:
+            opened.append((match.end(), True))
+        elif match[2]:
+            found.append(match.span(2))
+        elif token == "}" and opened:
+            start, is_box = opened.pop()
+            if is_box and not text[start : match.start()].isspace() and start < match.start():
+                found.append((start, match.start()))
+    return found
+
+
+_ANNOUNCED = re.compile(r"(?i)answer(?:\s+is\b|\s*[:=])[\s:*]*")
+
+
+def announced(text: str) -> str:
+    """What follows the last "answer is" or "answer:" in its sentence, or nothing."""
+    sentences = _ANNOUNCED.split(text)[1:] or [""]
+    return re.split(r"\n|\.(?!\d)|<\|", sentences[-1])[0].strip(" *")[:200]
+
+
+_NAMES = "pi|sqrt|exp|ln|log|sin|cos|tan|and|or"
+_FORMULA = re.compile(
+    rf"(?:[^A-Za-z\\]|\\[A-Za-z]+(?:\s*\{{[^{{}}]*\}})*|\\.|\b(?:{_NAMES})\b|(?<![A-Za-z])[A-Za-z](?![A-Za-z]))+"
+)
+
+
+def leading_formula(phrase: str) -> str | None:
+    """What a phrase begins with that has no words in it: `3 + 4 = 7 apples`, `(C) because`, `$x = 5$, as`."""
+    match = _FORMULA.match(phrase)
+    formula = re.sub(r"(?:[\s,;:(]|\b(?:and|or|as|a|I)\b)+$", "", match[0]) if match else ""
+    return formula if re.search(r"\d|\\[a-z]|^\W*[A-Z]\W*$|[=^]", formula) else None
+
+
+_DIGITS = r"(?:\d{1,3}(?: \d{3})+(?!\d)|\d(?:[\d,]*\d)?)(?:\.\d+)?|\.\d+"
+_NUMBER = rf"(?<![A-Za-z0-9_.])-?\s?\\?\$?(?:\d+ \d+/\d+|(?:{_DIGITS})(?:/\d+)?(?:[eE]-?\d\d?(?!\w))?)(?:\\?%)?"
+_EXPRESSION = re.compile(
+    r"\$\$([^$]+)\$\$|(?<!\\)\$([^$\n]*[^$\n\\])\$|\\\((.{1,500}?)\\\)|\\\[(.{1,500}?)\\\]"
+    r"|([(\[](?:\s*-?[\d./]+\s*,)+\s*-?[\d./]*\d\s*[)\]])"
+    rf"|(-?\\[dt]?frac\{{[^{{}}]*\}}\{{[^{{}}]*\}})|({_NUMBER})",
+    re.S,
+)
+
+
+def last_expression(text: str) -> str | None:
+    """The last formula between dollar signs or LaTeX brackets, tuple of numbers, bare fraction or number, or None."""
+    found: str | None = None
+    for match in _EXPRESSION.finditer(text):
+        formula = match[match.lastindex or 0]
+        if re.search(r"(?<![\\{A-Za-z])[A-Za-z]{3,}", formula):  # prose between two prices, not a formula
+            found = next(iter(re.findall(_NUMBER, formula)[::-1]), found)
+        else:
+            found = formula
+    return found.strip() if found else None
