@@ -66,11 +66,11 @@ class RunDir:
         return manifest is not None and manifest["key"] == key
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep a second process out of the same run."""
+    def lock(self, name: str = ".lock") -> Iterator[None]:
+        """Keep a second process out of the same run. A stage takes `.lock`, a whole run of all stages another one."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / ".lock").open("w")
+            file = (self.root / name).open("w")
         except OSError as error:
             raise UserError(f"{self.root}: cannot be made or written to ({error.strerror}).") from None
         with file:
