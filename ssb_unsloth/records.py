@@ -173,7 +173,7 @@ def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value that came from JSON is of a field's type; of a list's items only the outermost one is looked at."""
+    """Whether a value that came from JSON is of a field's type. What lies within a list's items is not looked at."""
     if isinstance(kind, types.UnionType):
         return any(_fits(value, one) for one in typing.get_args(kind))
     if typing.get_origin(kind) is list:

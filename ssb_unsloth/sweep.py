@@ -179,9 +179,10 @@ class Sweep:
         if code in (STOPPED, -signal.SIGINT):
             return STOPPED
         if ended.log is not None:
-            tail = ended.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            lines = ended.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            told = max((n for n, line in enumerate(lines) if line.startswith("ssb: ")), default=-5)
             self._line(ended.job, "failed")
-            say("\n".join(tail[-1 if code == 2 else -5 :]))
+            say("\n".join(lines[told:]))
         self._failed.append(ended.job)
         if code != 2:  # with 2 the stage has said why
             why = f"exit code {code}"

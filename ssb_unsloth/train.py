@@ -203,7 +203,7 @@ class LengthProbe(TrainerCallback):
 
 
 class StillNumbers(TrainerCallback):
-    """Ends a training that has diverged. The loss does not show it: where it is NaN, the Trainer logs an earlier one."""
+    """Ends a training that has diverged. The loss does not show it: where that is NaN, another step's is logged."""
 
     def __init__(self, rate: str) -> None:
         self._rate = rate
