@@ -203,7 +203,7 @@ class LengthProbe(TrainerCallback):
 
 
 class StillNumbers(TrainerCallback):
-    """Ends a training that has diverged. The loss does not show it: where that is NaN, another step's is logged."""
+    """Ends a training that has diverged. The loss does not show it: the Trainer logs a number where it is NaN."""
 
     def __init__(self, rate: str) -> None:
         self._rate = rate
