@@ -17,7 +17,7 @@ from typing import Literal
 from .backends import Adapter, Request, Sampler, derive_seed, load_sampler
 from .config import BASE, DEFAULT_PROMPT, BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
 from .errors import UserError
-from .grading import grade
+from .grading import VERDICTS, grade
 from .prompts import Messages, default_messages, student_messages
 from .records import Generation, Problem, generations_file, read_jsonl, write_jsonl
 
@@ -73,6 +73,7 @@ def evaluate(
         if times > 1:
             raise UserError(f"Two of those to be evaluated are named {name!r} (seed {seed}); give one another name.")
     jobs = [_jobs(entrant, benchmarks, folder) for entrant in entrants]
+    places = [job.path for own in jobs for job in own if not job.path.exists()]
     engines: dict[str, list[_Job]] = {}
     for entrant, own in zip(entrants, jobs, strict=True):
         engines.setdefault(json.dumps(asdict(entrant.model)), []).extend(own)
@@ -83,7 +84,7 @@ def evaluate(
             engine = make_sampler(missing[0].entrant.model, sampler, missing[0].entrant.seed, adapters=with_adapters)
             try:
                 for job in missing:
-                    job.sample(engine, sampler.max_model_len)
+                    job.sample(engine, sampler.max_model_len, f"[{places.index(job.path) + 1}/{len(places)}]")
                     job.grade()
             finally:
                 engine.close()
@@ -143,7 +144,8 @@ class _Job:
         """The replies before they are graded: a grader that fails loses nothing."""
         return self.path.with_name(self.path.name + ".ungraded")
 
-    def sample(self, engine: Sampler, max_model_len: int) -> None:
+    def sample(self, engine: Sampler, max_model_len: int, place: str) -> None:
+        """Sample what is not there yet. `place`: which of how many files it is, for the bar."""
         if self.ungraded.exists():
             return
         entrant, decoding = self.entrant, self.decoding
@@ -163,7 +165,8 @@ class _Job:
         ]
         adapter = Adapter(f"{entrant.name}-{entrant.seed}", entrant.adapter) if entrant.adapter else None
         kind = f"T={decoding.temperature:g}" if decoding.temperature else "greedy"
-        completions = engine.sample(requests, decoding, adapter, title=f"{entrant.name}: {self.benchmark}, {kind}")
+        title = f"{place} {entrant.name}-s{entrant.seed}: {self.benchmark}, {kind}"
+        completions = engine.sample(requests, decoding, adapter, title=title)
         write_jsonl(
             self.ungraded,
             [
@@ -197,16 +200,30 @@ class _Job:
         """The kept generations.
 
         Raises:
-            UserError: they are another model's or benchmark's, or not one for each problem and sample.
+            UserError: they are another model's or benchmark's, sampled otherwise, graded against another gold answer,
+                or not one for each problem and sample.
         """
         generations = read_jsonl(self.path, Generation)
         entrant = self.entrant
-        for g in generations:
+        asked = {"prompt": entrant.prompt, **asdict(self.decoding)}
+        golds = {problem.id: problem.gold for problem in self.problems}
+        for number, g in enumerate(generations, start=1):
             if (g.model, g.run_seed, g.benchmark) != (entrant.name, entrant.seed, self.benchmark):
                 raise UserError(
                     f"{self.path}: holds generations of {g.model!r} (seed {g.run_seed}) on {g.benchmark!r}, where those"
                     f" of {entrant.name!r} (seed {entrant.seed}) on {self.benchmark!r} were expected; delete the file"
                     " to sample them again."
+                )
+            for name, value in {**asked, "gold": golds.get(g.problem_id, g.gold)}.items():
+                if getattr(g, name) != value:
+                    raise UserError(
+                        f"{self.path}, reply {number}: {name} is {getattr(g, name)!r}, where {value!r} was expected;"
+                        " delete the file to sample it again."
+                    )
+            if g.verdict not in VERDICTS:
+                raise UserError(
+                    f"{self.path}, reply {number}: the verdict {g.verdict!r} is none of {', '.join(VERDICTS)}; delete"
+                    " the file to sample it again."
                 )
         counts = Counter((g.problem_id, g.sample) for g in generations)
         wanted = Counter((problem.id, sample) for problem in self.problems for sample in range(self.samples))

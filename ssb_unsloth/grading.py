@@ -44,6 +44,9 @@ class Verdict(StrEnum):
     TRUNCATED = "truncated"  # cut off at the length limit, whatever it holds
 
 
+VERDICTS = tuple(verdict.value for verdict in Verdict)
+
+
 @dataclass(frozen=True)
 class Grade:
     """A verdict, and the boxed answer as it was written (None without one)."""
@@ -111,8 +114,8 @@ def gold_from(text: str, how: str) -> str:
         how: "####" (what follows the last one, as in GSM8K), "boxed" (the last box, as in MATH) or "plain" (all of it).
 
     Raises:
-        ValueError: nothing is found there, its braces do not close, nothing is left of it without signs and spaces, or
-            `how` is none of the three.
+        ValueError: nothing is found there, its braces do not close, nothing is left of it without signs and spaces, it
+            is longer than any answer that is read (`answers.MAX_LENGTH`), or `how` is none of the three.
     """
     if how == "####":
         gold = text.rpartition("####")[2] if "####" in text else ""
@@ -125,8 +128,10 @@ def gold_from(text: str, how: str) -> str:
     if not gold.strip():
         place = {"####": 'after "####"', "boxed": r"in a balanced \boxed{}", "plain": "in the text"}[how]
         raise ValueError(f"No gold answer {place}: {text[-80:]!r}.")
-    braces = re.sub(r"\\.", "", gold)
-    if braces.count("{") != braces.count("}") or not normal_form(gold):
+    braces = re.sub(r"\\.|[^{}]", "", gold, flags=re.S)
+    while "{}" in braces:
+        braces = braces.replace("{}", "")
+    if braces or len(gold.strip()) > MAX_LENGTH or not normal_form(gold):
         raise ValueError(f"The gold answer does not parse: {gold.strip()[-80:]!r}.")
     return gold.strip()
 

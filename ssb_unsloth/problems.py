@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +53,14 @@ def load_benchmark(name: str, config: BenchmarkConfig) -> list[Problem]:
         return load_problems(config)
     problems: dict[str, Problem] = {}
     seen: dict[tuple[str, str], str] = {}  # (column, value) -> where it stood first
-    with_ids: bool | None = None
-    for where, row in _rows(config):
+    rows = list(_rows(config))
+    with_ids = any(config.id in row for _, row in rows)
+    for where, row in rows:
         problem = _problem(row, where, config)
-        with_ids = config.id in row if with_ids is None else with_ids
         id_ = row.get(config.id or "")
         if with_ids and (id_ is None or not str(id_).strip()):
-            raise UserError(f"{where}: the id (column {config.id!r}) is missing, though the first problem has one.")
-        for key in [("question", problem.id)] + [("id", str(id_))] * bool(with_ids):
+            raise UserError(f"{where}: the id (column {config.id!r}) is missing, though other problems have one.")
+        for key in [("question", problem.id)] + [("id", str(id_))] * with_ids:
             if key in seen:
                 what = "question" if key[0] == "question" else f"id {id_!r}"
                 raise UserError(f"{where}: the {what} stood already in {seen[key]}; a benchmark has each problem once.")
@@ -85,6 +87,8 @@ def _problem(row: dict[str, Any], where: str, config: ProblemsConfig) -> Problem
         raise UserError(f"{where}: the question is empty or no text.")
     if gold is None:
         raise UserError(f"{where}: the gold answer is empty.")
+    if not (isinstance(gold, str) or (type(gold) in (int, float, Decimal) and math.isfinite(gold))):
+        raise UserError(f"{where}: the gold answer is {str(gold)[:40]} ({type(gold).__name__}), no text and no number.")
     try:
         return Problem(stable_id(question), question, gold_from(str(gold), config.gold_format))
     except ValueError as error:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import types
+import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +124,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) for each line of a JSONL file.
 
     Raises:
-        UserError: the file is missing, is not UTF-8, or a line is not a JSON object; the line is named.
+        UserError: the file is missing, is not UTF-8, or a line is not a JSON object of valid text; the line is named.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -130,9 +133,15 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     continue
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError as error:
+                    if "\\ud" in line.lower():  # an escaped half of a surrogate pair is JSON, and no text
+                        json.dumps(row, ensure_ascii=False).encode()
+                except UnicodeEncodeError as error:
+                    half = f"\\u{ord(error.object[error.start]):04x}"
+                    raise UserError(f"{path}, line {number}: {half} is half a character; write whole ones.") from None
+                except (ValueError, RecursionError) as error:
+                    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error).partition(";")[0]
                     raise UserError(
-                        f"{path}, line {number}: not JSON ({error.msg}); expected one object a line."
+                        f"{path}, line {number}: not JSON ({reason}); expected one object a line."
                     ) from None
                 if not isinstance(row, dict):
                     raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
@@ -146,16 +155,33 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
-    """The file's records, checked against the fields of `kind`; those with a default may be missing."""
+    """The file's records, checked against the fields of `kind` and their types; those with a default may be missing."""
     fields = {field.name for field in dataclasses.fields(kind)}
     optional = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+    hints = typing.get_type_hints(kind)
     records = []
     for number, row in read_rows(path):
         if not fields - optional <= set(row) <= fields:
             wrong = ", ".join(sorted((set(row) ^ fields) - (optional - set(row))))
             raise UserError(f"{path}, line {number}: not a {kind.__name__}; missing or unknown fields: {wrong}.")
+        for name, value in row.items():
+            if not _fits(value, hints[name]):
+                expected = getattr(hints[name], "__name__", str(hints[name])).replace("None", "null")
+                raise UserError(f"{path}, line {number}: {name!r} is {json.dumps(value)[:40]}; expected {expected}.")
         records.append(kind(**row))
     return records
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value that came from JSON is of a field's type. What lies within a list's items is not looked at."""
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, one) for one in typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        (item,) = typing.get_args(kind)
+        return isinstance(value, list) and set(map(type, value)) <= {typing.get_origin(item) or item}
+    if kind is float:  # JSON writes 1.0 as it likes; NaN it does not know, but Python reads it
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is kind
 
 
 def generations_file(model: str, run_seed: int, benchmark: str, temperature: float) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .grading import Verdict, format_free, grade, string_equal
-from .records import Problem, read_jsonl, read_rows, write_jsonl
+from .grading import VERDICTS, Verdict, format_free, gold_from, grade, string_equal
+from .records import Problem, generations_file, read_jsonl, read_rows, write_jsonl
 
 SHOWN = 20  # changes listed for a file; the rest is counted
-IDENTITY = ("model", "run_seed", "benchmark", "temperature", "problem_id", "sample")
+ASKED = ("model", "run_seed", "benchmark", "temperature")  # what all replies to one set of problems share
+IDENTITY = (*ASKED, "problem_id", "sample")
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,19 @@ def regrade(path: Path) -> Regraded:
     """Grade each row's `text` against its `gold` again; `finish_reason` counts where it stands there.
 
     Raises:
-        UserError: a row without text or gold, a reply without an id among others with one, or one that stands there
-            twice; a problem of the benchmark's own file (`problems-NAME.jsonl` beside it) that has no reply.
+        UserError: a row without text, or with a gold answer that is missing or does not parse; a reply without an id
+            among others with one, or one that stands there twice; problems with fewer replies than others; a problem of
+            the benchmark's own file (`problems-NAME.jsonl` beside it) that has no reply, or a reply to another problem.
     """
     rows, changes, known = [], [], True
     counts = {"before": 0, "right": 0, "string": 0, "format_free": 0}
     for number, row in _checked(path):
-        text, gold, old = row["text"], row["gold"], row.get("verdict")
+        text, gold = row["text"], row["gold"]
+        old = row["verdict"] if row.get("verdict") in VERDICTS else None  # others' verdicts have other names
         finish = str(row.get("finish_reason", "stop"))
         new = grade(text, gold, finish)
         right = new.verdict == Verdict.RIGHT
-        known = known and isinstance(old, str) and old != ""
+        known = known and old is not None
         counts["before"] += old == Verdict.RIGHT
         counts["right"] += right
         counts["string"] += finish != "length" and string_equal(text, gold)
@@ -83,8 +88,15 @@ def _checked(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
         for field in ("text", "gold"):
             if not isinstance(row.get(field), str):
                 raise UserError(f"{path}, line {number}: no {field!r} (text), so there is nothing to grade.")
+        try:
+            gold_from(row["gold"], "plain")
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: {error} Without it no reply is right or wrong; mend it.") from None
         if with_ids and not row.get("problem_id"):
             raise UserError(f"{path}, line {number}: no 'problem_id', though other replies of the file have one.")
+        for key in IDENTITY:
+            if isinstance(row.get(key), list | dict):
+                raise UserError(f"{path}, line {number}: {key!r} is {json.dumps(row[key])[:40]}; expected one value.")
         identity = tuple(row.get(key) for key in IDENTITY)
         if with_ids and identity in seen:
             raise UserError(
@@ -92,17 +104,45 @@ def _checked(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
                 f" already in line {seen[identity]}."
             )
         seen[identity] = number
-    for benchmark in dict.fromkeys(str(row.get("benchmark", "")) for _, row in rows):
-        asked = path.parent / f"problems-{benchmark}.jsonl"
-        if benchmark and asked.exists():
-            answered = {row["problem_id"] for _, row in rows if row.get("benchmark") == benchmark}
-            missing = [problem.id for problem in read_jsonl(asked, Problem) if problem.id not in answered]
-            if missing:
-                raise UserError(
-                    f"{path}: no reply to {len(missing):,} of the problems in {asked}, the first of them {missing[0]};"
-                    " a benchmark is never scored on a part of its problems."
-                )
+    if with_ids:
+        _check_complete(path, rows)
     return rows
+
+
+def _check_complete(path: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
+    """Whether every problem has its replies, as many as every other, and no reply is to a problem of another set."""
+    sets: dict[tuple[Any, ...], Counter[object]] = {}
+    for _, row in rows:
+        sets.setdefault(tuple(row.get(key) for key in ASKED), Counter())[row["problem_id"]] += 1
+    names = {generations_file(*kind) for kind in sets if type(kind[1]) is int and type(kind[3]) in (int, float)}
+    if (path.parent / "manifest.json").exists() and any(name != path.name for name in names):
+        raise UserError(
+            f"{path}: holds generations that belong into {', '.join(sorted(names))}; put that file back, or grade a"
+            " copy of it in a folder of its own."
+        )
+    beside = {p.stem.removeprefix("problems-"): p for p in sorted(path.parent.glob("problems-*.jsonl"))}
+    for (*_, benchmark, _temperature), answered in sets.items():
+        least, most = min(answered, key=answered.__getitem__), max(answered.values())
+        if answered[least] < most:
+            raise UserError(
+                f"{path}: {answered[least]} of {most} replies to problem {least}, where others have all {most}; a"
+                " benchmark is never scored on a part of its replies, so sample it again."
+            )
+        if (asked := beside.get(str(benchmark))) is None:
+            continue
+        ids = {problem.id: None for problem in read_jsonl(asked, Problem)}
+        missing = [problem_id for problem_id in ids if problem_id not in answered]
+        if missing:
+            raise UserError(
+                f"{path}: no reply to {len(missing):,} of the problems in {asked}, the first of them {missing[0]};"
+                " a benchmark is never scored on a part of its problems."
+            )
+        others = [number for number, row in rows if row.get("benchmark") == benchmark and row["problem_id"] not in ids]
+        if others:
+            raise UserError(
+                f"{path}, line {others[0]}: a reply to a problem that is not in {asked}; are these replies to another"
+                " set of that name?"
+            )
 
 
 def files_in(paths: Sequence[Path]) -> list[Path]:
@@ -130,9 +170,12 @@ def run(paths: Sequence[Path], out: Path | None) -> str:
             target = out / result.path.name
             if names.count(result.path.name) > 1 or target.resolve() == result.path.resolve():
                 raise UserError(f"--out {out}: {target.name} would be overwritten; give a folder of its own.")
-        out.mkdir(parents=True, exist_ok=True)
-        for result in results:
-            write_jsonl(out / result.path.name, result.rows)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            for result in results:
+                write_jsonl(out / result.path.name, result.rows)
+        except OSError as error:
+            raise UserError(f"--out {out}: cannot be written to ({error.strerror}).") from None
     table = [["file", "replies", "right before", "right now", "changed", "equal as string", "box or not"]]
     for r in results:
         n = len(r.rows)

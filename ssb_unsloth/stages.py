@@ -7,6 +7,7 @@ one student; `evaluate` and `report` to all students of the recipe together.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -302,6 +303,8 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
         shown = BenchmarkConfig(source="pairs", temperature=None, max_tokens=recipe.curate.rollout.max_tokens)
         benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
     everyone = trained(recipe, run.root)
+    for student in everyone:
+        student.run.check("train")
     seeds = list(dict.fromkeys(student.recipe.seed for student in everyone))
     prompt: Prompt = "tutor" if recipe.prompts.wording == "paper" else "released"  # one for all that take part
     entrants = [
@@ -354,7 +357,9 @@ def _carry_over(recipe: Recipe, run: RunDir, entrants: Sequence[Entrant], benchm
         for decoding, samples in decodings(config)
     }
     kept = run.stage("evaluate") / ORIGINS
-    known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    known: dict[str, str] = {}
+    with contextlib.suppress(FileNotFoundError, ValueError):  # without it everything is sampled again
+        known = dict(json.loads(kept.read_text(encoding="utf-8")))
     for name, origin in origins.items():
         finished = run.stage("evaluate") / name
         if known.get(name) == origin and finished.exists() and not (folder / name).exists():
@@ -368,6 +373,9 @@ def _report(recipe: Recipe, run: RunDir, work: Work) -> None:
 
     first: dict[str, RunDir] = {}  # of each method
     for student in trained(recipe, run.root):
+        for stage in ("curate", "train"):  # what a report reads; whoever is short of disk may delete the targets
+            if stage in student.chain:
+                student.run.check(stage)
         first.setdefault(student.recipe.train.method, student.run)
     write_report(recipe, run, work.folder, first)
 
@@ -445,8 +453,8 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
     """Run a stage in this process unless it is fresh. Returns whether it ran.
 
     Raises:
-        UserError: a stage that this one reads has not been run, or was run with other settings; or the GPU has no
-            memory left.
+        UserError: a stage that this one reads has not been run, was run with other settings, or has files that are no
+            more those that it wrote; or the GPU has no memory left.
     """
     stage = STAGES[name]
     key, determined_by = stage.key(recipe, run)
@@ -456,6 +464,7 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
                 f"{run.stage(before)}: made with other settings than this recipe's, or from older inputs; run"
                 f" `ssb {before}` first, or `ssb run`."
             )
+        run.check(before)
     if not force and run.is_fresh(name, key):
         return False
     with run.write(name, key, determined_by) as work, explained(name, recipe):

@@ -1,7 +1,8 @@
 """Running a recipe: every stage of every student, each in a process of its own, then one evaluation and one report.
 
 What is up to date is skipped, what students share is made once, and several stages may run side by side (`workers`). A
-stopped run goes on with whatever is missing: nothing is remembered outside of the run folders.
+stopped run goes on with whatever is missing: nothing is remembered outside of the run folders. Where a stage fails, the
+students that do not need it are made all the same; the evaluation of all then waits until it is mended.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from .config import Recipe
+from .planner import size
 from .progress import say
 from .rundir import RunDir
 from .stages import STAGES
@@ -69,37 +71,58 @@ class Sweep:
         self._alone = len(everyone) == 1
         of_students = [Job(n, s, s.run, s.recipe) for s in everyone for n in s.chain if s.owns(n)]
         self._todo = [*of_students, *(Job(name, None, RunDir(root), recipe) for name in TOGETHER)]
-        self._total, self._done, self._ran = len(self._todo), 0, False
+        self._run = RunDir(root)
+        self._total, self._ended, self._ran = len(self._todo), 0, False
         self._running: list[Running] = []
+        self._failed: list[Job] = []
+        self._waiting: list[Job] = []  # for one that failed
         self._seconds: dict[str, list[float]] = {}  # how long each stage took, by its name
+        self._a_reply: list[float] = []  # seconds a reply, in each curation
+        self._replies = _replies(recipe, len(everyone))
         if recipe.threads is not None:  # read by torch when it is imported, which may be in the process that is forked
             os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
         self._forks = not self._alone and not Path("/dev/nvidiactl").exists()
 
     def __call__(self) -> int:
-        """Run what is not up to date. Returns 0, or the exit code of the stage that ended it."""
-        code = 0
-        with self._interruptible():
+        """Run what is not up to date. Returns 0, 2 if a stage failed, or 130 if it was stopped.
+
+        Raises:
+            UserError: another process runs the same recipe in the same folder.
+        """
+        stopped = False
+        with self._run.lock(".run.lock"), self._interruptible():
             while self._todo or self._running:
-                job = self._ready() if code == 0 and len(self._running) < self._workers else None
+                job = None if stopped or len(self._running) == self._workers else self._ready()
                 if job is not None:
                     self._todo.remove(job)
                     if not self._force and job.is_fresh():
-                        self._done += 1
+                        self._ended += 1
+                        self._learn(job, None)
                         self._line(job, "up to date")
                     else:
                         self._start(job)
                 elif self._running:
-                    code = self._wait() or code
+                    stopped = self._wait() == STOPPED or stopped
                 else:
                     break
-            if code == 0 and not self._ran:
+            if stopped:
+                return STOPPED
+            if self._failed:
+                self._say_what_failed()
+                return 2
+            if not self._ran:
                 say("All stages are up to date.")
-            return code
+            return 0
         return STOPPED
 
     def _ready(self) -> Job | None:
-        """The first job that waits for no other."""
+        """The first job that waits for no other. Those that wait for one that failed are laid aside."""
+        lost = {job.folder for job in (*self._failed, *self._waiting)}
+        for job in self._todo.copy():
+            if job.needs & lost or (job.student is None and lost):
+                self._todo.remove(job)
+                self._waiting.append(job)
+                lost.add(job.folder)
         pending = {job.folder for job in (*self._todo, *(r.job for r in self._running))}
         for job in self._todo:
             if job.student is None:  # over all students: after everything that stands before it
@@ -119,7 +142,11 @@ class Sweep:
         else:
             self._line(job, "starts")
         process = self._process(job.stage, words, log)
-        process.start()
+        try:
+            process.start()
+        except (EOFError, OSError):  # the process that it is forked from was killed: a fresh one needs none
+            process = multiprocessing.get_context("spawn").Process(target=_stage, args=(words, log))
+            process.start()
         self._running.append(Running(job, process, log, time.monotonic()))
         self._ran = True
 
@@ -134,43 +161,76 @@ class Sweep:
         return multiprocessing.get_context("spawn").Process(target=_stage, args=(words, log))
 
     def _wait(self) -> int:
-        """Wait for the next stage to end; its exit code."""
+        """Wait for the next stage to end; its exit code, where it was stopped STOPPED."""
         signalled = wait([r.process.sentinel for r in self._running])
         ended = next(r for r in self._running if r.process.sentinel in signalled)
         self._running.remove(ended)
         ended.process.join()
-        code = ended.process.exitcode
+        code, name = ended.process.exitcode, self._name(ended.job)
+        assert code is not None
+        self._ended += 1
         if code == 0:
-            self._done += 1
             seconds = time.monotonic() - ended.since
-            self._seconds.setdefault(ended.job.stage, []).append(seconds)
+            self._learn(ended.job, seconds)
             if ended.log is not None:
                 ended.log.unlink(missing_ok=True)
                 self._line(ended.job, f"done in {_span(seconds)}")
             return 0
-        if ended.log is not None:
-            tail = ended.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
-            say("\n".join(tail))
-        if code in (2, STOPPED):
-            return code  # the stage has said why
-        if code == -signal.SIGINT:
+        if code in (STOPPED, -signal.SIGINT):
             return STOPPED
-        say(f"ssb: Stage {ended.job.stage} failed (exit code {code}); what was finished before it is kept.")
-        return 2
+        if ended.log is not None:
+            lines = ended.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            told = max((n for n, line in enumerate(lines) if line.startswith("ssb: ")), default=-5)
+            self._line(ended.job, "failed")
+            say("\n".join(lines[told:]))
+        self._failed.append(ended.job)
+        if code != 2:  # with 2 the stage has said why
+            why = f"exit code {code}"
+            if code == -signal.SIGKILL:
+                why = "killed by signal 9, as the system does when memory runs out"
+            say(f"ssb: Stage {name} failed ({why}); what was finished before it is kept.")
+        return code
+
+    def _say_what_failed(self) -> None:
+        """Of several students: which one it was, that the others are made, and how to go on."""
+        if self._alone:
+            return
+        names, failed, waiting = "; ".join(map(self._name, self._failed)), len(self._failed), len(self._waiting)
+        say(
+            f"ssb: {failed} of {self._total} stages failed ({names}), and {waiting} wait for that; all others are done."
+            " Mend it, and the same command goes on from there."
+        )
+
+    def _name(self, job: Job) -> str:
+        return job.stage if job.student is None or self._alone else f"{job.student.label}, {job.stage}"
 
     def _line(self, job: Job, what: str) -> None:
-        name = job.stage if job.student is None or self._alone else f"{job.student.label}, {job.stage}"
-        number = self._done + (what == "starts")
-        say(f"[{number}/{self._total}] {name}: {what}{self._left()}")
+        number = self._ended + (what == "starts")
+        say(f"[{number}/{self._total}] {self._name(job)}: {what}{self._left()}")
+
+    def _learn(self, job: Job, seconds: float | None) -> None:
+        """Keep how long a finished stage took; for one that an earlier call finished, what its manifest says."""
+        manifest = job.run.manifest(job.stage) or {"cost": {"seconds": 0.0}, "summary": {}}
+        within = manifest["cost"]["seconds"]
+        self._seconds.setdefault(job.stage, []).append(within if seconds is None else seconds)
+        replies = manifest["summary"].get("rollouts", 0) + manifest["summary"].get("refined", 0)
+        if job.stage == "curate" and replies:
+            self._a_reply.append(within / replies)
 
     def _left(self) -> str:
-        """How long all the rest may take, by what stages of the same name took so far."""
-        known = {stage: sum(times) / len(times) for stage, times in self._seconds.items()}
+        """How long all the rest may take, by what stages of the same name took so far; the evaluation, which comes once
+        and late, by its replies and the speed at which curation sampled its own.
+        """
+        known = {stage: _mean(times) for stage, times in self._seconds.items()}
         rest = [job.stage for job in (*self._todo, *(r.job for r in self._running))]
         if self._alone or not known or not rest:
             return ""
-        mean = sum(known.values()) / len(known)
-        return f" (about {_span(sum(known.get(stage, mean) for stage in rest) / self._workers)} left)"
+        mean = _mean(list(known.values()))
+        if self._a_reply and self._replies:
+            known.setdefault("evaluate", _mean(self._a_reply) * self._replies)
+        of_students = sum(known.get(stage, mean) for stage in rest if stage not in TOGETHER)
+        of_all = sum(known.get(stage, mean) for stage in rest if stage in TOGETHER)  # one after the other
+        return f" (about {_span(of_students / self._workers + of_all)} left)"
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -193,6 +253,21 @@ def _stage(words: list[str], log: Path | None) -> None:
     from .cli import main
 
     sys.exit(main(words))
+
+
+def _replies(recipe: Recipe, trained: int) -> int:
+    """How many replies the evaluation samples of `trained` students and of what stands beside them; 0 if unknown."""
+    e, count = recipe.evaluate, 0
+    for benchmark in e.benchmarks.values():
+        problems = size(benchmark)
+        if problems is None:
+            return 0
+        count += problems * (benchmark.greedy + (benchmark.samples if benchmark.temperature is not None else 0))
+    return count * (trained + len(recipe.seeds or [0]) * (1 + e.default_prompt + len(e.adapters)))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _span(seconds: float) -> str:

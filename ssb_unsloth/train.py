@@ -24,6 +24,7 @@ from .backends import Request, model_path
 from .backends.transformers import TransformersSampler, peft_config
 from .collator import Example
 from .config import ModelConfig, SamplingConfig, TrainConfig
+from .errors import UserError
 from .modeling import resting
 from .progress import bar
 from .prompts import student_messages
@@ -115,13 +116,17 @@ def train(
     return fit(trainer, folder)
 
 
-def fit(trainer: Trainer, folder: Path) -> dict[str, Any]:
-    """Train, and save `folder/adapter`.
+def fit(trainer: Trainer, folder: Path, rate: str = "train.learning_rate") -> dict[str, Any]:
+    """Train, and save `folder/adapter`. `rate`: the recipe's key of the learning rate.
 
     Returns {"model": the trained PeftModel, "history": [a dict a log], "trainable_parameters", "total_parameters"}.
     A checkpoint in `folder/checkpoints` is gone on with.
+
+    Raises:
+        UserError: the adapter's weights are no numbers any more.
     """
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(StillNumbers(rate))
     checkpoint = get_last_checkpoint(folder / "checkpoints") if (folder / "checkpoints").exists() else None
     trainer.train(resume_from_checkpoint=checkpoint)
     model = cast(PeftModel, trainer.model)
@@ -195,6 +200,28 @@ class LengthProbe(TrainerCallback):
         # Past the log of TRL's trainers, which would put the step's own figures into this row and clear them.
         measured = {"reply_tokens": sum(lengths) / len(lengths), "reply_truncated": cut / len(lengths)}
         Trainer.log(self._trainer, measured)
+
+
+class StillNumbers(TrainerCallback):
+    """Ends a training that has diverged. The loss does not show it: the Trainer logs a number where it is NaN."""
+
+    def __init__(self, rate: str) -> None:
+        self._rate = rate
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._check(kwargs["model"], state.global_step, args.learning_rate)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._check(kwargs["model"], state.global_step, args.learning_rate)
+
+    def _check(self, model: nn.Module, step: int, learning_rate: float) -> None:
+        if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
+            raise UserError(
+                f"Training diverged: after {step:,} steps the adapter's weights are no numbers any more. Lower"
+                f" {self._rate} ({learning_rate:g})."
+            )
 
 
 class Bar(TrainerCallback):

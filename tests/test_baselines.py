@@ -10,6 +10,8 @@ import torch
 from peft import get_peft_model
 from transformers import TrainerCallback, set_seed
 
+from ssb_unsloth import train
+from ssb_unsloth.backends.transformers import add_lora
 from ssb_unsloth.baselines import grpo, sft
 from ssb_unsloth.baselines.grpo import train_grpo
 from ssb_unsloth.baselines.log_probs import PlainLogProbs
@@ -200,6 +202,38 @@ def test_sft_goes_on_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeypa
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("whole", "broken")]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def test_every_method_starts_from_the_same_adapter_and_takes_steps_the_same_way(make_model, tokenizer, tmp_path):
+    """But for GRPO's learning rate, batch and single pass over its questions, which its own keys state."""
+    settings = config(grpo=GrpoConfig(**GRPO), weight_decay=0.01, warmup_steps=3, max_grad_norm=0.7)
+    students, arguments = [add_lora(make_model("qwen2"), settings.lora, 5, False)], []
+
+    def keep(trainer, *_):
+        students.append(trainer.model)
+        arguments.append(trainer.args)
+        return {"history": [], "model": trainer.model}
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (train, sft, grpo):
+            patch.setattr(module, "fit", keep)
+        train.train(students[0], tokenizer, [], None, [], settings, 8, 5, tmp_path)
+        train_sft(make_model("qwen2"), tokenizer, examples(tokenizer), [], settings, 8, 5, tmp_path)
+        questions = [Problem(f"g{i}", f"Question {i}?", str(i)) for i in range(12)]
+        train_grpo(make_model("qwen2"), tokenizer, questions, "paper", settings, 512, 5, tmp_path)
+    first, *others = [
+        {name: p.detach() for name, p in student.named_parameters() if p.requires_grad} for student in students
+    ]
+    assert len(first) == 8
+    for adapter in others:
+        assert adapter.keys() == first.keys()
+        assert all(torch.equal(adapter[name], first[name]) for name in first)
+    how = "optim adam_beta1 adam_beta2 adam_epsilon weight_decay max_grad_norm lr_scheduler_type warmup_steps"
+    for name in (*how.split(), "seed", "data_seed"):
+        assert len({str(getattr(a, name)) for a in arguments}) == 1, name
+    for name in ("num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"):
+        assert getattr(arguments[0], name) == getattr(arguments[1], name), name
+    assert (arguments[2].learning_rate, arguments[2].num_train_epochs) == (GRPO["learning_rate"], 1)
 
 
 # -- TRL's log-probabilities on a CPU ---------------------------------------------------------------------------------

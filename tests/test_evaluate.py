@@ -169,6 +169,18 @@ def test_replies_are_kept_before_they_are_graded(tmp_path, monkeypatch):
             "9 generations where 8 were expected; sample 0 of problem p0 stands there twice",
         ),
         (lambda rows: [{**row, "benchmark": "other"} for row in rows], "generations of 'ssb' .seed 1. on 'other'"),
+        (lambda rows: [*rows[:-1], {**rows[-1], "temperature": 0.7}], r"reply 8: temperature is 0\.7, where 0\.0 was"),
+        (lambda rows: [{**row, "max_tokens": 9} for row in rows], "reply 1: max_tokens is 9, where 50 was expected"),
+        (lambda rows: [{**row, "prompt": "default"} for row in rows], "reply 1: prompt is 'default', where 'tutor'"),
+        (
+            lambda rows: [rows[0], {**rows[1], "gold": "77"}, *rows[2:]],
+            "reply 2: gold is '77', where '.*' was expected",
+        ),
+        (
+            lambda rows: [{**row, "verdict": "good"} for row in rows],
+            "reply 1: the verdict 'good' is none of right, wrong",
+        ),
+        (lambda rows: [{**row, "n_tokens": "7"} for row in rows], "line 1: 'n_tokens' is \"7\"; expected int"),
         (lambda rows: [{**row, "model": "grpo"} for row in rows], "generations of 'grpo'"),
         (
             lambda rows: [{k: v for k, v in row.items() if k != "problem_id"} for row in rows],

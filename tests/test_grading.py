@@ -223,6 +223,10 @@ def test_gold_from():
     for text, how in [("4", "####"), ("####  ", "####"), (r"\boxed{4", "boxed"), (" ", "plain"), ("4", "last")]:
         with pytest.raises(ValueError, match=r"[Nn]o gold answer|found by"):
             gold_from(text, how)
+    for text in (r"\frac{1}{2", "}{", r"\{1}", "$$", "7" * 1001):
+        with pytest.raises(ValueError, match="does not parse"):
+            gold_from(text, "plain")
+    assert gold_from(r"\{1, \frac{1}{2}\}", "plain") == r"\{1, \frac{1}{2}\}"
 
 
 # -- Equality ---------------------------------------------------------------------------------------------------------

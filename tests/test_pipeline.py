@@ -40,8 +40,8 @@ def ssb(*words, code=0):
 
 
 # All that a run says while it works: stages, counts, our bars.
-BARS = r"(rollouts|refinements|teacher pass|train|(base|ssb): .+) *: .*/"
-OURS = rf"\[\d/\d\] |\w+: done|Targets |\d+ of \d+ pairs|Starting vLLM|{BARS}"
+BARS = r"(rollouts|refinements|teacher pass|train) *: .*/"
+OURS = rf"\[\d+/\d+\] |\w+: done|Targets |\d+ of \d+ pairs|Starting vLLM|{BARS}"
 
 
 def foreign(done):

@@ -96,6 +96,11 @@ def test_a_repeated_question_counts_once(save):
         ({"question": ["Q"], "answer": "1"}, {}, "no text"),
         ({"question": "Q", "answer": None}, {}, "gold answer"),
         ({"question": "Q", "answer": " "}, {}, "[Nn]o gold answer"),
+        ({"question": "Q", "answer": ["1"]}, {}, r"the gold answer is \['1'\] \(list\), no text and no number"),
+        ({"question": "Q", "answer": {"a": 1}}, {}, r"the gold answer is {'a': 1} \(dict\), no text and no number"),
+        ({"question": "Q", "answer": True}, {}, r"the gold answer is True \(bool\), no text and no number"),
+        ({"question": "Q", "answer": float("nan")}, {}, r"the gold answer is nan \(float\), no text and no number"),
+        ({"question": "Q", "answer": float("inf")}, {}, r"the gold answer is inf \(float\), no text and no number"),
         ({"question": "Q", "answer": "so 3"}, {"gold_format": "####"}, "No gold answer.*gold_format"),
         ({"question": "Q", "answer": r"\boxed{3"}, {"gold_format": "boxed"}, "No gold answer.*gold_format"),
     ],
@@ -226,3 +231,11 @@ def test_a_problem_that_a_benchmark_cannot_have_is_named(tmp_path, save, row, me
     with pytest.raises(UserError, match=message) as error:
         load_benchmark("aime2024", b)
     assert "\n" not in str(error.value)
+
+
+def test_an_id_is_missed_where_only_a_later_problem_has_one(tmp_path, save):
+    b = recipe_benchmark(tmp_path, "mine", source=save("a.jsonl", [ROWS[0], {**ROWS[1], "id": 1}]))
+    with pytest.raises(UserError, match=r"line 1: the id \(column 'id'\) is missing, though other problems have one"):
+        load_benchmark("mine", b)
+    b = recipe_benchmark(tmp_path, "mine", source=save("b.jsonl", ROWS))
+    assert len(load_benchmark("mine", b)) == 2

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -59,7 +60,46 @@ def test_missing_and_unknown_fields_are_named_with_the_line(tmp_path, row, field
         read_jsonl(path, Problem)
 
 
-@pytest.mark.parametrize("line", ["{", "no", "{'a': 1}", '{"a": 1} {"a": 2}', "\ufeff{}"])
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("text", None, "null; expected str"),
+        ("text", 5, "5; expected str"),
+        ("sample", "0", '"0"; expected int'),
+        ("sample", True, "true; expected int"),
+        ("n_tokens", 1.5, "1.5; expected int"),
+        ("temperature", float("nan"), "NaN; expected float"),
+        ("temperature", "hot", '"hot"; expected float'),
+        ("answer", ["1"], '["1"]; expected str | null'),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_its_line(tmp_path, field, value, said):
+    path, good = tmp_path / "g.jsonl", dataclasses.asdict(RECORDS[3][0])
+    write_jsonl(path, [good, {**good, field: value}])
+    with pytest.raises(UserError, match=re.escape(f"g.jsonl, line 2: {field!r} is {said}.")):
+        read_jsonl(path, Generation)
+
+
+def test_token_ids_are_whole_numbers_and_a_whole_number_is_a_temperature(tmp_path):
+    path, good = tmp_path / "r.jsonl", dataclasses.asdict(RECORDS[1][0])
+    write_jsonl(path, [{**good, "token_ids": [1, "2"]}])
+    with pytest.raises(UserError, match=r"'token_ids' is \[1, \"2\"\]; expected list\[int\] \| null"):
+        read_jsonl(path, Rollout)
+    write_jsonl(path, [{**dataclasses.asdict(RECORDS[3][0]), "temperature": 1}])
+    assert read_jsonl(path, Generation)[0].temperature == 1
+
+
+@pytest.mark.parametrize("half", ["\\ud800", "\\uDC00 and more"])
+def test_half_a_character_is_named(tmp_path, half):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"a": "\\ud83d\\ude00"}}\n{{"a": "{half}"}}\n')  # the first are two halves of one
+    with pytest.raises(UserError, match=rf"rows\.jsonl, line 2: \{half[:6].lower()} is half a character"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "no", "{'a': 1}", '{"a": 1} {"a": 2}', "\ufeff{}", "[" * 100_000, f'{{"a": {"9" * 5000}}}']
+)
 def test_a_line_that_is_not_json_is_named(tmp_path, line):
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{{}}\n{line}\n", encoding="utf-8")

@@ -67,6 +67,15 @@ def test_replies_without_verdicts_are_graded_for_the_first_time(save):
         (lambda rows: [rows[0], {"text": "a"}], "line 2: no 'gold'"),
         (lambda rows: [rows[0], {k: v for k, v in rows[1].items() if k != "problem_id"}], "line 2: no 'problem_id'"),
         (lambda rows: [*rows, rows[1]], r"line 5: this reply \(problem p1, sample 0\) stood already in line 2"),
+        (lambda rows: [{**rows[0], "gold": " "}], "line 1: No gold answer in the text"),
+        (lambda rows: [rows[0], {**rows[1], "gold": r"\frac{1}{2"}], "line 2: The gold answer does not parse"),
+        (lambda rows: [{**rows[0], "problem_id": ["p0"]}], r"line 1: 'problem_id' is \[\"p0\"\]; expected one value"),
+        (lambda rows: [*rows, {**rows[1], "sample": 1}], "1 of 2 replies to problem p0, where others have all 2"),
+        (
+            lambda rows: [*rows, {**rows[1], "model": "other"}],
+            "no reply to 3 of the problems in .*the first of them p0",
+        ),
+        (lambda rows: [*rows, {**rows[1], "problem_id": "p9"}], "line 5: a reply to a problem that is not in .*-test"),
         (lambda rows: rows[:-1], r"no reply to 1 of the problems in .*problems-test\.jsonl, the first of them p3"),
     ],
 )
@@ -78,6 +87,41 @@ def test_replies_that_cannot_be_graded_are_one_sentence(save, capsys, spoil, say
         regrade(path)
     assert main(["grade", str(path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_generations_under_another_files_name_are_not_graded_as_its_own(save, tmp_path):
+    rows = [
+        {
+            **row,
+            "problem_id": f"p{i}",
+            "sample": 0,
+            "benchmark": "test",
+            "model": "ssb",
+            "run_seed": 1,
+            "temperature": 0,
+        }
+        for i, row in enumerate(ROWS)
+    ]
+    path = save(rows, "base-1-test-0.jsonl")
+    assert len(regrade(path).rows) == 4  # a file of one's own may have any name
+    (tmp_path / "manifest.json").write_text("{}")  # in a run's folder the name says what is in it
+    with pytest.raises(
+        UserError, match=r"base-1-test-0\.jsonl: holds generations that belong into ssb-1-test-0\.jsonl"
+    ):
+        regrade(path)
+    assert len(regrade(save(rows, "ssb-1-test-0.jsonl")).rows) == 4
+
+
+def test_verdicts_of_others_are_no_verdicts_before(save):
+    result = regrade(save([{"text": r"\boxed{1}", "gold": "1", "verdict": odd} for odd in ("correct", 1, ["right"])]))
+    assert (result.before, result.right, result.changes) == (None, 3, [])
+
+
+@pytest.mark.parametrize("name", ["replies.jsonl", "replies.jsonl/below"])
+def test_a_folder_that_cannot_be_made_is_named(save, tmp_path, capsys, name):
+    path = save(ROWS)
+    assert main(["grade", str(path), "--out", str(tmp_path / name)]) == 2
+    assert re.search(r"--out .*replies\.jsonl.*: cannot be written to", capsys.readouterr().err)
 
 
 def test_a_file_that_is_not_there(tmp_path, capsys):

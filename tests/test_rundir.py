@@ -49,6 +49,21 @@ def test_a_stage_is_fresh_for_its_own_key_only(run):
     assert not run.is_fresh("curate", "k2")
 
 
+def test_files_that_are_no_more_what_the_stage_wrote_are_named(run):
+    run.check("curate")  # never run: nothing to check
+    write(run)
+    run.check("curate")
+    path = run.stage("curate") / "out.txt"
+    path.write_text("two")
+    with pytest.raises(UserError, match=r"out\.txt: changed since the stage wrote it; put it back .* or delete"):
+        run.check("curate")
+    path.unlink()
+    with pytest.raises(UserError, match=r"out\.txt: missing; put it back"):
+        run.check("curate")
+    path.write_text("one")
+    run.check("curate")
+
+
 def test_a_manifests_id_changes_with_key_and_content(run):
     ids = []
     for key, text in (("k1", "one"), ("k1", "two"), ("k2", "one"), ("k1", "one")):

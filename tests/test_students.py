@@ -1,6 +1,7 @@
 """Which students a recipe asks for, and what they share: decided from the recipe alone."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,13 +11,15 @@ import pytest
 import recomputed
 
 from ssb_unsloth import config
+from ssb_unsloth.cli import main
 from ssb_unsloth.config import BenchmarkConfig
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluate import Entrant
-from ssb_unsloth.records import Problem, generations_file
+from ssb_unsloth.records import Problem, generations_file, write_jsonl
 from ssb_unsloth.rundir import RunDir
 from ssb_unsloth.stages import _carry_over
 from ssb_unsloth.students import students
+from ssb_unsloth.sweep import _replies
 
 ROOT = Path(__file__).parent.parent
 POCKET = ROOT / "recipes" / "pocket.yaml"
@@ -161,20 +164,80 @@ def test_kept_replies_are_taken_over_until_the_model_adapter_or_benchmark_change
     assert taken_over()
 
 
+@pytest.fixture
+def brought(tmp_path):
+    """A recipe whose students learn by SFT from two pairs that were brought along: only evaluation samples."""
+    ask = [{"role": "user", "content": "What is 1 + 1?"}]
+    rows = [{"prompt": ask, "teacher_prompt": ask, "reply": f"{n} \\boxed{{2}}"} for n in range(2)]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    recipe = {
+        "base": str(POCKET),
+        "name": "brought",
+        "curate": {"pairs_file": str(tmp_path / "pairs.jsonl")},
+        "train": {"method": "sft", "epochs": 2, "probe_steps": 0, "token_pairs": 0, "save_steps": 1},
+    }
+
+    def write(**keys):
+        path = tmp_path / "brought.yaml"
+        path.write_text(json.dumps({**recipe, **keys}))  # JSON is YAML
+        return path
+
+    return write
+
+
+def sweep(path, folder, *words):
+    command = [sys.executable, "-m", "ssb_unsloth", "sweep", str(path), "--runs", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900)
+
+
+def test_a_student_that_fails_is_named_and_the_others_are_made(brought, tmp_path):
+    """Weights that are no numbers any more, a file that is no JSON: exit code 2, and the third student is trained."""
+    (tmp_path / "torn.jsonl").write_text('{"prompt": [')
+    torn = {"curate": {"pairs_file": str(tmp_path / "torn.jsonl")}}
+    variants = {"hot": {"train": {"learning_rate": 1e30}}, "torn": torn}
+    path, root = brought(variants={**variants, "calm": {"train": {"epochs": 3}}}), tmp_path / "brought"
+    done = sweep(path, tmp_path, "--workers", "2")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Training diverged: after 2 steps" in done.stderr
+    assert "Lower train.learning_rate (1e+30)" in done.stderr
+    assert "torn.jsonl, line 1: not JSON" in done.stderr
+    said = done.stderr.strip().splitlines()[-1]
+    failed = re.search(r"ssb: 2 of 8 stages failed \((.*)\), and 3 wait for that; all others are done", said)
+    assert set(failed[1].split("; ")) == {"hot-s3407, train", "torn-s3407, curate"}
+    made = {str(p.parent.relative_to(root)) for p in root.rglob("manifest.json")}
+    assert made == {"curate", "train", "students/calm-s3407/train"}
+
+
+def test_a_second_sweep_on_the_same_folder_is_refused(brought, tmp_path, capsys):
+    path = brought(seeds=[1, 2])
+    with RunDir(tmp_path / "brought").lock(".run.lock"):
+        assert main(["sweep", str(path), "--runs", str(tmp_path)]) == 2
+    assert "brought: another ssb process is at work on this run; wait for it or stop it." in capsys.readouterr().err
+    assert not list((tmp_path / "brought").rglob("recipe.yaml"))
+
+
+def test_time_left_counts_the_replies_that_the_evaluation_will_sample(plan, tmp_path):
+    """Two seeds, two students: 2 bases and 4 adapters answer 300 + 200 problems, greedily and once at T = 0.8."""
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: {POCKET}\nseeds: [1, 2]\nvariants: {{hot: {{train: {{learning_rate: 1e-3}}}}}}")
+    assert _replies(config.load(path), trained=4) == 6 * (300 + 200) * 2
+    assert _replies(config.load(path, ["evaluate.benchmarks.own={source: own.jsonl, max_tokens: 9}"]), trained=4) == 0
+
+
 @pytest.mark.slow
 def test_a_sweep_shares_what_is_equal_goes_on_where_it_was_and_ends_in_one_table(tmp_path):
     """Three students with two workers: one curation; a later variant adds its own stages and nothing else."""
     path = tmp_path / "mine.yaml"
     text = (ROOT / "tests" / "data" / "sweep.yaml").read_text().replace("POCKET", str(POCKET))
 
-    def sweep(recipe):
+    def run(recipe):
         path.write_text(recipe)
-        command = [sys.executable, "-m", "ssb_unsloth", "sweep", str(path), "--runs", str(tmp_path), "--workers", "2"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+        done = sweep(path, tmp_path, "--workers", "2")
         assert done.returncode == 0, done.stderr[-3000:]
         return done
 
-    sweep(text)
+    run(text)
     root = tmp_path / "tiny"
     made = {str(p.parent.relative_to(root)) for p in root.rglob("manifest.json")}
     rounds = {f"students/rounds-round2-s3407/{stage}" for stage in ("base", "curate", "teach", "train")}
@@ -188,9 +251,9 @@ def test_a_sweep_shares_what_is_equal_goes_on_where_it_was_and_ends_in_one_table
     assert recomputed.of_run(root) == []
 
     before = {name: json.loads((root / name / "manifest.json").read_text())["id"] for name in made}
-    again = sweep(text)
+    again = run(text)
     assert "All stages are up to date" in again.stderr
-    done = sweep(text + "  cold: {train: {temperature: 1}}\n")
+    done = run(text + "  cold: {train: {temperature: 1}}\n")
     after = {name: json.loads((root / name / "manifest.json").read_text())["id"] for name in made}
     assert {name for name in made if after[name] != before[name]} == {"evaluate", "report"}
     assert "cold-s3407, train: done" in done.stderr

@@ -315,16 +315,51 @@ def luminance(colour):
     return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
 
+PIXEL = """(colour) => {
+  const pen = document.createElement('canvas').getContext('2d');
+  for (const layer of [getComputedStyle($('reply')).backgroundColor, colour]) {
+    pen.fillStyle = layer;
+    pen.fillRect(0, 0, 1, 1);
+  }
+  return [...pen.getImageData(0, 0, 1, 1).data];
+}"""
+# Linear RGB as it looks without one kind of cone: Machado, Oliveira and Fernandes 2009, severity 1.
+SEEN_BY = {
+    "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritanopia": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+def oklab(colour, eye):
+    """OKLab (Ottosson 2020) of an sRGB pixel as that eye sees it; a step of 0.02 can just be seen."""
+    rgb = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in (c / 255 for c in colour[:3])]
+    rgb = torch.tensor(SEEN_BY[eye]) @ torch.tensor(rgb)
+    lms = torch.tensor([[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.6300]]) @ rgb.clamp(0, 1)
+    return torch.tensor([[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]) @ lms ** (
+        1 / 3
+    )
+
+
+def test_less_and_more_are_told_apart_by_every_kind_of_colour_vision(small):
+    """From a hundredth of a nat on (d3), in light and dark; and what grew is underlined as well."""
+    show(small, "difference")
+    for is_dark in (False, True):
+        dark(small, is_dark)
+        for k in range(3, 10):
+            pixels = []
+            for sign in ("less", "more"):
+                small.js(f"spans[0].className = 'd{k} {sign}'")
+                pixels.append(small.js(f"({PIXEL})({background(0)})"))
+                line = small.js("getComputedStyle(spans[0]).textDecorationLine")
+                assert line == ("underline" if sign == "more" else "none")
+            for eye in SEEN_BY:
+                apart = (oklab(pixels[0], eye) - oklab(pixels[1], eye)).norm().item()
+                assert apart > 0.04, (is_dark, k, eye, pixels)
+
+
 def test_text_can_be_read_on_every_colour(small):
     """Contrast of at least 4.5 (WCAG AA) between each token's text and what is behind it, in light and dark."""
-    pixel = """(colour) => {
-      const pen = document.createElement('canvas').getContext('2d');
-      for (const layer of [getComputedStyle($('reply')).backgroundColor, colour]) {
-        pen.fillStyle = layer;
-        pen.fillRect(0, 0, 1, 1);
-      }
-      return [...pen.getImageData(0, 0, 1, 1).data];
-    }"""
     poor = []
     for is_dark in (False, True):
         dark(small, is_dark)
@@ -334,7 +369,7 @@ def test_text_can_be_read_on_every_colour(small):
                 for k in range(10):
                     small.js(f"spans[0].className = 'b{k} d{k} {sign}'")
                     style = "getComputedStyle(spans[0])"
-                    both = small.js(f"[{style}.color, {style}.backgroundColor].map({pixel})")
+                    both = small.js(f"[{style}.color, {style}.backgroundColor].map({PIXEL})")
                     low, high = sorted(map(luminance, both))
                     if (high + 0.05) / (low + 0.05) < 4.5:
                         poor.append((is_dark, mode, sign, k, both))

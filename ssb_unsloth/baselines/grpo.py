@@ -95,7 +95,7 @@ def train_grpo(
     probes = rest[: config.probe_questions]
     if probes and config.probe_steps:
         trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, grpo.max_tokens, wording))
-    result = fit(trainer, folder)
+    result = fit(trainer, folder, "train.grpo.learning_rate")
     history = [{NAMES.get(key, key): value for key, value in row.items() if _is_kept(key)} for row in result["history"]]
     replies = grpo.questions_per_step * grpo.generations * config.logging_steps
     sampled = sum(row["rollout_tokens"] for row in history if "rollout_tokens" in row) * replies

@@ -8,7 +8,8 @@ All three see as many examples as there are pairs, for the same epochs, in batch
 adapter. RFT stays with the pairs' questions, each of which has a right rollout: then it differs from SFT in who wrote
 the answer, and in nothing else. SSD may not do so: a pair's question is one that the verifier found mixed, and nothing
 the verifier said may enter. Where a question has several pairs, RFT draws as many of its right rollouts, or what there
-are; SSD goes through the questions a second time where there are fewer of them than pairs.
+are; SSD goes through the questions a second time where there are fewer of them than pairs. Its paper also truncates
+(top-k, top-p) when it samples; here the rollouts are those of `curate.rollout`, for all methods the same.
 
 The loss is TRL's: cross-entropy, mean over all reply tokens of the optimizer step (SSB's Eq. 6 is a mean over examples
 of token means: a short reply weighs as much as a long one there, and less here). The end of turn is a reply token.
