@@ -33,7 +33,8 @@ def hush() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what vLLM's native code says of NUMA nodes, among others
-    for name in ("torchao", "torch.utils._pytree", "vllm.triton_utils.importing"):
+    quiet = ("torchao", "torch.utils._pytree", "vllm.triton_utils.importing", "bitsandbytes.backends.cpu.ops")
+    for name in quiet:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="IProgress not found")  # a plain bar does
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -202,10 +202,13 @@ def test_stored_targets_train_like_the_teacher_on_line(make_model, tokenizer, tm
     assert stored == pytest.approx(on_line, rel=1e-5)
 
 
-def test_a_4_bit_base_teaches_itself(make_model, tokenizer, tmp_path):
+def test_a_4_bit_base_teaches_itself(make_model, tokenizer, tmp_path, monkeypatch):
     """bitsandbytes leaves the head as it is: the dense oracle holds, and stored targets are in the head's dtype."""
     transformers = pytest.importorskip("transformers")
-    pytest.importorskip("bitsandbytes")
+    modules = pytest.importorskip("bitsandbytes.nn.modules")
+    # Or, on a CPU with instructions for bfloat16, it repacks the weights at the first inference: rounded, and not at all
+    # where a layer is narrower than a block.
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: False)
     make_model("qwen2").save_pretrained(tmp_path / "base")
 
     def load():
