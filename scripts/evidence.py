@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import readings
+
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "evidence.md"
 ROWS = ROOT / "docs" / "evidence"
@@ -28,6 +30,8 @@ def keep(run: Path) -> None:
     report = json.loads((run / "report" / "report.json").read_text(encoding="utf-8"))
     ROWS.mkdir(exist_ok=True)
     rows = {key: report[key] for key in KEPT if key in report}
+    if (run / "evaluate" / "problems-test.jsonl").exists():
+        rows["readings"] = readings.readings(run / "evaluate", "test")
     (ROWS / f"{report['recipe']}.json").write_text(json.dumps(rows) + "\n", encoding="utf-8")
     for name in FIGURES:
         if (run / "report" / name).exists():
@@ -35,12 +39,15 @@ def keep(run: Path) -> None:
 
 
 def tables(rows: dict[str, Any]) -> str:
-    """A run's tables as Markdown: scores, differences (between students and the recipe's own first), cost."""
+    """A run's tables as Markdown: scores, differences (between students and the recipe's own first), which wordings
+    were learnt, cost."""
     from ssb_unsloth.costs import student_table
     from ssb_unsloth.report import pipes
 
     parts = [pipes(accuracy_table(rows["scores"]))]
     parts += [pipes(against_table(rows["differences"], reference)) for reference in references(rows["differences"])]
+    if "readings" in rows:
+        parts.append(pipes(readings.table(rows["readings"])))
     if "students" in rows:
         parts.append(pipes(student_table(rows["students"])))
     return "\n\n".join(parts)

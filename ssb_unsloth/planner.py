@@ -50,7 +50,7 @@ class Assumptions:
 
 
 # The pocket's vocabulary was made on its prompts, and most of its questions are mixed.
-POCKET = Assumptions(question=36, tutor=12, refine=4, pairs=0.6, refined_right=0.96)
+POCKET = Assumptions(question=35, tutor=12, refine=4, pairs=0.65, refined_right=1.0)
 
 
 @dataclass

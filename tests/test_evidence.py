@@ -1,16 +1,21 @@
 """docs/evidence.md holds what the stored rows give, and nothing else between its marks."""
 
-import importlib.util
 import json
+import random
 import re
+import sys
 from pathlib import Path
 
+import pytest
+
+from ssb_unsloth.pocket import corpus, problems
+from ssb_unsloth.records import Generation, Problem, write_jsonl
+
 ROOT = Path(__file__).parent.parent
-spec = importlib.util.spec_from_file_location("evidence", ROOT / "scripts" / "evidence.py")
-assert spec is not None
-assert spec.loader is not None
-evidence = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(evidence)
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import evidence  # noqa: E402
+import readings  # noqa: E402
 
 STORED = sorted((ROOT / "docs" / "evidence").glob("*.json"))
 
@@ -39,3 +44,34 @@ def test_a_mean_in_the_table_is_the_mean_of_the_seeds():
 def test_every_picture_of_the_document_is_there():
     for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", evidence.DOCUMENT.read_text(encoding="utf-8")):
         assert (evidence.DOCUMENT.parent / name).is_file(), name
+
+
+def test_a_readers_readings_are_found_in_what_it_wrote(tmp_path):
+    rng = random.Random(0)
+    asked, replies, expected = [], [], {}
+    for number in range(400):
+        story = problems.draw_story(rng, "test_hard")
+        assert readings.events(story.question) == [(event.wording, event.number) for event in story.events]
+        asked.append(Problem(str(number), story.question, story.gold))
+        solution = corpus.attempt(rng, story)
+        text = corpus.refined(solution, corpus.attempt(rng, story)) if number % 2 else solution.text
+        text = text if number % 5 else text.split(".")[0] + "."  # broken off after a step or none
+        kept = 4 if number % 5 else 1 - number % 2
+        for place, (event, step) in enumerate(zip(story.events, solution.steps, strict=True)):
+            right = place < kept and step.operation == event.wording.means
+            expected.setdefault(event.wording.misread, []).append(right)
+        sampling = {
+            "temperature": 0.8,
+            "top_p": 1.0,
+            "top_k": 0,
+            "repetition_penalty": 1.0,
+            "max_tokens": 99,
+            "seed": 0,
+        }
+        rest = {"text": text, "n_tokens": 9, "finish_reason": "stop", "verdict": "wrong", "answer": None, "gold": "1"}
+        who = {"model": "reader", "run_seed": 1, "benchmark": "test", "problem_id": str(number), "sample": 0}
+        replies.append(Generation(**who, prompt="tutor", **sampling, **rest))
+    write_jsonl(tmp_path / "problems-test.jsonl", asked)
+    write_jsonl(tmp_path / "reader-1-test-0.8.jsonl", replies)
+    found = {row["misread"]: (row["events"], row["right"]) for row in readings.readings(tmp_path, "test")}
+    assert found == {rate: (len(rights), pytest.approx(sum(rights) / len(rights))) for rate, rights in expected.items()}

@@ -206,8 +206,8 @@ def test_a_4_bit_base_teaches_itself(make_model, tokenizer, tmp_path, monkeypatc
     """bitsandbytes leaves the head as it is: the dense oracle holds, and stored targets are in the head's dtype."""
     transformers = pytest.importorskip("transformers")
     modules = pytest.importorskip("bitsandbytes.nn.modules")
-    # Or, on a CPU with instructions for bfloat16, it repacks the weights at the first inference: rounded, and not at all
-    # where a layer is narrower than a block.
+    # Or, on a CPU with instructions for bfloat16, it repacks the weights at the first inference: rounded, and not
+    # at all where a layer is narrower than a block.
     monkeypatch.setattr(modules, "has_avx512bf16", lambda: False)
     make_model("qwen2").save_pretrained(tmp_path / "base")
 

@@ -1,0 +1,85 @@
+"""Which wordings of the pocket a run's models read rightly, by how often the pre-training text misreads them.
+
+    python scripts/readings.py runs/evidence [--benchmark test]
+
+An answer says only that all steps were right; the steps in a reply say each wording's reading. So this tells learning
+apart from sharpening: a model that only becomes surer of what it usually does reads the seldom misread wordings better,
+and those that are misread more often than not worse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ssb_unsloth.pocket.problems import NAMES, WORDINGS, Wording
+from ssb_unsloth.records import Generation, Problem, read_jsonl
+
+STEP = re.compile(r"(\w+) has (\d+)([+-])(\d+)=")
+_NAME = "|".join(NAMES)
+
+
+def events(question: str) -> list[tuple[Wording, int]]:
+    """The wordings of a question's events with their numbers, in their order."""
+    known, *_ = question.split()
+    found = []
+    for sentence in re.findall(r"[^.?]+\.", question)[1:]:
+        for wording in WORDINGS:
+            pattern = re.escape(wording.text).replace(r"\{c\}", known).replace(r"\{n\}", r"(?P<n>\d+)")
+            pattern = pattern.replace(r"\{o\}", rf"(?P<o>(?!{known}\b)(?:{_NAME}))")
+            if match := re.fullmatch(pattern, sentence.strip()):
+                found.append((wording, int(match["n"])))
+                known = match["o"] if wording.passes_on else known
+                break
+        else:
+            raise ValueError(f"No wording of the pocket's: {sentence!r}")
+    return found
+
+
+def readings(folder: Path, benchmark: str) -> list[dict[str, Any]]:
+    """A row for each model and misread rate: the share of wordings with that rate that its replies read rightly.
+
+    `folder`: a run's evaluate stage. Sampled replies of all seeds count alike; a step that is missing, or stands at
+    another number, is no right reading.
+    """
+    asked = {p.id: events(p.question) for p in read_jsonl(folder / f"problems-{benchmark}.jsonl", Problem)}
+    right: dict[tuple[str, float], list[bool]] = defaultdict(list)
+    for path in sorted(folder.glob(f"*-{benchmark}-0.8.jsonl")):
+        for g in read_jsonl(path, Generation):
+            if g.benchmark != benchmark:
+                continue  # the name of another benchmark ends alike
+            steps = [(sign, int(number)) for _, _, sign, number in STEP.findall(g.text)]
+            for place, (wording, number) in enumerate(asked[g.problem_id]):
+                right[g.model, wording.misread].append(steps[place : place + 1] == [(wording.means, number)])
+    return [
+        {"model": model, "misread": rate, "events": len(found), "right": sum(found) / len(found)}
+        for (model, rate), found in right.items()
+    ]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A line a model, a column a rate; the first line is the head."""
+    rates = sorted({row["misread"] for row in rows})
+    share = {(row["model"], row["misread"]): row["right"] for row in rows}
+    lines = [["read rightly, %; misread in pre-training", *(f"{100 * rate:.0f} %" for rate in rates)]]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        lines.append([model, *(f"{100 * share[model, rate]:.1f}" for rate in rates)])
+    return lines
+
+
+def main() -> None:
+    from ssb_unsloth.report import pipes
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--benchmark", default="test")
+    args = parser.parse_args()
+    print(pipes(table(readings(args.run / "evaluate", args.benchmark))))
+
+
+if __name__ == "__main__":
+    main()
