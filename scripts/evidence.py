@@ -32,6 +32,7 @@ def keep(run: Path) -> None:
     rows = {key: report[key] for key in KEPT if key in report}
     if (run / "evaluate" / "problems-test.jsonl").exists():
         rows["readings"] = readings.readings(run / "evaluate", "test")
+        rows["places"] = readings.places(run)
     (ROWS / f"{report['recipe']}.json").write_text(json.dumps(rows) + "\n", encoding="utf-8")
     for name in FIGURES:
         if (run / "report" / name).exists():
@@ -48,6 +49,8 @@ def tables(rows: dict[str, Any]) -> str:
     parts += [pipes(against_table(rows["differences"], reference)) for reference in references(rows["differences"])]
     if "readings" in rows:
         parts.append(pipes(readings.table(rows["readings"])))
+    if rows.get("places"):
+        parts.append(pipes(readings.place_table(rows["places"])))
     if "students" in rows:
         parts.append(pipes(student_table(rows["students"])))
     return "\n\n".join(parts)

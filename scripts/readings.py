@@ -1,23 +1,30 @@
-"""Which wordings of the pocket a run's models read rightly, by how often the pre-training text misreads them.
+"""What the pocket's students learnt, told apart as only a constructed model allows. Two tables of a finished run:
 
     python scripts/readings.py runs/evidence [--benchmark test]
 
-An answer says only that all steps were right; the steps in a reply say each wording's reading. So this tells learning
-apart from sharpening: a model that only becomes surer of what it usually does reads the seldom misread wordings better,
-and those that are misread more often than not worse.
+Which wordings are read rightly, by how often the pre-training text misreads them. An answer says only that all steps
+were right; the steps in a reply say each wording's reading. So this tells learning apart from sharpening: a model that
+only becomes surer of what it usually does reads the seldom misread wordings better, and the others worse.
+
+Where the loss lies: KL to the hinted teacher before and after training, at the opening of a refined solution, where a
+step ends or goes on into a caution (", not 9+3"), and at the signs, which are all that an answer depends on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ssb_unsloth.config import load
 from ssb_unsloth.pocket.problems import NAMES, WORDINGS, Wording
 from ssb_unsloth.records import Generation, Problem, read_jsonl
+from ssb_unsloth.students import students
+from ssb_unsloth.token_kl import FILE as TOKENS
 
 STEP = re.compile(r"(\w+) has (\d+)([+-])(\d+)=")
 _NAME = "|".join(NAMES)
@@ -61,6 +68,56 @@ def readings(folder: Path, benchmark: str) -> list[dict[str, Any]]:
     ]
 
 
+def places(run: Path) -> list[dict[str, Any]]:
+    """A row for each student and place in a reply: mean KL(teacher ‖ base) and KL(teacher ‖ student) there, in nats at
+    temperature 1, over the pairs of all seeds that training followed token by token (`train.token_pairs`).
+    """
+    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for student in students(load(run / "recipe.yaml"), run):
+        kept = student.run.stage("train") / TOKENS
+        for line in kept.read_text(encoding="utf-8").splitlines() if kept.exists() else ():
+            row = json.loads(line)
+            pieces = [row["pieces"][str(token)] for token in row["ids"]]
+            for place, before, after in zip(_places(pieces), row["before"], row["after"], strict=True):
+                found[student.name, place].append((before, after))
+    return [
+        {
+            "model": model,
+            "place": place,
+            "tokens": len(kl),
+            "before": sum(before for before, _ in kl) / len(kl),
+            "after": sum(after for _, after in kl) / len(kl),
+        }
+        for (model, place), kl in found.items()
+    ]
+
+
+PLACES = ("opening", "caution or not", "sign of a step", "sign in a caution", "all else")
+
+
+def _places(pieces: Sequence[str]) -> list[str]:
+    """The place of each token of a refined solution."""
+    found, cautioned = ["opening"], False
+    for piece in pieces[1:]:
+        if piece in ("+", "-"):
+            found.append("sign in a caution" if cautioned else "sign of a step")
+        else:
+            found.append("caution or not" if piece in (",", ".") and not cautioned else "all else")
+        cautioned = (cautioned or "not" in piece) and "." not in piece
+    return found
+
+
+def place_table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """A line a student, a column a place; the first line is the head."""
+    kl = {(row["model"], row["place"]): row for row in rows}
+    lines = [["KL to its teacher, nats a token, before > after", *PLACES]]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = [kl[model, place] for place in PLACES if (model, place) in kl]
+        if len(own) == len(PLACES):
+            lines.append([model, *(f"{row['before']:.3f} > {row['after']:.3f}" for row in own)])
+    return lines
+
+
 def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """A line a model, a column a rate; the first line is the head."""
     rates = sorted({row["misread"] for row in rows})
@@ -79,6 +136,8 @@ def main() -> None:
     parser.add_argument("--benchmark", default="test")
     args = parser.parse_args()
     print(pipes(table(readings(args.run / "evaluate", args.benchmark))))
+    print()
+    print(pipes(place_table(places(args.run))))
 
 
 if __name__ == "__main__":

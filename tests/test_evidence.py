@@ -75,3 +75,18 @@ def test_a_readers_readings_are_found_in_what_it_wrote(tmp_path):
     write_jsonl(tmp_path / "reader-1-test-0.8.jsonl", replies)
     found = {row["misread"]: (row["events"], row["right"]) for row in readings.readings(tmp_path, "test")}
     assert found == {rate: (len(rights), pytest.approx(sum(rights) / len(rights))) for rate, rights in expected.items()}
+
+
+def test_the_places_of_a_refined_solution():
+    text = "Read| care|.| has| |9|-|3|=|6|,| not| |9|+|3|.| has| |6|+|2|=|8|.| The"
+    found = dict(zip(enumerate(text.split("|")), readings._places(text.split("|")), strict=True))
+    named = {key: place for key, place in found.items() if place != "all else"}
+    assert named == {
+        (0, "Read"): "opening",
+        (2, "."): "caution or not",
+        (6, "-"): "sign of a step",
+        (10, ","): "caution or not",
+        (14, "+"): "sign in a caution",
+        (20, "+"): "sign of a step",
+        (24, "."): "caution or not",
+    }
