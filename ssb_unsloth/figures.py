@@ -110,7 +110,7 @@ def _place(row: Mapping[str, Any]) -> tuple[str, str, float]:
 
 def training(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """The panels of the paper's Figure 2: loss, gradient norm, completion length (here the student's own); and GRPO's
-    reward. A line for each method.
+    reward. A line for each method; a length or reward that nobody measured has no panel.
 
     GRPO's loss is left out: it is close to 0 at every step, whatever is learned. Losses and gradients of several
     methods lie orders of magnitude apart, so their axes are logarithmic then.
@@ -119,12 +119,13 @@ def training(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -
         ("loss", "loss", "training loss"),
         ("grad_norm", "gradient norm", "gradient norm"),
         ("reply_tokens", "tokens", "length of the student's own\ngreedy replies, held-out questions"),
+        ("reward", "share of right rollouts", "GRPO's reward"),
     ]
+    measured = {"loss", "grad_norm"} | {key for history in histories.values() for row in history for key in row}
+    panels = [panel for panel in panels if panel[0] in measured]
     rewarded = {method for method, history in histories.items() if any("reward" in row for row in history)}
-    if rewarded:
-        panels.append(("reward", "share of right rollouts", "GRPO's reward"))
     figure = Figure(figsize=(11 * len(panels) / 3, 3.2), layout="constrained")
-    all_axes = figure.subplots(1, len(panels))
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for letter, axes, (key, label, title) in zip("abcd", all_axes, panels, strict=False):
         for number, (method, history) in enumerate(histories.items()):
             points = [
@@ -144,7 +145,7 @@ def training(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -
             axes.axhline(0, color="none")  # from 0, with the usual margin above
             axes.set_ylim(bottom=0)
     if len(histories) > 1:
-        all_axes[1].legend(frameon=False, fontsize=8)
+        figure.legend(*all_axes[1].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
     _finish(figure, all_axes, path)
 
 
