@@ -31,7 +31,9 @@ def keep(run: Path) -> None:
     ROWS.mkdir(exist_ok=True)
     rows = {key: report[key] for key in KEPT if key in report}
     if (run / "evaluate" / "problems-test.jsonl").exists():
-        rows["readings"] = readings.readings(run / "evaluate", "test")
+        order = list(dict.fromkeys(score["model"] for score in report["scores"]))
+        found = readings.readings(run / "evaluate", "test")
+        rows["readings"] = sorted(found, key=lambda row: (order.index(row["model"]), row["misread"]))
         rows["places"] = readings.places(run)
     (ROWS / f"{report['recipe']}.json").write_text(json.dumps(rows) + "\n", encoding="utf-8")
     for name in FIGURES:
