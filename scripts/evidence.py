@@ -63,32 +63,38 @@ def references(differences: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def accuracy_table(scores: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """A line a model, a column a benchmark: the mean over seeds, and their standard deviation or the interval."""
+    """A line a model, a column a benchmark and decoding: the mean over seeds, and their standard deviation or the
+    interval."""
     boxed = [s for s in scores if (s["scoring"], s["metric"]) == ("equivalent", "pass@1")]
-    averaged = {(s["model"], s["benchmark"]) for s in boxed if s["seed"] is None}
-    shown = [s for s in boxed if s["seed"] is None or (s["model"], s["benchmark"]) not in averaged]
-    benchmarks = list(dict.fromkeys(s["benchmark"] for s in shown))
-    found = {(s["model"], s["benchmark"]): s for s in shown}
-    table = [["accuracy, %", *benchmarks]]
+    averaged = {(s["model"], column(s)) for s in boxed if s["seed"] is None}
+    shown = [s for s in boxed if s["seed"] is None or (s["model"], column(s)) not in averaged]
+    columns = list(dict.fromkeys(map(column, shown)))
+    found = {(s["model"], column(s)): s for s in shown}
+    table = [["accuracy, %", *columns]]
     for model in dict.fromkeys(s["model"] for s in shown):
         line = [model]
-        for benchmark in benchmarks:
-            s = found[model, benchmark]
+        for name in columns:
+            s = found[model, name]
             spread = f" ± {100 * s['sd']:.1f}" if s["seed"] is None and s["sd"] is not None else ""
             line.append(f"{100 * s['value']:.1f}{spread} [{100 * s['low']:.1f}, {100 * s['high']:.1f}]")
         table.append(line)
     return table
 
 
+def column(row: dict[str, Any]) -> str:
+    """The benchmark, and how it was decoded where that is not the usual T = 0.8."""
+    return str(row["benchmark"]) + (", greedy" if row["temperature"] == 0 else "")
+
+
 def against_table(differences: Sequence[dict[str, Any]], reference: str) -> list[list[str]]:
     """Every model minus the reference, with the paired interval; what is not significant after Holm says so."""
     own = [d for d in differences if (d["scoring"], d["reference"]) == ("equivalent", reference)]
-    benchmarks = list(dict.fromkeys(d["benchmark"] for d in own))
-    table = [[f"minus {reference}, points", *benchmarks]]
+    columns = list(dict.fromkeys(map(column, own)))
+    table = [[f"minus {reference}, points", *columns]]
     for model in dict.fromkeys(d["model"] for d in own):
         line = [model]
-        for benchmark in benchmarks:
-            d = next(d for d in own if (d["model"], d["benchmark"]) == (model, benchmark))
+        for name in columns:
+            d = next(d for d in own if (d["model"], column(d)) == (model, name))
             mark = "" if d["significant"] else " n.s."
             line.append(f"{100 * d['value']:+.1f} [{100 * d['low']:+.1f}, {100 * d['high']:+.1f}]{mark}")
         table.append(line)

@@ -36,7 +36,9 @@ def test_a_mean_in_the_table_is_the_mean_of_the_seeds():
             own = [
                 s["value"]
                 for s in boxed
-                if s["seed"] is not None and (s["model"], s["benchmark"]) == (mean["model"], mean["benchmark"])
+                if s["seed"] is not None
+                and (s["model"], s["benchmark"], s["temperature"])
+                == (mean["model"], mean["benchmark"], mean["temperature"])
             ]
             assert abs(sum(own) / len(own) - mean["value"]) < 1e-9
 
