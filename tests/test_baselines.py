@@ -338,14 +338,14 @@ def test_a_run_of_grpo_leaves_the_adapter_and_its_curves(make_model, tokenizer, 
 
 @pytest.mark.slow
 def test_grpo_raises_the_pockets_reward(tokenizer, tmp_path):
-    """The real verifier, the real model: 24 steps take the share of right rollouts from about 0.30 to 0.44."""
+    """The real verifier, the real model: in 20 steps over 16 questions the share of right rollouts about doubles."""
     from ssb_unsloth.backends.transformers import load_model
 
-    own = GrpoConfig(questions=192, max_tokens=96, learning_rate=2e-3)
+    own = GrpoConfig(questions=16, steps=20, max_tokens=96, learning_rate=2e-3)
     result = train_grpo(
         load_model(ModelConfig("pocket", dtype="float32")),
         tokenizer,
-        load_problems(ProblemsConfig("pocket", split="bootstrap", limit=192)),
+        load_problems(ProblemsConfig("pocket", split="bootstrap", limit=16)),
         "paper",
         TrainConfig(method="grpo", grpo=own, probe_steps=0),
         512,
@@ -353,8 +353,8 @@ def test_grpo_raises_the_pockets_reward(tokenizer, tmp_path):
         tmp_path,
     )
     rewards = [row["reward"] for row in result["history"] if "reward" in row]
-    assert len(rewards) == 24
-    assert sum(rewards[-8:]) / 8 > sum(rewards[:8]) / 8 + 0.06
+    assert len(rewards) == 20
+    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.15
 
 
 def test_the_first_step_of_grpo_is_the_policy_gradient(make_model, tokenizer, tmp_path, monkeypatch):
