@@ -21,12 +21,11 @@ import readings
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "evidence.md"
 ROWS = ROOT / "docs" / "evidence"
-FIGURES = ("accuracy.png", "cost.png", "training.png", "token_kl.png")
 KEPT = ("recipe", "seeds", "scores", "differences", "students", "curation", "token_kl", "versions")
 
 
 def keep(run: Path) -> None:
-    """Take a run's rows and figures into the repository."""
+    """Take a run's rows into the repository, and of its figures those that the document shows."""
     report = json.loads((run / "report" / "report.json").read_text(encoding="utf-8"))
     ROWS.mkdir(exist_ok=True)
     rows = {key: report[key] for key in KEPT if key in report}
@@ -36,9 +35,11 @@ def keep(run: Path) -> None:
         rows["readings"] = sorted(found, key=lambda row: (order.index(row["model"]), row["misread"]))
         rows["places"] = readings.places(run)
     (ROWS / f"{report['recipe']}.json").write_text(json.dumps(rows) + "\n", encoding="utf-8")
-    for name in FIGURES:
-        if (run / "report" / name).exists():
-            shutil.copyfile(run / "report" / name, ROWS / f"{report['recipe']}-{name}")
+    document = DOCUMENT.read_text(encoding="utf-8")
+    for figure in (run / "report").glob("*.png"):
+        kept = ROWS / f"{report['recipe']}-{figure.name}"
+        if f"({ROWS.name}/{kept.name})" in document:
+            shutil.copyfile(figure, kept)
 
 
 def tables(rows: dict[str, Any]) -> str:
