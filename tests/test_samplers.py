@@ -128,6 +128,10 @@ if __name__ == "__main__":
     second = VLLMSampler(model, config, seed=0, adapters=False)
     answers["second engine"] = ids(second.sample(requests, greedy))
     second.close()
+    # In 16 bits nothing is merged, which would round the weights: vLLM puts the adapters on, as it does on a GPU.
+    third = VLLMSampler(ModelConfig(name="pocket", dtype="bfloat16"), config, seed=0, adapters=True)
+    answers["put on"] = [ids(third.sample(requests, greedy, a)) for a in [None, *adapters, None]]
+    third.close()
     Path(sys.argv[2]).write_text(json.dumps(answers))
 """
 
@@ -165,6 +169,8 @@ def test_the_real_vllm_gives_what_transformers_gives(tmp_path, tokenizer, sample
         # Two orders of float32 sums may part where two tokens are equally likely, and go on apart from there.
         assert sum(a == b for a, b in zip(ours, theirs, strict=True)) >= 18
         assert theirs != vllm["base"]
+    bare, one, two, again = vllm["put on"]
+    assert bare == again != one != two != bare
     assert vllm["forward"] == vllm["backward"] != vllm["base"]
     ends = [ids[-1] == tokenizer.eos_token_id for ids in vllm["base"]]
     assert [reason == "stop" for reason in vllm["reasons"]] == ends

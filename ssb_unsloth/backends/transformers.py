@@ -161,8 +161,9 @@ def add_lora(model: torch.nn.Module, lora: LoraConfig, seed: int, gradient_check
     return trained
 
 
-def save_merged(model: ModelConfig, adapter: Path, folder: Path, dtype: str | None = None) -> None:
+def save_merged(model: ModelConfig, adapter: Path | None, folder: Path, dtype: str | None = None) -> None:
     """The base with the adapter merged into its weights, and its tokenizer: a model of its own, in sharded safetensors.
+    Without an adapter, the base.
 
     Merged on the CPU in float32 and rounded once to `dtype` (by default the one that the run computes in). The base is
     taken unquantized, also where the run had it in 8 or 4 bits.
@@ -184,11 +185,12 @@ def save_merged(model: ModelConfig, adapter: Path, folder: Path, dtype: str | No
         )
     except (OSError, ValueError) as error:
         raise unloadable(f"Model {model.name!r}", model, error) from None
-    student: Any = PeftModel.from_pretrained(base, str(adapter))
-    try:
-        merged = student.merge_and_unload(safe_merge=True)
-    except ValueError:  # PEFT's: "NaNs detected in the merged weights"
-        raise UserError(f"{adapter}: merged weights are not finite; the training has diverged.") from None
+    merged = base
+    if adapter is not None:
+        try:
+            merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload(safe_merge=True)
+        except ValueError:  # PEFT's: "NaNs detected in the merged weights"
+            raise UserError(f"{adapter}: merged weights are not finite; the training has diverged.") from None
     merged.to(getattr(torch, dtype or choose_model(model, here()).dtype))
     merged.save_pretrained(folder, max_shard_size="4GB")
     load_tokenizer(model).save_pretrained(folder)

@@ -2,12 +2,18 @@
 
 Every stage is a process of its own, so an engine in the process starts faster and gives its memory back when the stage
 ends. Prefix caching is on: the K rollouts of a question share the work on their prompt.
+
+On a GPU adapters are put on by vLLM, many in one engine. On a CPU their small products, with a copy of the matrices for
+every token, take five times as long as the model, so the engine is given weights with the adapter merged into them: in
+float32, where that changes no more than the order of a sum.
 """
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..config import ModelConfig, SamplerConfig, SamplingConfig
@@ -16,7 +22,7 @@ from ..hardware import choose_model, choose_sampler, here
 from ..progress import bar_for, say
 from ..prompts import Messages
 from . import Adapter, Completion, Request, check_rank, model_path
-from .transformers import end_of_turn, load_tokenizer, render
+from .transformers import end_of_turn, load_tokenizer, render, save_merged
 
 DEFAULTS = {  # read when vllm is imported; what the user has set wins
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -42,18 +48,20 @@ class VLLMSampler:
         self._stop = sorted({self._tokenizer.eos_token_id, end_of_turn(self._tokenizer)})
         self._adapters: dict[Adapter, Any] = {}
         self._max_lora_rank = config.max_lora_rank
+        on_cpu = vllm.platforms.current_platform.is_cpu()
+        self._model, self._merges = model, on_cpu and model.dtype == "float32"
+        self._merged: Adapter | None = None  # the adapter that is in the engine's weights
         cpu_only: dict[str, Any] = {
             # There is no graph to capture, and compiling takes longer than it saves.
             "enforce_eager": True,
             # A prompt cut into chunks makes vLLM rewind the request's generator, which only CUDA's can do (0.32).
             "enable_chunked_prefill": False,
-            # LoRA's matrices are copied for every token of a batch here: small batches stay in the cache.
+            # Small batches stay in the cache.
             "max_num_batched_tokens": max(config.max_model_len, 256),
             "max_num_seqs": 256,
         }
         if model.quantization != "none":  # vLLM 0.32 has no bitsandbytes any more
             say(f"vLLM samples from the weights as they are: model.quantization={model.quantization} is for training.")
-        on_cpu = vllm.platforms.current_platform.is_cpu()
         try:
             self._engine = vllm.LLM(
                 model_path(model),
@@ -65,7 +73,7 @@ class VLLMSampler:
                 gpu_memory_utilization=float(config.gpu_memory_utilization),
                 attention_backend=None if config.attention_backend == "auto" else config.attention_backend,
                 enable_prefix_caching=True,
-                enable_lora=adapters,
+                enable_lora=adapters and not self._merges,
                 max_lora_rank=config.max_lora_rank,
                 generation_config="vllm",  # nothing inherited from the model's generation_config
                 disable_log_stats=True,
@@ -101,7 +109,7 @@ class VLLMSampler:
         outputs = self._engine.generate(
             [self._vllm.inputs.TokensPrompt(prompt_token_ids=request.prompt_ids) for request in requests],
             parameters,
-            lora_request=self._lora(adapter),
+            lora_request=self._put_on(adapter),
             use_tqdm=bar_for(title, "reply"),
         )
         return [
@@ -116,12 +124,28 @@ class VLLMSampler:
         del self._engine
         cleanup_dist_env_and_memory()
 
-    def _lora(self, adapter: Adapter | None) -> Any:
-        """An id of its own for each adapter: reusing one would serve the cached prefixes of another."""
-        if adapter is None:
-            return None
-        if adapter not in self._adapters:
+    def _put_on(self, adapter: Adapter | None) -> Any:
+        """vLLM's request for the adapter; None without one, and where the weights have it in them."""
+        if adapter is not None:
             check_rank(adapter, self._max_lora_rank)
+        if self._merges:
+            self._merge(adapter)
+            return None
+        return None if adapter is None else self._request(adapter)
+
+    def _merge(self, adapter: Adapter | None) -> None:
+        """Give the engine the base's weights with this adapter merged into them, or the base's own."""
+        if adapter == self._merged:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            save_merged(self._model, None if adapter is None else adapter.path, Path(folder))
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        self._engine.reset_prefix_cache()  # it holds what the weights before made
+        self._merged = adapter
+
+    def _request(self, adapter: Adapter) -> Any:
+        """An id of its own for each adapter: reusing one would serve the cached prefixes of another."""
+        if adapter not in self._adapters:
             number = len(self._adapters) + 1
             self._adapters[adapter] = self._vllm.lora.request.LoRARequest(
                 f"{adapter.name}-{number}", number, str(adapter.path)
