@@ -20,6 +20,7 @@ from typing import Any
 from .backends import Completion, Request, Sampler, derive_seed
 from .config import CurateConfig, SamplingConfig
 from .errors import UserError
+from .files import local
 from .grading import Verdict, answer_classes, equivalent, grade
 from .progress import say
 from .prompts import Messages, refinement_messages, student_messages
@@ -81,7 +82,11 @@ class Curator:
         Files: questions.jsonl (Problem), rollouts.jsonl and refinements.jsonl (Rollout), pairs.jsonl (Pair),
         statistics.json.
         """
-        brought = _read_rollouts(Path(self.config.rollouts_file)) if self.config.rollouts_file else None
+        brought = (
+            _read_rollouts(local(self.config.rollouts_file, "curate.rollouts_file"))
+            if self.config.rollouts_file
+            else None
+        )
         problems = problems[: self.config.questions]
         seen: list[Problem] = []
         rollouts: list[Rollout] = []

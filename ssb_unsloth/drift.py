@@ -7,10 +7,10 @@ a measure of what may have been forgotten that needs no question, no sampling an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import UserError
+from .files import local
 from .records import read_rows
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def unrelated(source: str, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
     if source == "pocket":
         return _drills(tokenizer)
     texts = []
-    for number, row in read_rows(Path(source).expanduser()):
+    for number, row in read_rows(local(source, "train.drift_texts")):
         if not isinstance(row.get("text"), str):
             raise UserError(f'{source}, line {number}: expected {{"text": "..."}}.')
         ids = tokenizer.encode(row["text"], add_special_tokens=False)[:MOST_TOKENS]

@@ -14,7 +14,9 @@ from typing import Any
 from . import hub
 from .config import ModelConfig
 from .errors import UserError
+from .files import local, read_object
 
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 SHIPPED = Path(__file__).with_name("geometries.json")
 # What a family adds to the common layer of Llama: a bias on query, key and value; norms over the heads; norms a layer.
 BIASED = {"qwen2"}
@@ -100,12 +102,18 @@ def from_config(config: dict[str, Any], name: str) -> Geometry:
     Raises:
         UserError: it lacks a size, or describes a mixture of experts.
     """
-    config = {**config, **config.get("text_config", {})}
+    inner = config.get("text_config")
+    config = {**config, **(inner if isinstance(inner, dict) else {})}
     family = str(config.get("model_type", ""))
-    missing = [key for key in ("hidden_size", "num_hidden_layers", "num_attention_heads") if key not in config]
-    missing += [key for key in ("intermediate_size", "vocab_size") if key not in config]
+    missing = [key for key in SIZES if key not in config]
     if missing:
         raise UserError(f"The config.json of {name} lacks {', '.join(missing)}: no decoder that SSB can plan for.")
+    optional = [key for key in ("head_dim", "num_key_value_heads") if config.get(key) is not None]
+    for key in (*SIZES, *optional):
+        if type(config[key]) is not int or not 0 < config[key] < 2**31:
+            raise UserError(
+                f"The config.json of {name}: {key} is {str(config[key])[:40]!r}; expected a number above 0."
+            )
     if config.get("num_experts") or config.get("num_local_experts"):
         raise UserError(f"{name} is a mixture of experts; `ssb plan` counts dense models only.")
     heads = config["num_attention_heads"]
@@ -144,15 +152,15 @@ def _config(model: ModelConfig) -> tuple[dict[str, Any], str]:
     if model.name == "pocket":
         from .pocket import MODEL_DIR
 
-        return _read(MODEL_DIR / "config.json"), "the package"
-    folder = Path(model.name).expanduser()
+        return read_object(MODEL_DIR / "config.json"), "the package"
+    folder = local(model.name, "model.name")
     if folder.exists() or model.name.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():
             raise UserError(f"model.name: {folder} holds no config.json, so it is no model folder.")
-        return _read(folder / "config.json"), str(folder)
+        return read_object(folder / "config.json"), str(folder)
     kept = hub.cached(model.name, model.revision)
     if kept is not None and (kept / "config.json").is_file():
-        return _read(kept / "config.json"), "the hub's cache"
+        return read_object(kept / "config.json"), "the hub's cache"
     known = shipped(model.name)
     if known is not None:
         return known, "the package's table"
@@ -169,13 +177,3 @@ def _config(model: ModelConfig) -> tuple[dict[str, Any], str]:
             ) from None
         raise UserError(f"The config.json of {model.name} cannot be had: {error}. {remedy}") from None
     return config, "the hub"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}).") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: expected a JSON object.")
-    return config

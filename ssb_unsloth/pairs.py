@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .backends.transformers import end_of_turn
 from .errors import UserError
+from .files import is_finite, kind_of, local
 from .prompts import Messages
 from .records import Pair, read_rows, stable_id
 from .replies import last_boxed
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROLES = ("system", "user", "assistant")
+TEXTS = ("id", "problem_id", "gold", "right_id", "wrong_id", "refinement_id")  # fields that a row may leave out
 FORMS = "our own pairs.jsonl (question, right, wrong, reply), or prompt, teacher_prompt and reply"
 
 
@@ -56,7 +58,7 @@ def load_pairs(source: str, tokenizer: PreTrainedTokenizerBase) -> list[Pair]:
 
 def local_path(source: str) -> Path | None:
     """Where the pairs lie, if that is on this machine."""
-    path = Path(source).expanduser()
+    path = local(source, "curate.pairs_file")
     if path.exists() or source.startswith((".", "/", "~")) or path.suffix == ".jsonl":
         return path
     return None
@@ -120,8 +122,11 @@ def _aligned(teacher_file: Path, student_file: Path) -> Iterator[tuple[int, dict
 
 
 def _pair(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) -> Pair:
-    if row.get("prompt") is not None and row.get("teacher_prompt") is not None:
+    views = [name for name in ("prompt", "teacher_prompt") if row.get(name) is not None]
+    if len(views) == 2:
         row = _from_messages(row, where)
+    elif views:
+        raise UserError(f"{where}: has {views[0]} alone; expected prompt and teacher_prompt.")
     elif "messages" in row:
         raise UserError(f"{where}: has messages; give the folder with both the teacher's and the student's file.")
     elif not {"question", "right", "wrong"} <= set(row):
@@ -141,7 +146,14 @@ def _pair(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) -
         "reply": reply,
         "reply_ids": ids,
     }
-    return Pair(**{**given, "id": str(given["id"]), "gold": str(given["gold"])})
+    return Pair(**{**given, **{name: _as_text(given[name], name, where) for name in TEXTS}})
+
+
+def _as_text(value: Any, name: str, where: str) -> str:
+    """An id or an answer, which may stand there as a number."""
+    if not isinstance(value, str) and (type(value) not in (int, float) or not is_finite(value)):
+        raise UserError(f"{where}: {name} is {kind_of(value)}; expected a text.")
+    return str(value)
 
 
 def _from_messages(row: dict[str, Any], where: str) -> dict[str, Any]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from .config import BenchmarkConfig, ProblemsConfig
 from .errors import UserError
+from .files import check_folder, is_finite, local, open_file
 from .grading import gold_from
-from .records import Problem, read_rows, stable_id
+from .records import LARGEST, Problem, read_rows, stable_id
 
 POCKET_SEED = 0  # the generated sets are data like any other: they do not change with a recipe's seed
 POCKET_PROBLEMS = 1000
 FILE_KINDS = (".jsonl", ".parquet")
+PARQUET_ROWS = 1024  # in memory at a time
+MOST_BYTES = 1 << 32  # of a folder that the hub's library copies into its cache
 
 
 def load_problems(config: ProblemsConfig) -> list[Problem]:
@@ -87,31 +89,47 @@ def _problem(row: dict[str, Any], where: str, config: ProblemsConfig) -> Problem
         raise UserError(f"{where}: the question is empty or no text.")
     if gold is None:
         raise UserError(f"{where}: the gold answer is empty.")
-    if not (isinstance(gold, str) or (type(gold) in (int, float, Decimal) and math.isfinite(gold))):
-        raise UserError(f"{where}: the gold answer is {str(gold)[:40]} ({type(gold).__name__}), no text and no number.")
+    if not (isinstance(gold, str) or (type(gold) in (int, float, Decimal) and is_finite(gold))):
+        raise UserError(f"{where}: the gold answer is {_short(gold)} ({type(gold).__name__}), no text and no number.")
     try:
         return Problem(stable_id(question), question, gold_from(str(gold), config.gold_format))
     except ValueError as error:
         raise UserError(f"{where}: {error} Is gold_format: {config.gold_format!r} right for this file?") from None
 
 
+def _short(value: Any) -> str:
+    """A value in at most 40 characters."""
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return "a whole number of too many digits"
+    return str(value)[:40]
+
+
 def _rows(config: ProblemsConfig) -> Iterable[tuple[str, dict[str, Any]]]:
-    path = Path(config.source).expanduser()
+    path = local(config.source, "source")
     if path.suffix == ".jsonl":
         return ((f"{path}, line {number}", row) for number, row in read_rows(path))
-    if path.suffix == ".parquet":
-        if not path.exists():
-            raise UserError(f"{path}: no such file.")
-        import pyarrow.parquet
-
-        try:
-            table = pyarrow.parquet.read_table(path).to_pylist()
-        except pyarrow.ArrowException as error:
-            raise UserError(f"{path}: not a Parquet file ({str(error).splitlines()[0]}).") from None
-        return ((f"{path}, row {number}", row) for number, row in enumerate(table, start=1))
+    if path.suffix == ".parquet" and not path.is_dir():
+        return ((f"{path}, row {number}", row) for number, row in enumerate(_parquet(path), start=1))
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: expected a file ending in {' or '.join(FILE_KINDS)}.")
+    if path.is_dir():
+        check_folder(path, MOST_BYTES, "source")
     return _hub_rows(config)
+
+
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+    """The file's rows, a batch in memory at a time. Of a damaged one Arrow raises errors of many kinds."""
+    import pyarrow.parquet
+
+    with open_file(path) as file:
+        try:
+            pages = pyarrow.parquet.ParquetFile(file, page_checksum_verification=True)
+            for batch in pages.iter_batches(batch_size=PARQUET_ROWS):
+                batch.validate(full=True)
+                yield from batch.to_pylist()
+        except Exception as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"{path}: not a Parquet file, or a damaged one ({reason[:200]}).") from None
 
 
 def _hub_rows(config: ProblemsConfig) -> Iterable[tuple[str, dict[str, Any]]]:

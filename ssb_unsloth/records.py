@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -17,8 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import UserError
+from .files import is_finite, kind_of, parse_json, read_lines
 
 EXAMPLES = 6  # pairs that the report follows from the question to what the student now answers
+LARGEST = 2**63 - 1  # integer that a tensor or a Parquet file holds
 EXAMPLES_BENCHMARK = "pairs.examples"  # where evaluate keeps the replies to them; no recipe's benchmark has a dot
 
 
@@ -124,34 +125,19 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) for each line of a JSONL file.
 
     Raises:
-        UserError: the file is missing, is not UTF-8, or a line is not a JSON object of valid text; the line is named.
+        UserError: the file cannot be read, is not UTF-8, or a line is not a JSON object of valid text; the line is
+            named.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                    if "\\ud" in line.lower():  # an escaped half of a surrogate pair is JSON, and no text
-                        json.dumps(row, ensure_ascii=False).encode()
-                except UnicodeEncodeError as error:
-                    half = f"\\u{ord(error.object[error.start]):04x}"
-                    raise UserError(f"{path}, line {number}: {half} is half a character; write whole ones.") from None
-                except (ValueError, RecursionError) as error:
-                    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error).partition(";")[0]
-                    raise UserError(
-                        f"{path}, line {number}: not JSON ({reason}); expected one object a line."
-                    ) from None
-                if not isinstance(row, dict):
-                    raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
-                yield number, row
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file.") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}); expected one object a line.") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: expected a JSON object, found {kind_of(row)}.")
+        yield number, row
 
 
 def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
@@ -173,15 +159,18 @@ def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value that came from JSON is of a field's type. What lies within a list's items is not looked at."""
+    """Whether a value that came from JSON is of a field's type."""
     if isinstance(kind, types.UnionType):
         return any(_fits(value, one) for one in typing.get_args(kind))
     if typing.get_origin(kind) is list:
         (item,) = typing.get_args(kind)
-        return isinstance(value, list) and set(map(type, value)) <= {typing.get_origin(item) or item}
+        return isinstance(value, list) and all(_fits(one, item) for one in value)
+    if typing.get_origin(kind) is dict:
+        _, item = typing.get_args(kind)
+        return isinstance(value, dict) and all(_fits(one, item) for one in value.values())
     if kind is float:  # JSON writes 1.0 as it likes; NaN it does not know, but Python reads it
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is kind
+        return type(value) in (int, float) and is_finite(value)
+    return type(value) is kind and (kind is not int or abs(value) <= LARGEST)
 
 
 def generations_file(model: str, run_seed: int, benchmark: str, temperature: float) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .backends import TrainingBackend, adapter_path, load_sampler, model_path
 from .config import READS, BenchmarkConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig
 from .errors import UserError
+from .files import local, read_object
 from .memory import explained
 from .progress import say
 from .records import EXAMPLES, EXAMPLES_BENCHMARK, Pair, Problem, Rollout, read_jsonl, write_jsonl
@@ -83,13 +84,13 @@ def _sampler_identity(config: SamplerConfig) -> dict[str, Any]:
 
 
 def _problems_identity(config: ProblemsConfig) -> dict[str, Any]:
-    path = Path(config.source).expanduser()
+    path = local(config.source, "problems.source")
     is_file = config.source != "pocket" and path.exists()  # a run folder of that name may lie here
     return {**asdict(config), "files": fingerprint(path) if is_file else None}
 
 
 def _adapter_identity(source: str) -> list[str]:
-    path = Path(source).expanduser()
+    path = local(source)
     return [source, fingerprint(path)] if path.exists() else [source]
 
 
@@ -128,7 +129,7 @@ def read_pairs(run: RunDir) -> list[Pair]:
     """The curated pairs. Raises UserError where there are none, with the counts that say why."""
     pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)
     if not pairs:
-        s = json.loads((run.stage("curate") / "statistics.json").read_text())
+        s = read_object(run.stage("curate") / "statistics.json")
         raise UserError(
             f"No pair came out of {s['questions']:,} questions: {s['all_right']:,} with only right rollouts,"
             f" {s['all_wrong']:,} with only wrong ones, {s['mixed']:,} mixed, {s['accepted']:,} of {s['refined']:,}"
@@ -270,8 +271,9 @@ def _train_identity(recipe: Recipe) -> dict[str, Any]:
     that is shown this hint.
     """
     train, prompts = asdict(recipe.train), asdict(recipe.prompts)
-    if recipe.train.drift_texts is not None and Path(recipe.train.drift_texts).exists():
-        train["drift_texts"] = fingerprint(Path(recipe.train.drift_texts))
+    if recipe.train.drift_texts is not None:
+        texts = local(recipe.train.drift_texts, "train.drift_texts")
+        train["drift_texts"] = fingerprint(texts) if texts.exists() else recipe.train.drift_texts
     if recipe.train.method == "grpo":
         return {"train": train, "prompts": prompts, "problems": _problems_identity(recipe.problems)}
     del train["grpo"]
@@ -358,8 +360,8 @@ def _carry_over(recipe: Recipe, run: RunDir, entrants: Sequence[Entrant], benchm
     }
     kept = run.stage("evaluate") / ORIGINS
     known: dict[str, str] = {}
-    with contextlib.suppress(FileNotFoundError, ValueError):  # without it everything is sampled again
-        known = dict(json.loads(kept.read_text(encoding="utf-8")))
+    with contextlib.suppress(UserError):  # without it everything is sampled again
+        known = read_object(kept)
     for name, origin in origins.items():
         finished = run.stage("evaluate") / name
         if known.get(name) == origin and finished.exists() and not (folder / name).exists():
@@ -402,7 +404,7 @@ STAGES = {
                 "sampler": _sampler_identity(r.sampler),
                 "curate": asdict(r.curate),
                 "prompts": asdict(r.prompts),
-                "rollouts": fingerprint(Path(r.curate.rollouts_file)) if r.curate.rollouts_file else None,
+                "rollouts": fingerprint(local(r.curate.rollouts_file)) if r.curate.rollouts_file else None,
                 "pairs": _pairs_identity(r),
             },
             _curate,

@@ -15,6 +15,7 @@ from typing import Any
 from .config import BENCHMARKS, Recipe, SamplerConfig, load
 from .errors import UserError
 from .evaluate import Entrant, base_entrants, evaluate
+from .files import local, read_object
 from .hardware import choose, here
 from .pocket import MODEL_DIR
 from .problems import load_benchmark
@@ -94,21 +95,20 @@ def _page(recipe: Recipe, rows: dict[str, list[dict[str, object]]]) -> str:
 
 def _model(word: str) -> tuple[str, dict[str, Path]]:
     """The base model's name, and the adapter that MODEL is if it is one."""
-    config = Path(word).expanduser() / "adapter_config.json"
+    config = local(word, "MODEL") / "adapter_config.json"
     if not config.is_file():
         return word, {}
-    try:
-        base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError):
-        base = None
-    if not isinstance(base, str) or not base:
-        raise UserError(f"{config}: names no base_model_name_or_path; give the base as MODEL, and --adapter {word}.")
+    base = read_object(config).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base or "://" in base:  # never a server: it would be sent the user's key
+        raise UserError(
+            f"{config}: names no model as base_model_name_or_path; give the base as MODEL, and --adapter {word}."
+        )
     return base, {MODEL: config.parent}
 
 
 def _adapter(given: str) -> tuple[str, Path]:
     name, sign, path = given.partition("=")
-    folder = Path(path if sign else given).expanduser()
+    folder = local(path if sign else given, "--adapter")
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"--adapter {given}: {folder} holds no adapter_config.json, so it is no PEFT adapter.")
     return (name if sign else _file_name(str(folder))), folder
@@ -121,18 +121,18 @@ def _file_name(word: str) -> str:
 
 
 def _identity(name: str) -> str | None:
-    path = Path(name).expanduser()
+    path = local(name)
     return fingerprint(path) if path.exists() else None
 
 
 def _limits(model: str) -> dict[str, Any]:
     """The keys that a model with less context than the default needs. Of a hub model the engine will say."""
-    folder = MODEL_DIR if model == "pocket" else Path(model).expanduser()
+    folder = MODEL_DIR if model == "pocket" else local(model, "MODEL")
     try:
-        context = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("max_position_embeddings")
-    except (OSError, ValueError):
+        context = read_object(folder / "config.json").get("max_position_embeddings")
+    except UserError:
         return {}
-    if not isinstance(context, int) or context >= SamplerConfig.max_model_len:
+    if type(context) is not int or not 1 < context < SamplerConfig.max_model_len:
         return {}
     unused = {"max_tokens": context - 1}
     return {"sampler": {"max_model_len": context}, "curate": {"rollout": unused, "refine": unused}}

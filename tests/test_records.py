@@ -93,7 +93,7 @@ def test_token_ids_are_whole_numbers_and_a_whole_number_is_a_temperature(tmp_pat
 def test_half_a_character_is_named(tmp_path, half):
     path = tmp_path / "rows.jsonl"
     path.write_text(f'{{"a": "\\ud83d\\ude00"}}\n{{"a": "{half}"}}\n')  # the first are two halves of one
-    with pytest.raises(UserError, match=rf"rows\.jsonl, line 2: \{half[:6].lower()} is half a character"):
+    with pytest.raises(UserError, match=rf"rows\.jsonl, line 2: .*\{half[:6].lower()} is half a character"):
         list(read_rows(path))
 
 

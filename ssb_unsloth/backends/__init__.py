@@ -8,16 +8,16 @@ not depend on which other requests it is sampled with, or on their order.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..config import LORA_RANKS, LoraConfig, ModelConfig, SamplerConfig, SamplingConfig
 from ..errors import UserError
+from ..files import local, read_object
 from ..hardware import find_cards
 from ..hub import endpoint
 from ..progress import say
@@ -175,7 +175,7 @@ def model_path(model: ModelConfig) -> str:
         from ..pocket import MODEL_DIR
 
         return str(MODEL_DIR)
-    path = Path(model.name).expanduser()
+    path = local(model.name, "model.name")
     if path.exists():
         if not (path / "config.json").is_file():
             raise UserError(f"model.name: {path} holds no config.json, so it is no model folder.")
@@ -206,7 +206,7 @@ def adapter_path(source: str, key: str, max_rank: int) -> Path:
     Raises:
         UserError: there is none, it is a pickle, or its rank is above what the sampler is set up for.
     """
-    path = Path(source).expanduser()
+    path = local(source, key)
     if not path.exists():
         if source.startswith((".", "/", "~")):
             raise UserError(f"{key}: {source}: no such folder.")
@@ -219,10 +219,7 @@ def adapter_path(source: str, key: str, max_rank: int) -> Path:
             raise UserError(
                 f"{key}: {source!r} cannot be loaded: {reason} Check the name and the network, or give a local folder."
             ) from None
-    try:
-        rank = int(json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{key}: {source} holds no readable adapter_config.json, so it is no LoRA adapter.") from None
+    rank = adapter_config(path, key)["r"]
     if not (path / "adapter_model.safetensors").is_file():
         raise UserError(f"{key}: {source} holds no adapter_model.safetensors; an adapter as a pickle is not read.")
     if rank > max_rank:
@@ -230,12 +227,27 @@ def adapter_path(source: str, key: str, max_rank: int) -> Path:
     return path
 
 
+def adapter_config(folder: Path, key: str = "adapter") -> dict[str, Any]:
+    """The adapter_config.json of a LoRA adapter, with a rank `r` above 0.
+
+    Raises:
+        UserError: there is none, or it is not one of a LoRA adapter; `key` names the folder's place.
+    """
+    try:
+        config = read_object(folder / "adapter_config.json")
+    except UserError as error:
+        raise UserError(f"{key}: {folder} holds no readable adapter_config.json: {error}") from None
+    rank = config.get("r")
+    if type(rank) is not int or not 0 < rank < 2**31:
+        raise UserError(
+            f"{key}: {folder} holds no adapter_config.json with a rank r above 0, so it is no LoRA adapter."
+        )
+    return config
+
+
 def check_rank(adapter: Adapter, most: int) -> None:
     """Raises UserError if the adapter's rank is above what the server was started for."""
-    try:
-        rank = json.loads((adapter.path / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{adapter.path}: holds no adapter_config.json with a rank, so it is no adapter.") from error
+    rank = adapter_config(adapter.path)["r"]
     if rank > most:
         fitting = next((limit for limit in LORA_RANKS if limit >= rank), rank)
         raise UserError(
