@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from pathlib import Path
 
 import pytest
 
@@ -117,7 +118,7 @@ def test_a_folder_of_gigabytes_is_no_data_set(tmp_path):
     with pytest.raises(UserError, match="source: the folder .* holds more than 4 GiB; name the file"):
         load_problems(ProblemsConfig(source=str(tmp_path)))
     with pytest.raises(UserError, match="holds more than 10,000 files"):
-        check_folder(__import__("pathlib").Path("/usr"), 1 << 60, "problems.source")
+        check_folder(Path("/usr"), 1 << 60, "problems.source")
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -320,7 +320,7 @@ def test_the_cache_is_where_huggingface_hub_has_it(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "cannot be read as JSON"),
+        ("{", "not JSON"),
         ("[]", "expected a JSON object"),
         ('{"model_type": "bert", "hidden_size": 8}', "lacks num_hidden_layers"),
     ],
