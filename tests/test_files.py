@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+from bad_input import complaint
 
 from ssb_unsloth.backends import adapter_config
 from ssb_unsloth.config import ProblemsConfig
@@ -20,7 +21,7 @@ ROW = '{"question": "1 + 1?", "answer": "2"}'
 
 @pytest.mark.parametrize("name", ["a\0b.jsonl", "~nouser/a.jsonl", "x" * 5000, "a\x1b[31m", "\ud800", "a\nb"])
 def test_what_cannot_be_a_files_name_is_said(name):
-    with pytest.raises(UserError, match="problems.source: ") as error:
+    with pytest.raises(UserError, match=r"problems\.source: ") as error:
         local(name, "problems.source")
     assert len(str(error.value)) < 400 or "x" * 200 in name
     assert "\x1b" not in str(error.value)
@@ -115,7 +116,7 @@ def test_a_record_with_a_number_beyond_all_bounds_is_refused(tmp_path, field, va
 def test_a_folder_of_gigabytes_is_no_data_set(tmp_path):
     with (tmp_path / "big.bin").open("wb") as file:
         file.truncate(5 << 30)  # sparse: takes no room
-    with pytest.raises(UserError, match="source: the folder .* holds more than 4 GiB; name the file"):
+    with pytest.raises(UserError, match=r"source: the folder .* holds more than 4 GiB; name the file"):
         load_problems(ProblemsConfig(source=str(tmp_path)))
     with pytest.raises(UserError, match="holds more than 10,000 files"):
         check_folder(Path("/usr"), 1 << 60, "problems.source")
@@ -133,8 +134,5 @@ def test_a_damaged_parquet_file_is_a_sentence_or_its_rows(tmp_path, seed):
     for _ in range(rng.choice([1, 3, 30])):
         content[rng.randrange(len(content))] = rng.randrange(256)
     path.write_bytes(content[: rng.choice([None, None, rng.randrange(len(content))])])
-    try:
-        assert load_problems(ProblemsConfig(source=str(path)))
-    except UserError as error:
-        assert "a.parquet" in str(error)
-        assert "\n" not in str(error)
+    said = complaint(load_problems, ProblemsConfig(source=str(path)))
+    assert said is None or ("a.parquet" in said and "\n" not in said)
