@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .disk import refusal
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -149,6 +150,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _stage(arguments)
     except UserError as error:
         print(f"ssb: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        print(f"ssb: {refused}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nssb: stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)

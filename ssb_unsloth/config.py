@@ -18,6 +18,7 @@ from typing import Any, Literal
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from . import disk
 from .errors import UserError
 from .presets import PRESETS
 from .prompts.hints import Hint
@@ -375,9 +376,7 @@ def _on_preset(layer: Any) -> Any:
 
 def save(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe: every key, also those left at their default. `load` reads it back unchanged."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe)), encoding="utf-8")
-    aside.replace(path)
+    disk.write_text(path, OmegaConf.to_yaml(OmegaConf.structured(recipe)))
 
 
 def _fill(recipe: Any, given: Any, kind: type, path: str, wrong: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What to say when the GPU has no memory left: the stage, what was asked for, and which keys to change."""
+"""What to say when the GPU has no memory left, or the disk no room: the stage, what was asked for, what to change."""
 
 from __future__ import annotations
 
@@ -6,29 +6,33 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+from . import disk
 from .config import Recipe
 from .errors import UserError
 
 
 @contextlib.contextmanager
-def explained(stage: str, recipe: Recipe) -> Iterator[None]:
-    """Turn torch's out-of-memory error into one sentence.
+def explained(stage: str, recipe: Recipe, folder: Path) -> Iterator[None]:
+    """Turn torch's out-of-memory error, and the file system's refusals, into one sentence. The stage writes `folder`.
 
     Raises:
         UserError: in place of it, wherever in the chain of causes it stands (vLLM and TRL wrap it).
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
-        found = _out_of_memory(error)
-        if found is None:
-            raise
-        keys = " or ".join(worth_changing(stage, recipe)[:2])
-        raise UserError(
-            f"Stage {stage}: the GPU is out of memory ({_asked_for(found)}). Try {keys}. What was finished is kept, and"
-            " the same command goes on from there."
-        ) from error
+        if found := _out_of_memory(error):
+            keys = " or ".join(worth_changing(stage, recipe)[:2])
+            raise UserError(
+                f"Stage {stage}: the GPU is out of memory ({_asked_for(found)}). Try {keys}. {disk.KEPT}"
+            ) from error
+        if refused := disk.refusal(error, folder):
+            raise UserError(f"Stage {stage}: {refused}") from error
+        raise
 
 
 def worth_changing(stage: str, recipe: Recipe) -> list[str]:

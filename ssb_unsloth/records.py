@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from . import disk
 from .errors import UserError
 from .files import is_finite, kind_of, parse_json, read_lines
 
@@ -110,14 +111,12 @@ def stable_id(*parts: str) -> str:
 
 def write_jsonl(path: Path, records: Iterable[Any]) -> int:
     """Write records one a line; aside first, then renamed: a reader never sees half a file. Returns the count."""
-    aside = path.with_name(path.name + ".tmp")
     count = 0
-    with aside.open("w", encoding="utf-8") as file:
+    with disk.writing(path) as file:
         for record in records:
             row = record if isinstance(record, dict) else dataclasses.asdict(record)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
-    aside.replace(path)
     return count
 
 

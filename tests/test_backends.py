@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import peft
 import pytest
@@ -169,13 +170,13 @@ CUDA_SAYS = (
 )
 def test_out_of_memory_names_the_stage_the_size_and_two_keys(stage, overrides, expected):
     recipe = Recipe(name="r", train=config.TrainConfig(**overrides))
-    with pytest.raises(UserError) as caught, memory.explained(stage, recipe):
+    with pytest.raises(UserError) as caught, memory.explained(stage, recipe, Path("x")):
         raise RuntimeError("engine died") from torch.OutOfMemoryError(CUDA_SAYS)
     said = str(caught.value)
     assert f"Stage {stage}: the GPU is out of memory (tried to allocate 2.32 GiB, total capacity of 14.56 GiB" in said
     assert expected in said
     assert "What was finished is kept" in said
-    with pytest.raises(ValueError, match="other"), memory.explained(stage, recipe):
+    with pytest.raises(ValueError, match="other"), memory.explained(stage, recipe, Path("x")):
         raise ValueError("other")
 
 

@@ -92,11 +92,12 @@ def test_what_a_stopped_stage_left_is_thrown_away_for_another_key(run):
         assert not (work.folder / "half.txt").exists()
 
 
-def test_a_partial_folder_that_says_no_key_is_thrown_away(run):
+def test_a_partial_folder_that_no_stage_has_left_is_not_touched(run):
     stop_in_the_middle(run, "k1")
     (run.root / "curate.partial" / ".key").unlink()
-    with run.write("curate", "k1", {}) as work:
-        assert not (work.folder / "half.txt").exists()
+    with pytest.raises(UserError, match=r"curate\.partial: holds files that no stage has left"):
+        write(run)
+    assert (run.root / "curate.partial" / "half.txt").read_text() == "half"
 
 
 def test_a_failure_leaves_the_finished_stage_untouched(run):
