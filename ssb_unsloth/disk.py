@@ -103,7 +103,7 @@ def refusal(error: BaseException | None, where: Path | None = None) -> UserError
 
 
 def _errno(error: BaseException, where: Path | None) -> int | None:
-    """The system's own number, also from libraries that wrap it in a text: safetensors, and torch, which says little."""
+    """The system's own number, also where a library wraps it in a text: safetensors, and torch, which says little."""
     if isinstance(error, OSError):
         return error.errno
     text = str(error)

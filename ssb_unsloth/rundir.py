@@ -1,11 +1,11 @@
 """The run folder: `runs/<recipe name>/<stage>/`, one folder a stage, each closed by a manifest.
 
-A stage writes into `<stage>.partial/`, beside a file `.key` that says of what. When it is done everything is flushed to
-the disk, the manifest is written, and only then does the folder take its name: a partial folder with a whole manifest is
-a finished stage, and whoever next holds the lock gives it its name (`RunDir.settle`). The manifest carries the stage's
-key (the hash of all that determines its result: its part of the recipe, the seed, the stages and files it read) and the
-hash of every file that came out. A stage is fresh when its key has not changed; a partial folder with the same key is
-gone on with, any other is thrown away. What only helps to go on (`SCRATCH`) goes when the manifest is there.
+A stage writes into `<stage>.partial/`, beside a file `.key` that says of what. When it is done everything is flushed
+to the disk, the manifest is written, and only then does the folder take its name: a partial folder with a whole
+manifest is a finished stage, and whoever next holds the lock gives it its name (`RunDir.settle`). The manifest carries
+the stage's key (the hash of all that determines its result: its part of the recipe, the seed, the stages and files it
+read) and the hash of every file that came out. A stage is fresh when its key has not changed; a partial folder with the
+same key is gone on with, any other thrown away. What only helps to go on (`SCRATCH`) goes when the manifest is there.
 
 A stage's folder may be a link to a folder on another disk: then partial and finished folder both lie there.
 """
@@ -202,7 +202,7 @@ def _refuse_foreign(final: Path) -> None:
         raise UserError(f"{final}: a disk is mounted there, so it cannot be replaced; link to a folder on that disk.")
     if final.exists() and not (final.is_dir() and not any(final.iterdir())) and _manifest_in(final) is None:
         raise UserError(
-            f"{final}: was not written by ssb, which has closed all that it wrote with a manifest.json; move it away, or"
+            f"{final}: was not written by ssb, which closes all that it writes with a manifest.json; move it away, or"
             " delete it."
         )
 
