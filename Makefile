@@ -28,10 +28,13 @@ demo: setup ## run the whole method on the pocket problems, without a GPU
 
 RECIPE    ?= recipes/qwen2.5-3b-gsm8k.yaml
 OVERRIDES ?=
+unexport RECIPE OVERRIDES
+# A variable's value as one word of the shell, as it was written: neither make nor the shell reads anything in it.
+quoted = '$(subst ','\'',$(value $(1)))'
 
 reproduce: ## run the paper's experiment on a GPU (an A100 with 40 GB), from nothing to the comparison with the paper
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here: SSB needs Python 3.11 or 3.12." >&2; exit 2; }
-	@$(PYTHON) scripts/reproduce.py $(RECIPE) $(OVERRIDES)
+	@$(PYTHON) scripts/reproduce.py $(call quoted,RECIPE) --overrides $(call quoted,OVERRIDES)
 
 test: tests ## run the tests that take seconds
 	$(PYTEST) -m "not slow"

@@ -1,4 +1,5 @@
-"""The paper's run from nothing, on a machine with a GPU. Run by `make reproduce`; arguments: RECIPE [key=value ...].
+"""The paper's run from nothing, on a machine with a GPU. Run by `make reproduce`; arguments: RECIPE [key=value ...], or
+RECIPE --overrides "key=value ...", whose words are split as a shell does it, and not obeyed.
 
     1  the machine is looked at, and disk, memory and time are told, with three small packages and nothing else
     2  .venv-gpu is made, with exactly the packages of constraints/gpu.txt, and looked at in its turn
@@ -10,6 +11,7 @@ Without a GPU it ends after the first: a sentence, the plan, exit code 2. Like s
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +26,7 @@ RECIPE = "recipes/qwen2.5-3b-gsm8k.yaml"
 def main() -> None:
     setup.check_python()
     setup.choose("gpu")
-    words = sys.argv[1:] or [RECIPE]
+    words = split(sys.argv[1:]) or [RECIPE]
     recipe = words[0]
     light = python_with_the_cli()
     doctor = ssb(light, "doctor", *words, "--machine", "--json", output=True)
@@ -50,6 +52,20 @@ def main() -> None:
     name = ssb(heavy, "plan", *words, "--json", output=True)
     run = Path("runs") / json.loads(name.stdout)["recipe"]
     sys.exit(python(heavy, "-m", "ssb_unsloth.reproduction", str(run)).returncode)
+
+
+def split(words: "list[str]") -> "list[str]":
+    """The command's words, with those within the text behind --overrides."""
+    if "--overrides" not in words:
+        return words
+    place = words.index("--overrides")
+    try:
+        return words[:place] + shlex.split(" ".join(words[place + 1 :]))
+    except ValueError as error:
+        setup.stop(
+            f"OVERRIDES={' '.join(words[place + 1 :])}: {error}. Expected words like key=value, quoted in pairs."
+        )
+        raise  # not reached: setup.stop ends the program
 
 
 def python_with_the_cli() -> Path:

@@ -54,6 +54,36 @@ def test_without_a_gpu_it_is_a_sentence_the_plan_and_the_demo_and_nothing_is_ins
     assert {path.name for path in ROOT.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "words"),
+    [
+        ("a b.yaml", "", ["a b.yaml"]),
+        ("a; touch PWNED #.yaml", "seed=1 x='a b'", ["a; touch PWNED #.yaml", "seed=1", "x=a b"]),
+        ("it's $(shell touch PWNED) $$HOME.yaml", "x=`touch PWNED`", None),
+        ("$(touch PWNED)", "problems.source='data/a #1/q.jsonl' $(shell touch PWNED)", None),
+    ],
+)
+def test_make_reproduce_hands_its_words_over_as_they_are(scripts, tmp_path, recipe, overrides, words):
+    recipe, overrides = (text.replace("PWNED", str(tmp_path / "pwned")) for text in (recipe, overrides))
+    shows = tmp_path / "python"
+    shows.write_text('#!/bin/sh\nprintf "%s\\0" "$@" > ' + str(tmp_path / "words"))
+    shows.chmod(0o755)
+    command = ["make", "-s", "-C", str(ROOT), "reproduce", f"PYTHON={shows}", f"RECIPE={recipe}"]
+    subprocess.run([*command, f"OVERRIDES={overrides}"], check=True, timeout=60)
+    _, *given = (tmp_path / "words").read_text().split("\0")[:-1]
+    assert given == [recipe, "--overrides", overrides]
+    assert not (tmp_path / "pwned").exists()
+    if words is not None:
+        assert scripts[1].split(given) == [word.replace("PWNED", str(tmp_path / "pwned")) for word in words]
+
+
+def test_quotes_that_do_not_close_are_a_sentence():
+    done = reproduce("recipes/none.yaml", "--overrides", "name='a")
+    assert done.returncode == 2
+    assert done.stderr.startswith("OVERRIDES=name='a: No closing quotation.")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_mistake_in_the_recipe_is_said_before_anything_else():
     done = reproduce("recipes/none.yaml")
     assert done.returncode == 2
