@@ -247,7 +247,8 @@ class Planner:
         stage.memory["loss, or the length probe"] = max(loss, probe if t.probe_steps else 0.0)
         length = self.student_prompt + self.reply
         stage.read = t.epochs * r.curate.pairs * length
-        stage.disk = 16.0 * self.lora  # the adapter; and while it trains its last checkpoint with the optimizer's
+        # The adapter; and while it trains two checkpoints with the optimizer's state, and a third that is written.
+        stage.disk = (4 + 3 * 12.0) * self.lora
         steps = t.epochs * math.ceil(r.curate.pairs / t.batch_size)
         stage.note = f"{steps:,} steps"
         replies = t.epochs * r.curate.pairs * self.reply

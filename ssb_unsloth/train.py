@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from peft import LoraConfig, PeftModel
 from torch import nn
-from transformers import (
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PreTrainedTokenizerBase, PrinterCallback
 
-from .backends import Request, model_path
-from .backends.transformers import TransformersSampler, peft_config
+from .backends import model_path
+from .backends.transformers import peft_config
+from .callbacks import Bar, LengthProbe, LogWhereSaved, StillNumbers
+from .checkpoints import Sealed
 from .collator import Example
-from .config import ModelConfig, SamplingConfig, TrainConfig
-from .errors import UserError
-from .modeling import resting
-from .progress import bar
-from .prompts import student_messages
+from .config import ModelConfig, TrainConfig
 from .records import Problem
 from .trainer import SSBConfig, SSBTrainer, Targets
 
@@ -54,7 +43,7 @@ def common_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: A
         "gradient_checkpointing": config.gradient_checkpointing,
         "logging_steps": config.logging_steps,
         "save_steps": config.save_steps,
-        "save_total_limit": 1,
+        "save_total_limit": 2,  # one before the last: `checkpoints` says why
         "report_to": config.report_to or "none",
         "seed": seed,
         "data_seed": seed,
@@ -116,28 +105,50 @@ def train(
     return fit(trainer, folder)
 
 
-def fit(trainer: Trainer, folder: Path, rate: str = "train.learning_rate") -> dict[str, Any]:
+def fit(trainer: Sealed, folder: Path, rate: str = "train.learning_rate") -> dict[str, Any]:
     """Train, and save `folder/adapter`. `rate`: the recipe's key of the learning rate.
 
     Returns {"model": the trained PeftModel, "history": [a dict a log], "trainable_parameters", "total_parameters"}.
-    A checkpoint in `folder/checkpoints` is gone on with.
+    The newest whole checkpoint in `folder/checkpoints` is gone on with; what comes out is that of an undisturbed run.
 
     Raises:
-        UserError: the adapter's weights are no numbers any more.
+        UserError: the adapter's weights are no numbers any more; or the disk is full.
     """
     trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(StillNumbers)  # SSBTrainer's own does not know the recipe's key
     trainer.add_callback(StillNumbers(rate))
-    checkpoint = get_last_checkpoint(folder / "checkpoints") if (folder / "checkpoints").exists() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.add_callback(LogWhereSaved())
+    trainer.train(resume_from_checkpoint=True)
     model = cast(PeftModel, trainer.model)
     parameters = list(model.parameters())
     save_adapter(model, folder / "adapter")
     return {
         "model": model,
-        "history": trainer.state.log_history,
+        "history": history(trainer.state.log_history),
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "total_parameters": sum(p.numel() for p in parameters),
     }
+
+
+def history(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The Trainer's log as it is kept: the same for the same training, whenever and in however many pieces it ran.
+
+    So it has no seconds (the manifest's cost has them) and none of what TRL counts anew whenever a training goes on.
+    Its keys are sorted, as those are that come out of a checkpoint, and its `train_loss` is the mean over all steps.
+    """
+    left_out = ("_runtime", "_per_second", "step_time", "num_tokens")
+    rows = [{key: row[key] for key in sorted(row) if not key.endswith(left_out)} for row in log]
+    total = sum(row["loss"] * steps for row, steps in steps_of(rows, "loss"))
+    return [row | {"train_loss": total / row["step"]} if "train_loss" in row else row for row in rows]
+
+
+def steps_of(rows: Sequence[dict[str, Any]], key: str) -> Iterator[tuple[dict[str, Any], int]]:
+    """The rows of a log that have this key, a mean since the one before, and of how many steps."""
+    before = 0
+    for row in rows:
+        if key in row:
+            yield row, row["step"] - before
+            before = row["step"]
 
 
 def cast_adapter(model: nn.Module) -> None:
@@ -158,89 +169,3 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     if config["base_model_name_or_path"] == model_path(ModelConfig(name="pocket")):
         config["base_model_name_or_path"] = "pocket"  # as the recipe says, and not where it lies on this machine
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-class LengthProbe(TrainerCallback):
-    """Measures the length of the student's own greedy replies to held-out questions, before, during and after.
-
-    The paper's Figure 2c shows the completion length; its released code logs the teacher's fixed replies there.
-    """
-
-    def __init__(
-        self,
-        trainer: Trainer,
-        tokenizer: PreTrainedTokenizerBase,
-        probes: Sequence[Problem],
-        every: int,
-        tokens: int,
-        wording: str = "paper",
-    ) -> None:
-        self._trainer, self._every = trainer, every
-        self._model = cast(nn.Module, trainer.model)
-        self._sampler = TransformersSampler(self._model, tokenizer, batch_size=len(probes))
-        self._requests = [Request(self._sampler.render(student_messages(p.question, wording)), 0) for p in probes]
-        self._decoding = SamplingConfig(temperature=0, max_tokens=tokens)
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._measure()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step % self._every == 0 or state.global_step == state.max_steps:
-            wanted = control.should_log
-            self._measure()
-            control.should_log = wanted  # logging the length counts as the step's log, and would swallow its loss
-
-    def _measure(self) -> None:
-        with resting(self._model):
-            replies = self._sampler.sample(self._requests, self._decoding, title="probe", quiet=True)
-        lengths = [len(reply.token_ids) for reply in replies]
-        cut = sum(reply.finish_reason == "length" for reply in replies)
-        # Past the log of TRL's trainers, which would put the step's own figures into this row and clear them.
-        measured = {"reply_tokens": sum(lengths) / len(lengths), "reply_truncated": cut / len(lengths)}
-        Trainer.log(self._trainer, measured)
-
-
-class StillNumbers(TrainerCallback):
-    """Ends a training that has diverged. The loss does not show it: the Trainer logs a number where it is NaN."""
-
-    def __init__(self, rate: str) -> None:
-        self._rate = rate
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._check(kwargs["model"], state.global_step, args.learning_rate)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._check(kwargs["model"], state.global_step, args.learning_rate)
-
-    def _check(self, model: nn.Module, step: int, learning_rate: float) -> None:
-        if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
-            raise UserError(
-                f"Training diverged: after {step:,} steps the adapter's weights are no numbers any more. Lower"
-                f" {self._rate} ({learning_rate:g})."
-            )
-
-
-class Bar(TrainerCallback):
-    """Steps, rate, time left, and the last loss."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._bar = bar("train", "step", state.max_steps, initial=state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._bar.update(1)
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        logs = kwargs["logs"]
-        if "loss" in logs:
-            self._bar.set_postfix(loss=f"{float(logs['loss']):.3f}", refresh=False)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._bar.close()

@@ -19,9 +19,11 @@ from typing import Any, Literal
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from .backends.transformers import end_of_turn, render
+from .callbacks import StillNumbers
+from .checkpoints import Sealed
 from .collator import Ahead, Example, PairCollator, View
 from .errors import UserError
 from .losses import Teacher, kd_loss, row_weights
@@ -63,7 +65,7 @@ class SSBConfig(TrainingArguments):
             raise ValueError("remove_unused_columns: pairs lose their columns if this is true; leave it false.")
 
 
-class SSBTrainer(Trainer):
+class SSBTrainer(Sealed):
     """Trains a LoRA student on the bare question to match the hinted teacher on the reply tokens.
 
     Args:
@@ -118,6 +120,7 @@ class SSBTrainer(Trainer):
             data_collator=PairCollator(eos if pad is None else pad, targets),
             **kwargs,
         )
+        self.add_callback(StillNumbers())
         # The denominator is ours (`get_batch_samples`), so the Trainer must not divide by accumulation steps again.
         self.model_accepts_loss_kwargs = True
         self._epoch: Iterator[Any] | None = None

@@ -115,9 +115,7 @@ def test_the_same_recipe_gives_the_same_artefacts(finished):
         ssb(stage, *words[1:], "--force")
     again = [json.loads((run / stage / "manifest.json").read_text())["files"] for stage in stages]
     for one, other in zip(files, again, strict=True):
-        for name in one:
-            if name != "history.jsonl":  # it holds the seconds that training took
-                assert one[name] == other[name], name
+        assert one == other
 
 
 def test_real_questions_that_the_pocket_cannot_answer_end_in_a_sentence_and_their_statistics(tmp_path):
@@ -150,8 +148,8 @@ def compare_with_the_plan(run):
             "tokens": (tokens / manifest["cost"]["tokens"], 1.6 if stage.name != "curate" else 2.5),
             "disk": (
                 stage.disk / size,
-                6 if stage.name == "train" else 2.5,
-            ),  # planned at its fullest, checkpoint and all
+                15 if stage.name == "train" else 2.5,
+            ),  # planned at its fullest, checkpoints and all
         }
         for what, (ratio, factor) in ratios.items():
             assert 1 / factor < ratio < factor, (stage.name, what, ratio)

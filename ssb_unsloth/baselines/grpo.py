@@ -27,12 +27,14 @@ from transformers import (
 )
 
 from ..backends.transformers import end_of_turn
+from ..callbacks import Bar, LengthProbe
+from ..checkpoints import Sealed
 from ..config import TrainConfig
 from ..errors import UserError
 from ..grading import Verdict, grade
 from ..prompts import student_messages
 from ..records import Problem
-from ..train import Bar, LengthProbe, cast_adapter, common_arguments, fit, lora
+from ..train import cast_adapter, common_arguments, fit, lora, steps_of
 from .log_probs import make_trl_ready
 
 with warnings.catch_warnings():
@@ -50,6 +52,10 @@ NAMES = {  # what TRL calls the figures that history.jsonl keeps, beside the Tra
     "entropy": "entropy",
     "kl": "kl",
 }
+
+
+class Trainer(Sealed, GRPOTrainer):
+    """TRL's, with checkpoints that count when they are whole."""
 
 
 def train_grpo(
@@ -79,7 +85,7 @@ def train_grpo(
             f" {len(trained_on)} problems; take fewer a step, or more problems."
         )
     make_trl_ready()
-    trainer = GRPOTrainer(
+    trainer = Trainer(
         cast(PreTrainedModel, model),
         reward_funcs=Verifier(tokenizer, model),
         args=arguments(config, max_model_len, seed, next(model.parameters()).dtype, folder / "checkpoints"),
@@ -97,8 +103,8 @@ def train_grpo(
         trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, grpo.max_tokens, wording))
     result = fit(trainer, folder, "train.grpo.learning_rate")
     history = [{NAMES.get(key, key): value for key, value in row.items() if _is_kept(key)} for row in result["history"]]
-    replies = grpo.questions_per_step * grpo.generations * config.logging_steps
-    sampled = sum(row["rollout_tokens"] for row in history if "rollout_tokens" in row) * replies
+    replies = grpo.questions_per_step * grpo.generations  # a step
+    sampled = replies * sum(row["rollout_tokens"] * steps for row, steps in steps_of(history, "rollout_tokens"))
     return {
         **result,
         "history": history,

@@ -30,15 +30,22 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from ..backends import derive_seed
 from ..backends.transformers import end_of_turn
+from ..callbacks import Bar, LengthProbe
+from ..checkpoints import Sealed
 from ..config import Method, Recipe, TrainConfig
 from ..errors import UserError
 from ..grading import Verdict
 from ..progress import say
 from ..prompts import student_messages
 from ..records import Pair, Problem, Rollout
-from ..train import Bar, LengthProbe, cast_adapter, common_arguments, fit, lora
+from ..train import cast_adapter, common_arguments, fit, lora
 from ..views import examples, student_ids
 from .log_probs import make_trl_ready
+
+
+class Trainer(Sealed, SFTTrainer):
+    """TRL's, with checkpoints that count when they are whole."""
+
 
 Reply = tuple[list[int], list[int]]  # the token ids of a prompt, and of an answer to it
 
@@ -116,7 +123,7 @@ def train_sft(
     """Train into `folder`; arguments and result as `train.train`'s. `tokens` in the result: read in training."""
     make_trl_ready()
     rows = [{"input_ids": prompt + reply, "labels": [-100] * len(prompt) + reply} for prompt, reply in replies]
-    trainer = SFTTrainer(
+    trainer = Trainer(
         cast(PreTrainedModel, model),
         args=SFTConfig(
             max_length=None,  # what was sampled fits
