@@ -42,16 +42,17 @@ _PLAIN = re.compile(r"-?(?:[0-9]{1,15}|[0-9]{1,3}(?:,[0-9]{3}){1,4})(\.[0-9]{1,1
 
 @functools.lru_cache(maxsize=1 << 16)
 def read(text: str, thousands: bool = True) -> Answer:
-    """The answer as read. `thousands=False` reads `100,200` as two numbers. Never raises."""
+    """The answer as read. `thousands=False` reads `100,200` as two numbers.
+
+    Raises:
+        RecursionError: brackets are nested deeper than Python's stack allows; nothing else is raised.
+    """
     if len(text) > MAX_LENGTH:
         return Answer(text.strip(), source=text.strip())
     if thousands and (plain := _PLAIN.fullmatch(text)):  # most answers
         text = text.replace(",", "")
         return _number(Fraction(text), text, _significant(text) if plain[1] else 0)
-    try:
-        return _parse(_spell(text), thousands)
-    except RecursionError:
-        return Answer(text.strip(), source=text.strip())
+    return _parse(_spell(text), thousands)
 
 
 # -- One spelling -----------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from .backends import Completion, Request, Sampler, derive_seed
 from .config import CurateConfig, SamplingConfig
 from .errors import UserError
 from .files import local
-from .grading import Verdict, answer_classes, equivalent, grade
+from .grading import Verdict, answer_classes, grade
 from .progress import say
 from .prompts import Messages, refinement_messages, student_messages
 from .records import Pair, Problem, Rollout, read_jsonl, read_rows, stable_id, write_jsonl
@@ -30,7 +30,7 @@ from .records import Pair, Problem, Rollout, read_jsonl, read_rows, stable_id, w
 @dataclass(frozen=True)
 class Statistics:
     """How questions became pairs; `report.json` carries it as it is. Counts of questions, but for `pairs` and the last
-    five."""
+    six."""
 
     questions: int = 0  # that were sampled
     all_right: int = 0
@@ -44,6 +44,7 @@ class Statistics:
     rollouts: int = 0
     no_answer: int = 0  # rollouts without a box
     truncated: int = 0  # rollouts cut off at the length limit
+    undecided: int = 0  # rollouts and refinements whose answer could not be compared to the end: they count as wrong
     tokens: int = 0  # sampled, rollouts and refinements
     brought: int = 0  # pairs made elsewhere and brought along; then all counts but `pairs` are 0
 
@@ -187,7 +188,7 @@ class Curator:
         ]
 
     def _graded(self, problem: Problem, purpose: str, k: int, completion: Completion, seed: int | None) -> Rollout:
-        same = equivalent if self.config.equality == "math" else str.__eq__
+        same = None if self.config.equality == "math" else str.__eq__
         verdict = grade(completion.text, problem.gold, completion.finish_reason, same)
         return Rollout(
             id=f"{problem.id}-{purpose}-{k}",
@@ -198,6 +199,7 @@ class Curator:
             seed=seed,
             verdict=verdict.verdict,
             answer=verdict.answer,
+            note=verdict.note,
         )
 
 
@@ -238,7 +240,7 @@ def choose(
     if not answered:
         return Contrast(right[0] if how == "first" else rng.choice(right), rng.choice(wrong), repeated=False)
     answers = [r.answer or "" for r in answered]
-    classes = answer_classes(answers, str.__eq__ if how == "first" else equivalent)
+    classes = answer_classes(answers, str.__eq__ if how == "first" else None)
     counts = Counter(classes)
     most = max(counts.values())
     modes = sorted(c for c, n in counts.items() if n == most)  # in the order in which the answers were given
@@ -296,6 +298,7 @@ def _count(
         rollouts=len(rollouts),
         no_answer=all_verdicts[Verdict.NO_ANSWER],
         truncated=all_verdicts[Verdict.TRUNCATED],
+        undecided=sum(r.note is not None for r in (*rollouts, *refinements)),
         tokens=sum(len(r.token_ids or []) for r in (*rollouts, *refinements)),
     )
 

@@ -240,7 +240,7 @@ class _Job:
 def graded(g: Generation) -> Generation:
     """The generation with its verdict, from its text, gold and finish reason alone."""
     result = grade(g.text, g.gold, g.finish_reason)
-    return dataclasses.replace(g, verdict=result.verdict.value, answer=result.answer)
+    return dataclasses.replace(g, verdict=result.verdict.value, answer=result.answer, note=result.note)
 
 
 def assert_changes_something(

@@ -29,7 +29,8 @@ from enum import StrEnum
 from fractions import Fraction
 
 from .answers import MAX_LENGTH, Answer, half_unit, read, size, split, with_letter_unit
-from .judge import same_formula
+from .errors import UserError
+from .judge import Question, asked, same_formula, trouble
 from .replies import announced, boxes_side_by_side, last_boxed, last_expression, leading_formula
 
 ROUNDED_DIGITS = 6
@@ -53,39 +54,71 @@ class Grade:
 
     verdict: Verdict
     answer: str | None
+    note: str | None = None  # why the answer was not compared with the gold answer to the end, and counts as wrong
 
 
 def grade(text: str, gold: str, finish_reason: str = "stop", same: Callable[[str, str], bool] | None = None) -> Grade:
     """The verdict on a reply. `finish_reason` is the sampler's: "length" means that the reply was cut off.
 
-    `same` decides whether answer and gold are equal: `equivalent` if None.
+    `same` decides whether answer and gold are equal: `equivalent` if None. Whatever comparing raises, memory and
+    recursion that ran out included, is the verdict "wrong" with a note: one reply never costs the others.
+
+    Raises:
+        UserError: Math-Verify is needed and cannot be started, or is given no CPU time.
     """
-    answer = last_boxed(text)
-    if finish_reason == "length":
-        return Grade(Verdict.TRUNCATED, answer)
-    if answer is None:
-        return Grade(Verdict.NO_ANSWER, None)
-    right = (same or equivalent)(answer, gold)
-    if not right and same is None and read(gold).kind in ("list", "set"):
-        answer = boxes_side_by_side(text)
-        right = equivalent(answer, gold)
-    return Grade(Verdict.RIGHT if right else Verdict.WRONG, answer)
+    answer: str | None = None
+    try:
+        answer = last_boxed(text)
+        if finish_reason == "length":
+            return Grade(Verdict.TRUNCATED, answer)
+        if answer is None:
+            return Grade(Verdict.NO_ANSWER, None)
+        compared = compare(answer, gold) if same is None else Compared(same(answer, gold))
+        if not compared.equal and same is None and read(gold).kind in ("list", "set"):
+            answer = boxes_side_by_side(text)
+            compared = compare(answer, gold)
+        return Grade(Verdict.RIGHT if compared.equal else Verdict.WRONG, answer, compared.note)
+    except UserError:
+        raise
+    except Exception as error:
+        return Grade(Verdict.TRUNCATED if finish_reason == "length" else Verdict.WRONG, answer, _described(error))
 
 
+Judgement = Callable[[str, str], bool]
+
+
+def _false_if_raised(function: Judgement) -> Judgement:
+    """One reply that cannot be judged (memory or recursion ran out) is not right; it never costs the others."""
+
+    @functools.wraps(function)
+    def judged(text: str, gold: str) -> bool:
+        try:
+            return function(text, gold)
+        except UserError:
+            raise
+        except Exception:
+            return False
+
+    return judged
+
+
+@_false_if_raised
 def string_equal(text: str, gold: str) -> bool:
     """The paper's scoring (and its released code's): the boxed text is the gold answer, character for character."""
     answer = last_boxed(text)
     return answer is not None and answer.strip() == gold.strip()
 
 
+@_false_if_raised
 def format_free(text: str, gold: str) -> bool:
     """Equivalence without asking for a box: the last box, else what is announced, else the last formula or number.
 
     Announced is the formula or number right after the last "answer is" or "answer:"; where the gold answer is in words,
     all of that sentence.
     """
-    if last_boxed(text) is not None:
-        return grade(text, gold).verdict == Verdict.RIGHT
+    boxed = grade(text, gold)
+    if boxed.verdict != Verdict.NO_ANSWER:
+        return boxed.verdict == Verdict.RIGHT
     phrase = announced(text)
     answer = (phrase if read(gold).is_words else leading_formula(phrase)) or last_expression(text)
     return answer is not None and equivalent(answer, gold)
@@ -94,14 +127,21 @@ def format_free(text: str, gold: str) -> bool:
 def answer_classes(answers: Sequence[str], same: Callable[[str, str], bool] | None = None) -> list[int]:
     """The class of each answer, numbered by first appearance; answers equal to a class's first member share it.
 
-    `same` decides which are equal: `equivalent` if None.
+    `same` decides which are equal: `equivalent` if None, in both directions. All answers share one question's time.
     """
     first: list[str] = []
     known: dict[str, int] = {}
+    question = Question()
+
+    def equal(one: str, other: str) -> bool:
+        if same is not None:
+            return same(one, other)
+        return compare(one, other, question).equal and compare(other, one, question).equal
+
     for answer in answers:
         if answer not in known:
-            equal = (number for number, member in enumerate(first) if (same or equivalent)(answer, member))
-            known[answer] = next(equal, len(first))
+            numbers = (number for number, member in enumerate(first) if equal(answer, member))
+            known[answer] = next(numbers, len(first))
             if known[answer] == len(first):
                 first.append(answer)
     return [known[answer] for answer in answers]
@@ -139,16 +179,57 @@ def gold_from(text: str, how: str) -> str:
 # -- Equality ---------------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1 << 16)
+@dataclass(frozen=True)
+class Compared:
+    """Whether two answers are equal, and if they count as different, why they were not compared to the end."""
+
+    equal: bool
+    note: str | None = None
+
+
 def equivalent(answer: str, gold: str) -> bool:
     """Whether two answers are mathematically the same; see the head of this file for what that means.
 
-    Symmetric but for an equation beside a bare value: `a + b = 5` answers `5`, but `5` does not answer `a + b = 5`.
-    Never raises because of what the strings hold, and always returns within seconds.
+    Symmetric but where the gold answer says more than a bare value: `a + b = 5` answers `5`, but `5` does not answer
+    `a + b = 5`. Never raises because of what the strings hold, and always returns within seconds.
 
     Raises:
         UserError: Math-Verify is needed and cannot be started, or is given no CPU time.
     """
+    return compare(answer, gold).equal
+
+
+def compare(answer: str, gold: str, question: Question | None = None) -> Compared:
+    """`equivalent`, with its reason. Comparisons without an end are charged to `question`: the gold answer's if None.
+
+    Raises:
+        UserError: as `equivalent`.
+    """
+    with asked(question or _question_of(gold)):
+        return _compared(answer, gold)
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _question_of(gold: str) -> Question:
+    return Question()
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _compared(answer: str, gold: str) -> Compared:
+    try:
+        equal = _equal(answer, gold)
+    except UserError:
+        raise
+    except Exception as error:
+        return Compared(False, _described(error))
+    return Compared(equal, None if equal else trouble())
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip(": ")[:200]
+
+
+def _equal(answer: str, gold: str) -> bool:
     if answer.strip() == gold.strip():
         return bool(answer.strip())
     if max(len(answer), len(gold)) > MAX_LENGTH:
@@ -167,10 +248,10 @@ def equivalent(answer: str, gold: str) -> bool:
 
 
 def _approximates(one: str, other: str) -> bool:
-    """`\sqrt{2} \approx 1.414` answers both `\sqrt{2}` and `1.414`."""
+    r"""`\sqrt{2} \approx 1.414` answers both `\sqrt{2}` and `1.414`."""
     sides = re.split(r"\\approx(?![A-Za-z])|≈", one)
     values = [side for side in sides if not re.fullmatch(r"\s*[A-Za-z]?\s*", side)]
-    return len(sides) > 1 and any(equivalent(side, other) for side in values)
+    return len(sides) > 1 and any(_equal(side, other) for side in values)
 
 
 def _decimal_comma(one: str, other: str) -> bool:
@@ -188,7 +269,10 @@ def normal_form(answer: str) -> str:
     Rational numbers become lowest terms. Units, currency, degree and percent signs are gone (`equivalent` still sees
     them), as are LaTeX spacing, sizing and delimiters; words are in lower case.
     """
-    return read(answer).form
+    try:
+        return read(answer).form
+    except RecursionError:
+        return answer.strip()
 
 
 def _same(answer: Answer, gold: Answer) -> bool:
@@ -211,7 +295,9 @@ def _same(answer: Answer, gold: Answer) -> bool:
         return is_vector and _same_sequence([entry for row in matrix.parts for entry in row.parts], entries.parts)
     if len(kinds) == 1 or kinds == {"list", "()"}:
         return _same_sequence(answer.parts, gold.parts)
-    return answer.kind == "leaf" and bool(answer.equation) and not gold.equation and _same(_last_side(answer), gold)
+    if answer.kind == "leaf" and not gold.equation and (value := _last_side(answer)):
+        return _same(value, gold)
+    return False
 
 
 def _are_functions(one: str, other: str) -> bool:
@@ -246,8 +332,8 @@ def _same_leaf(answer: Answer, gold: Answer) -> bool:
         return same_formula(answer.equation, gold.equation)
     if gold.equation and not gold.variable:
         return False
-    if answer.equation and not answer.variable:
-        return _same(_last_side(answer), gold)
+    if not answer.variable and (value := _last_side(answer)):
+        return _same(value, gold)
     return same_formula(_exact(answer), _exact(gold))
 
 
@@ -276,5 +362,7 @@ def _exact(answer: Answer) -> str:
     return re.sub(r"\d+\.\d{1,5}(?!\d)", lambda decimal: rf"{{{read(decimal[0]).form}}}", answer.form)
 
 
-def _last_side(equation: Answer) -> Answer:
-    return read(split(equation.equation, "=")[-1])
+def _last_side(equation: Answer) -> Answer | None:
+    """What stands behind the last equals sign, if there is one."""
+    _, *sides = split(equation.equation, "=")
+    return read(sides[-1]) if sides else None

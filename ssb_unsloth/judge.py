@@ -4,6 +4,11 @@ Math-Verify bounds its time by signals, which work in a main thread only and can
 (`9^{9^{9}}`). Here it runs without them in a process of its own, started at the first need, in which the kernel
 enforces limits on CPU time and memory. What exceeds them is not equal. The limit counts the worker's CPU time, not the
 clock, so verdicts do not depend on how busy the machine is.
+
+    same_formula --_Worker--> supervisor (_serve: imports once) --fork--> child (_answer: compares, may be ended)
+
+A hopeless comparison costs no more than its CPU time, since the next child is a fork away. It is charged to its
+question (`Question`), and the formula that was at work when time ran out is not tried again.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import atexit
 import contextlib
 import functools
 import json
+import mmap
 import os
 import re
 import resource
@@ -20,17 +26,60 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .answers import half_unit, read
 from .errors import UserError
 
 CPU_SECONDS = 3.0  # for one comparison; nearly all need less than 0.2
+QUESTION_SECONDS = 4.0  # that comparisons without an end may cost a question; what is asked after that gets ...
+LEAST_SECONDS = 0.3  # ... this much each
+MOST_GIVEN_UP = 8  # for one pair of answers (lists of formulas); the rest of its parts are not compared
 WALL_SECONDS = 300.0  # by the clock: a process that gets no CPU time at all would be waited for for ever
 MEMORY_BYTES = 2 << 30
+
+
+@dataclass
+class Question:
+    """What comparisons that were given up have cost a question so far."""
+
+    lost: float = 0.0  # seconds of CPU time
+
+    def seconds(self) -> float:
+        """What its next comparison may take."""
+        return max(LEAST_SECONDS, min(CPU_SECONDS, QUESTION_SECONDS - self.lost))
+
+
+@dataclass
+class _Asked:
+    """The formulas of one pair of answers."""
+
+    question: Question
+    given_up: int = 0
+    trouble: str | None = None
+
+
+_ASKED: ContextVar[_Asked] = ContextVar("asked")
+
+
+@contextlib.contextmanager
+def asked(question: Question) -> Iterator[None]:
+    """Inside, `same_formula` spends this question's time on one pair of answers."""
+    token = _ASKED.set(_Asked(question))
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
+
+
+def trouble() -> str | None:
+    """Why the last of these formulas that was not compared was not; None if all were."""
+    return _ASKED.get().trouble
+
 
 # Math-Verify takes words for products of letters (anagrams would be equal), drops the base of a numeral and the prime
 # of a function, adds numbers that stand beside each other, and reads capital letters as small ones.
@@ -42,7 +91,13 @@ _PRODUCT = re.compile(r"(?<=[\d)])(?=\()|(?<=\))(?=\d)")
 
 
 def same_formula(answer: str, gold: str) -> bool:
-    """Whether two formulas are equal; False if that needs more than the limits allow."""
+    """Whether two formulas are equal; False if that needs more than the limits allow, and then `trouble` says so.
+
+    To be called inside of `asked`.
+
+    Raises:
+        UserError: Math-Verify cannot be started, or is given no CPU time.
+    """
     if not all(
         formula and _is_balanced(formula) and not _NOT_MATHEMATICS.search(formula) for formula in (answer, gold)
     ):
@@ -52,7 +107,35 @@ def same_formula(answer: str, gold: str) -> bool:
         return False
     if re.fullmatch("[A-Za-z]", answer) or re.fullmatch("[A-Za-z]", gold):  # a lone letter it compares as text
         answer, gold = f"({answer})+1", f"({gold})+1"
-    return _WORKER.ask(*(_PRODUCT.sub(r"\\cdot ", formula) for formula in (answer, gold)))
+    return _asked_in_time(*(_PRODUCT.sub(r"\\cdot ", formula) for formula in (answer, gold)))
+
+
+_HOPELESS: set[str | tuple[str, str]] = set()  # formulas, and pairs of them, that took all of their time once
+
+
+def _asked_in_time(answer: str, gold: str) -> bool:
+    """The worker's verdict, unless it is known to have none; what is given up is charged to the question."""
+    now = _ASKED.get()
+    if now.given_up >= MOST_GIVEN_UP or _HOPELESS & {answer, gold, (answer, gold), (gold, answer)}:
+        now.trouble = now.trouble or "compared before, without an end"
+        return False
+    seconds = now.question.seconds()
+    reply = _WORKER.ask(answer, gold, seconds)
+    if reply in ("equal", "different"):
+        return reply == "equal"
+    kind, _, place = reply.partition(" ")
+    if kind == "failed":
+        now.trouble = place
+        return False
+    # Killed at the limit of its time, or dead without a word: by a limit on memory, or from outside
+    now.question.lost += seconds
+    now.given_up += 1
+    now.trouble = f"not compared within {seconds:g} s of CPU time" if kind == "killed" else "the judge died"
+    if kind == "killed":
+        if len(_HOPELESS) > 1 << 14:
+            _HOPELESS.clear()
+        _HOPELESS.add({"answer": answer, "gold": gold}.get(place) or (answer, gold))
+    return False
 
 
 def _is_balanced(formula: str) -> bool:
@@ -70,19 +153,20 @@ def _letters(formula: str) -> set[str]:
 
 
 class _Worker:
-    """The process in which Math-Verify runs; started when first needed, and again after it was ended by a limit."""
+    """The process in which Math-Verify runs; started when first needed, and again if it has died."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
-    def ask(self, answer: str, gold: str) -> bool:
+    def ask(self, answer: str, gold: str, seconds: float) -> str:
+        """`_serve`'s line on this pair; nothing if the process died."""
         with self._lock:
             process = self._process = self._process or self._start()
             assert process.stdin
             assert process.stdout
             try:
-                process.stdin.write(json.dumps([answer, gold]) + "\n")
+                process.stdin.write(json.dumps([answer, gold, seconds]) + "\n")
                 process.stdin.flush()
                 if not select.select([process.stdout], [], [], WALL_SECONDS)[0]:
                     raise UserError(
@@ -98,13 +182,13 @@ class _Worker:
                 raise
             if not reply:
                 self._stop()
-            return reply == "equal\n"
+            return reply.strip()
 
     def _start(self) -> subprocess.Popen[str]:
         # A plain new interpreter: forking is unsafe beside torch's threads, and multiprocessing's other ways run the
         # caller's script again. A session of its own, so that Ctrl-C reaches only the caller.
         process = subprocess.Popen(
-            [sys.executable, "-c", f"from ssb_unsloth.judge import _serve; _serve({CPU_SECONDS})"],
+            [sys.executable, "-c", "from ssb_unsloth.judge import _serve; _serve()"],
             cwd=Path(__file__).parent.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -123,7 +207,8 @@ class _Worker:
     def _stop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # the supervisor and its child
             process.communicate()
 
     def forget(self) -> None:
@@ -131,31 +216,60 @@ class _Worker:
         self._lock, self._process = threading.Lock(), None
 
 
-def _serve(cpu_seconds: float) -> None:
-    """The worker's main loop: one JSON pair a line in, one word a line out."""
+def _serve() -> None:
+    """The worker: one JSON line in (two formulas, seconds), one line out, by a child that may die of a question.
+
+    Out comes `equal`, `different`, `failed ERROR`, or `killed PLACE`: where its time ran out (`_PLACES`).
+    """
     replies, sys.stdout = sys.stdout, sys.stderr
     try:
-        compare = _load()
+        place = mmap.mmap(-1, 1)  # shared with the children
+        compare = _load(place)
+        compare("x+1", "1+x")  # what is loaded at the first need is loaded here
     except Exception as error:
         print(repr(error), file=replies, flush=True)
         return
     with contextlib.suppress(ValueError, OSError):  # macOS does not know this limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     print("ready", file=replies, flush=True)
+    while child := os.fork():
+        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(status) == _NO_MORE:
+            return
+        if os.waitstatus_to_exitcode(status) != _REPLIED:
+            print("killed", _PLACES[place[0]], file=replies, flush=True)
+    os._exit(_answer(compare, replies))
+
+
+_NO_MORE, _REPLIED = 0, 3  # exit codes of a child: no more questions, or a fresh child should answer the next
+
+
+def _answer(compare: Callable[[str, str], bool], replies: TextIO) -> int:
+    """Reply to questions until there are no more, or memory ran out. Returns the child's exit code."""
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)  # nobody handles the signal, so it ends the process
+        answer, gold, seconds = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # nobody handles the signal, so it ends the process
+        failure: Exception | None = None
+        equal = False
         try:
-            equal = compare(*json.loads(line))
-        except Exception:  # MemoryError and RecursionError are among them
-            equal = False
+            equal = compare(answer, gold)
+        except Exception as error:
+            failure = error
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print("equal" if equal else "different", file=replies, flush=True)
+        reply = f"failed {type(failure).__name__}" if failure else "equal" if equal else "different"
+        print(reply, file=replies, flush=True)
+        if isinstance(failure, MemoryError | RecursionError):
+            return _REPLIED
+    return _NO_MORE
+
+
+_PLACES = ("answer", "gold", "both")  # which formula is being read or evaluated
 
 
 _DECIMAL = re.compile(r"-?\d*\.\d+(?:\\cdot10\^\{-?\d+\})?")
 
 
-def _load() -> Callable[[str, str], bool]:
+def _load(place: mmap.mmap) -> Callable[[str, str], bool]:
     """What decides in the worker: values, and for formulas with variables that have the same, Math-Verify.
 
     By itself Math-Verify rounds to 6 decimals or 15 digits: 1/2004! would be 1/2006!, and 125.6637 not 40 pi. It is the
@@ -174,18 +288,25 @@ def _load() -> Callable[[str, str], bool]:
         return parse(rf"\boxed{{{formula}}}", config, fallback_mode="no_fallback", parsing_timeout=None)
 
     def verified(answer: str, gold: str) -> bool:
+        place[0] = 2
         return bool(verify(parsed(gold), parsed(answer), timeout_seconds=None))
 
+    def each(function: Callable[[Any], Any], pair: Iterable[Any]) -> Iterator[Any]:
+        for number, item in enumerate(pair):
+            place[0] = number
+            yield function(item)
+        place[0] = 2
+
     def compare(answer: str, gold: str) -> bool:
-        pair: list[Any] = [next(iter(parsed(formula)), None) for formula in (answer, gold)]
+        pair: list[Any] = list(each(lambda formula: next(iter(parsed(formula)), None), (answer, gold)))
         if not all(isinstance(expression, Expr) for expression in pair):
             return verified(answer, gold)
         symbols = sorted({symbol for e in pair for symbol in e.free_symbols}, key=str)
         point = {symbol: I if str(symbol) == "i" else Rational(n, 7) for n, symbol in enumerate(symbols, start=9)}
         has_variables = any(value != I for value in point.values())
         try:
-            exact = [e.doit().subs(point) for e in pair]
-            ours, golds = (e.evalf(100) for e in exact)
+            exact = list(each(lambda e: e.doit().subs(point), pair))
+            ours, golds = each(lambda e: e.evalf(100), exact)
             difference = abs(ours - golds)
             if not difference.is_finite:
                 return verified(answer, gold)

@@ -49,6 +49,7 @@ class Rollout:
     seed: int | None
     verdict: str  # grading.Verdict
     answer: str | None
+    note: str | None = None  # why the answer could not be compared to the end and counts as wrong
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Generation:
     verdict: str
     answer: str | None
     gold: str
+    note: str | None = None  # as a Rollout's
 
 
 Record = TypeVar("Record", Problem, Rollout, Pair, Generation)

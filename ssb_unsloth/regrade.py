@@ -65,7 +65,9 @@ def regrade(path: Path) -> Regraded:
         if old and old != new.verdict:
             where = f"{path}, line {number}"
             changes.append(Change(where, str(row.get("problem_id", "")), new.answer, gold, str(old), new.verdict))
-        rows.append({**row, "verdict": new.verdict.value, "answer": new.answer})
+        ours = new.note or row.keys() >= set(IDENTITY)  # rows of others keep what they call a note
+        note = {"note": new.note} if ours else {}
+        rows.append({**row, "verdict": new.verdict.value, "answer": new.answer, **note})
     return Regraded(
         path=path,
         rows=rows,

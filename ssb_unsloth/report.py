@@ -265,6 +265,9 @@ def evaluation_section(
         "\n".join(f"- {line}" for line in columns),
         pipes(score_table(scores, differences)),
     ]
+    ours = [s for s in scores if (s["scoring"], s["metric"]) == ("equivalent", "pass@1") and s["seed"] is not None]
+    if undecided := sum(s.get("undecided", 0) for s in ours):
+        parts.append(_undecided(undecided, "replies", "generations"))
     if len(samples := samples_table(scores)) > 1:
         parts += [
             "Over the samples of a question (pass@k unbiased; ties of a vote count by their share):",
@@ -298,6 +301,13 @@ def evaluation_section(
         else:
             parts += [f"Prompt *{name}*, the system prompt before the question:", "> " + prompt.replace("\n", "\n> ")]
     return "\n\n".join(parts)
+
+
+def _undecided(count: int, what: str, where: str) -> str:
+    return (
+        f"**{count:,} {what}** count as wrong because their answers could not be compared with the gold answer to the"
+        f" end (time, memory or recursion ran out); `note` in the {where} says why."
+    )
 
 
 def system_prompts(scores: Sequence[Row]) -> dict[str, str | None]:
@@ -384,6 +394,11 @@ def _curation_section(report: dict[str, Any]) -> str:
     if c["brought"]:
         kept = "all of them" if c["pairs"] == c["brought"] else f"the first {c['pairs']:,}"
         return f"## Curation\n\n{c['brought']:,} pairs were brought along, and {kept} used; nothing was sampled.\n\n"
+    undecided = ""
+    if c.get("undecided"):
+        undecided = (
+            _undecided(c["undecided"], "rollouts and refinements", "rollouts.jsonl and refinements.jsonl") + "\n\n"
+        )
     return f"""## Curation{_whose(report)}
 
 {c["questions"]:,} questions, {c["rollouts"]:,} rollouts ({c["no_answer"]:,} without a box, {c["truncated"]:,} cut off):
@@ -391,6 +406,7 @@ def _curation_section(report: dict[str, Any]) -> str:
 ({c["repeated_wrong"]:,} of them with a repeated wrong answer). {c["refined"]:,} questions refined, {c["accepted"]:,} of
 them rightly, {c["pairs"]:,} pairs kept. The paper used 950 questions for its 256 pairs.
 
+{undecided}\
 ![From questions to pairs](curation.png)
 
 """

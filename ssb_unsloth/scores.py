@@ -57,6 +57,7 @@ class Score:
     sd: float | None  # standard deviation of the seeds' values; None for a single seed
     no_answer: float
     truncated: float
+    undecided: int  # replies whose answer could not be compared to the end: they count as wrong
     mean_tokens: float
     tokens_right: float | None  # mean over the right replies; None without any
     tokens_wrong: float | None
@@ -211,6 +212,7 @@ def _scores(by_seed: Mapping[int, Run], benchmarks: Mapping[str, BenchmarkConfig
                     sd=stdev(row.value for row in own),
                     no_answer=fmean(row.no_answer for row in own),
                     truncated=fmean(row.truncated for row in own),
+                    undecided=sum(row.undecided for row in own),
                     mean_tokens=fmean(row.mean_tokens for row in own),
                     tokens_right=_mean([row.tokens_right for row in own if row.tokens_right is not None]),
                     tokens_wrong=_mean([row.tokens_wrong for row in own if row.tokens_wrong is not None]),
@@ -249,6 +251,7 @@ def _row(
         sd=None,
         no_answer=fmean(g.verdict == Verdict.NO_ANSWER for g in run.replies),
         truncated=fmean(g.verdict == Verdict.TRUNCATED for g in run.replies),
+        undecided=sum(g.note is not None for g in run.replies),
         mean_tokens=fmean(g.n_tokens for g in run.replies),
         tokens_right=_mean([tokens for tokens, right in verdicts if right]),
         tokens_wrong=_mean([tokens for tokens, right in verdicts if not right]),

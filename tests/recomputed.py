@@ -115,6 +115,7 @@ def scores(places, k, seed):
                     "sd": None,
                     "no_answer": fmean(row["verdict"] == "no_answer" for row in replies),
                     "truncated": fmean(row["finish_reason"] == "length" for row in replies),
+                    "undecided": sum(row.get("note") is not None for row in replies),
                     "mean_tokens": fmean(row["n_tokens"] for row in replies),
                     "tokens_right": fmean(lengths[True]) if lengths[True] else None,
                     "tokens_wrong": fmean(lengths[False]) if lengths[False] else None,
@@ -129,6 +130,7 @@ def scores(places, k, seed):
                 for key in ("no_answer", "truncated", "mean_tokens", "tokens_right", "tokens_wrong"):
                     known = [row[key] for row in each if row[key] is not None]
                     over[key] = fmean(known) if known else None
+                over["undecided"] = sum(row["undecided"] for row in each)
                 found[(*place, *measure, None)] = {**each[0], **over}
     return found
 

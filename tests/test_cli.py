@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -260,3 +261,16 @@ def test_what_changes_often_is_imported_by_one_file_only(module, home):
     }
     assert found <= {home}
     assert found or not (PACKAGE / home).exists()
+
+
+def test_no_file_has_what_a_newer_python_warns_of():
+    r"""`"\s"` in a plain string is a warning since Python 3.12 and will be an error."""
+    root = PACKAGE.parent
+    files = [
+        path for folder in ("ssb_unsloth", "benchmarks", "scripts", "tests") for path in (root / folder).rglob("*.py")
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for path in files:
+            compile(path.read_text(encoding="utf-8"), str(path), "exec")
+    assert len(files) > 100

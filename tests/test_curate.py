@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ssb_unsloth import grading
 from ssb_unsloth.backends import Completion, derive_seed
 from ssb_unsloth.config import CurateConfig, SamplingConfig
 from ssb_unsloth.curate import Curator, choose
@@ -113,6 +114,24 @@ def test_every_pair_can_be_traced_to_its_rollouts(tmp_path):
         assert (right.verdict, wrong.verdict, refined.verdict) == ("right", "wrong", "right")
         assert refined.token_ids == pair.reply_ids == [5, 6, 2]
         assert teacher_messages(pair.question, pair.right, pair.wrong) in shown
+
+
+def test_a_reply_that_cannot_be_compared_costs_itself_alone(tmp_path, monkeypatch):
+    def same(answer, gold):
+        if "7" in (answer, gold):
+            raise RecursionError("on purpose")
+        return answer == gold
+
+    monkeypatch.setattr(grading, "_equal", same)
+    grading._compared.cache_clear()
+    statistics = make_curator(tmp_path, Scripted(answer), pairs=100).run(PROBLEMS)
+    grading._compared.cache_clear()
+    kept = [r for name in ("rollouts", "refinements") for r in read_jsonl(tmp_path / f"{name}.jsonl", Rollout)]
+    noted = [r for r in kept if r.note]
+    assert len(noted) == statistics.undecided > 0
+    assert {(r.verdict, r.note) for r in noted} == {("wrong", "RecursionError: on purpose")}
+    assert {r.problem_id for r in noted} <= {stable_id("q6"), stable_id("q7")}
+    assert statistics.pairs > 0
 
 
 def test_statistics_are_a_count_of_the_files(tmp_path):

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -20,13 +21,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssb_unsloth import judge
-from ssb_unsloth.answers import MAX_LENGTH
+from ssb_unsloth import grading, judge
+from ssb_unsloth.answers import MAX_LENGTH, read
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.grading import (
+    Compared,
     Grade,
     Verdict,
     answer_classes,
+    compare,
     equivalent,
     format_free,
     gold_from,
@@ -402,12 +405,18 @@ def test_numbers_are_fast_and_need_no_math_verify():
 @pytest.fixture
 def worker(monkeypatch):
     """A fresh worker with a short limit, and no remembered results."""
+
+    def forget():
+        grading._compared.cache_clear()
+        grading._question_of.cache_clear()
+
     monkeypatch.setattr(judge, "CPU_SECONDS", 1.0)
+    monkeypatch.setattr(judge, "_HOPELESS", set())
     monkeypatch.setattr(judge, "_WORKER", judge._Worker())
-    equivalent.cache_clear()
+    forget()
     yield judge._WORKER
     judge._WORKER._stop()
-    equivalent.cache_clear()
+    forget()
 
 
 TOWERS = [
@@ -444,6 +453,122 @@ def test_deep_nesting_is_read_in_bounded_time(piece):
     assert time.perf_counter() - start < 5
     assert not equivalent(piece * MAX_LENGTH + "1", "5x")  # too long to be read
     assert equivalent(piece * MAX_LENGTH + "1", piece * MAX_LENGTH + "1 ")
+
+
+def cpu_seconds_of_workers() -> float:
+    """What ended children of this process have used: all of a worker's that was stopped."""
+    judge._WORKER._stop()
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
+
+
+HOPELESS = [rf"9^{{9^{{9^{{{n}}}}}}}" for n in range(5, 21)]
+
+
+def test_sixteen_hopeless_answers_cost_seconds(worker, monkeypatch):
+    monkeypatch.setattr(judge, "CPU_SECONDS", 3.0)
+    before = cpu_seconds_of_workers()
+    assert answer_classes(HOPELESS) == list(range(16))
+    limit = judge.QUESTION_SECONDS + 16 * judge.LEAST_SECONDS
+    assert cpu_seconds_of_workers() - before < limit + 8  # and a worker's start
+    before = cpu_seconds_of_workers()
+    assert answer_classes(HOPELESS[::-1]) == list(range(16))
+    assert equivalent(HOPELESS[3], "5") is equivalent("5", HOPELESS[3]) is False
+    assert cpu_seconds_of_workers() == before  # what timed out once is not tried again
+
+
+def test_a_hopeless_answer_does_not_cost_the_others_their_verdicts(worker):
+    for tower in HOPELESS[:3]:
+        assert grade(rf"\boxed{{{tower}}}", r"\sqrt{2}+1").verdict == "wrong"
+        assert grade(r"\boxed{1+\sqrt 2}", r"\sqrt{2}+1").verdict == "right"
+        assert grade(rf"\boxed{{1, {tower}}}", rf"{tower}, 1").verdict == "right"  # nothing has to be computed
+
+
+def test_it_is_the_hopeless_formula_that_is_not_tried_again(worker):
+    assert not equivalent(HOPELESS[0], "a+b")
+    assert not equivalent("c+d", HOPELESS[1])
+    assert set(HOPELESS[:2]) == judge._HOPELESS
+    assert equivalent("b+a", "a+b")
+    assert equivalent("d+c", "c+d")
+
+
+def test_lists_of_hopeless_formulas_end(worker):
+    towers = ", ".join(rf"9^{{9^{{9^{n}}}}}" for n in range(21, 61))
+    before = cpu_seconds_of_workers()
+    compared = compare("a+b, a-b", towers)
+    assert (compared.equal, compared.note) == (False, "not compared within 0.3 s of CPU time")
+    assert cpu_seconds_of_workers() - before < judge.QUESTION_SECONDS + judge.MOST_GIVEN_UP * judge.LEAST_SECONDS + 8
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError, ValueError, ZeroDivisionError, OverflowError])
+@pytest.mark.parametrize("where", ["_same", "_same_leaf", "read", "same_formula"])
+def test_whatever_comparing_raises_is_a_wrong_answer_with_a_note(worker, monkeypatch, where, error):
+    def raises(*_):
+        raise error("on purpose")
+
+    monkeypatch.setattr(grading, where, raises)
+    for answer, gold in [("a+b", "b+a"), ("c, a+b", "b+a, d")]:
+        graded = grade(rf"so \boxed{{{answer}}}", gold)
+        assert graded == Grade(Verdict.WRONG, answer, f"{error.__name__}: on purpose")
+        assert grade(rf"so \boxed{{{answer}}}", gold, "length").verdict == "truncated"
+    assert not format_free("the answer is a+b", "b+a")
+    assert answer_classes(["a+b", "b+a", "7"]) == [0, 1, 2]
+
+
+def test_what_finding_the_answer_raises_is_a_verdict_too(monkeypatch):
+    def raises(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(grading, "last_boxed", raises)
+    assert grade(r"\boxed{5}", "5") == Grade(Verdict.WRONG, None, "MemoryError")
+    assert grade(r"\boxed{5}", "5", "length").verdict == "truncated"
+    assert not format_free(r"\boxed{5}", "5")
+    assert not string_equal(r"\boxed{5}", "5")
+
+
+def test_a_real_recursion_is_noted_and_survived(monkeypatch):
+    nested = "(1," * 240 + "1" + ")" * 240
+    limit = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(400)
+        read.cache_clear()
+        graded = grade(rf"\boxed{{{nested}}}", "(1, 2)")
+    finally:
+        sys.setrecursionlimit(limit)
+        read.cache_clear()
+        grading._compared.cache_clear()
+    assert (graded.verdict, graded.answer) == ("wrong", nested)
+    assert graded.note.startswith("RecursionError: ")
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError, TypeError])
+def test_what_the_judge_raises_is_noted(worker, error):
+    """A real worker whose comparison raises: it replies all the same, and goes on."""
+    code = f"""if True:
+        import ssb_unsloth.judge as judge
+        load = judge._load
+        def broken(place):
+            compare = load(place)
+            def raising(answer, gold):
+                if "z" in answer: raise {error.__name__}
+                return compare(answer, gold)
+            return raising
+        judge._load = broken
+        judge._serve()"""
+    start = subprocess.Popen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge.subprocess, "Popen", lambda command, **rest: start([*command[:2], code], **rest))
+        assert compare("z+1", "1+z") == Compared(False, error.__name__)
+        assert compare("y+1", "1+y") == Compared(True)
+        assert grade(r"\boxed{z+2}", "2+z") == Grade(Verdict.WRONG, "z+2", error.__name__)
+
+
+def test_a_judge_that_dies_costs_one_verdict(worker):
+    assert equivalent("a+b", "b+a")
+    os.killpg(worker._process.pid, signal.SIGKILL)
+    worker._process.wait()
+    assert compare("c+d", "d+c") == Compared(False, "the judge died")
+    assert equivalent("e+f", "f+e")
 
 
 def test_works_in_threads(worker):
@@ -497,7 +622,7 @@ def test_a_judge_that_is_given_no_time_is_an_error_and_no_verdict(worker, monkey
     assert equivalent("a+b", "b+a")
     process = worker._process
     monkeypatch.setattr(judge, "WALL_SECONDS", 0.2)
-    os.kill(process.pid, signal.SIGSTOP)
+    os.killpg(process.pid, signal.SIGSTOP)  # the supervisor and its child
     with pytest.raises(UserError, match=r"judge .* no answer within 0\.2 s.*run the same command again"):
         equivalent("c+d", "d+c")
     assert process.poll() is not None

@@ -10,11 +10,12 @@ import matplotlib.image
 import pytest
 
 from ssb_unsloth import figures
+from ssb_unsloth import report as reporting
 from ssb_unsloth.config import BenchmarkConfig, load
 from ssb_unsloth.curate import Statistics
 from ssb_unsloth.examples import worked_examples
 from ssb_unsloth.records import EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, generations_file, write_jsonl
-from ssb_unsloth.report import closing_lines, write_report
+from ssb_unsloth.report import closing_lines, evaluation_section, write_report
 from ssb_unsloth.rundir import RunDir
 from ssb_unsloth.scores import as_rows, score
 
@@ -180,6 +181,16 @@ def test_report_md_holds_the_table_and_the_figures(run, report):
         assert (run.stage("report") / name).is_file()
     assert "targets (top_k) are **approximate**: they hold 98.7% of" in " ".join(page.split())
     assert set(re.findall(r"!\[[^]]+\]\(([\w.]+)\)", page)) == set(FIGURES)
+
+
+def test_replies_that_could_not_be_compared_are_said(run, report):
+    assert "count as wrong because" not in text(run, "report.md")
+    scores = [{**row, "undecided": 2} for row in report["scores"]]
+    page = evaluation_section(scores, [], {}, 7)
+    boxed = [row for row in scores if (row["scoring"], row["metric"]) == ("equivalent", "pass@1")]
+    assert f"**{2 * len(boxed)} replies** count as wrong because" in page
+    curated = {**report, "curation": {**report["curation"], "undecided": 3}}
+    assert "**3 rollouts and refinements** count as wrong because" in reporting._curation_section(curated)
 
 
 @pytest.mark.parametrize("name", FIGURES)

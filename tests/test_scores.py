@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
@@ -95,6 +96,7 @@ def test_a_greedy_run_is_scored_by_its_counts_with_wilsons_interval():
             "sd": None,
             "no_answer": 5 / 40,
             "truncated": 2 / 40,
+            "undecided": 0,
             "mean_tokens": sum(range(10, 50)) / 40,
             "tokens_right": pytest.approx(fmean(10 + i for i, v in enumerate(verdicts) if v == "right")),
             "tokens_wrong": pytest.approx(fmean(10 + i for i, v in enumerate(verdicts) if v != "right")),
@@ -316,3 +318,11 @@ def test_the_published_table_1_stands_beside_with_its_own_intervals():
         ["3.3 %", "0.6 to 16.7"],
         ["13.3 %", "5.3 to 29.7"],
     ]
+
+
+def test_replies_that_could_not_be_compared_are_counted():
+    noted = [replace(g, note="MemoryError") if g.verdict == "wrong" else g for g in generations("base", ["wrong"] * 3)]
+    rows, _ = score([*noted, *generations("ssb", ["wrong"] * 3)], {"test": TEST}, seed=0)
+    assert {(row.model, row.undecided, row.value) for row in boxed(rows)} == {("base", 3, 0.0), ("ssb", 0, 0.0)}
+    two = [*noted, *(replace(g, run_seed=8, note="MemoryError", verdict="wrong") for g in noted[:3])]
+    assert [row.undecided for row in boxed(score(two, {"test": TEST}, seed=0)[0])] == [3, 3, 6]
