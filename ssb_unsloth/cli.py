@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .disk import refusal
+from .environment import prepare
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="what a recipe needs: memory, disk, tokens and time of each stage")
     _recipe_words(plan)
     plan.add_argument("--gpu", metavar="CARD", help="plan for this card, e.g. t4, rtx4090, a100-40gb; none: the CPU")
+    plan.add_argument("--measure", action="store_true", help="by the speed that the card here shows, in two seconds")
     plan.add_argument("--json", action="store_true", help="as JSON")
     doctor = commands.add_parser("doctor", help="what works on this machine, and for what does not, how to mend it")
     _recipe_words(doctor, needed=False)
@@ -115,6 +117,7 @@ def _model_arguments(command: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Exit code 0, or 2 for a user's mistake, or 130 when stopped by Ctrl-C."""
+    prepare()
     arguments, rest = parser().parse_known_args(argv)
     # argparse takes positional words in one row only; overrides may stand before and after options.
     if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
@@ -234,10 +237,17 @@ def _plan(arguments: argparse.Namespace) -> int:
     import json
 
     from .config import load
+    from .hardware import here
     from .plan import card_for, describe, make_plan
 
     recipe = load(Path(arguments.recipe), arguments.overrides)
     card, why = card_for(recipe, arguments.gpu)
+    if arguments.measure:
+        from .speed import measured
+
+        if arguments.gpu is not None:
+            raise UserError("--measure: measures the card that is here; leave --gpu out.")
+        card, why = measured(here()), ""
     plan = make_plan(recipe, card)
     if why:
         print(f"ssb: {why}", file=sys.stderr)

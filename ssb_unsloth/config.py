@@ -202,6 +202,15 @@ class BenchmarkConfig(ProblemsConfig):
     max_tokens: int = 1024
 
 
+@dataclass
+class CardConfig:
+    """What `ssb plan` cannot know. It changes no result."""
+
+    tflops: float | None = None  # dense 16-bit peak of the GPU, 1e12 operations a second; null: as hardware.py knows it
+    bandwidth: float | None = None  # of its memory, 1e9 bytes a second; null: as hardware.py knows it
+    price: float | None = None  # of the machine for an hour, in any currency; null: no cost in money is shown
+
+
 BASE = "base"  # rows of every table
 DEFAULT_PROMPT = f"{BASE}-default-prompt"  # the base without the tutor prompt
 BENCHMARKS: dict[str, dict[str, Any]] = {  # length limits are ours, and fit the default sampler.max_model_len
@@ -254,6 +263,7 @@ class Recipe:
     teach: TeachConfig = field(default_factory=TeachConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    card: CardConfig = field(default_factory=CardConfig)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -311,7 +321,7 @@ def _variant(recipe: Recipe, name: str) -> tuple[Recipe | None, list[str]]:
         return None, [": expected a name of letters, digits, -, _ and dots, and a mapping of the keys that differ."]
     if name in (BASE, DEFAULT_PROMPT):
         return None, [": the table has a row of that name already; give it another one."]
-    fixed = sorted({"name", "seed", "seeds", "variants", "evaluate"} & set(overrides))
+    fixed = sorted({"name", "seed", "seeds", "variants", "evaluate", "card"} & set(overrides))
     if fixed:
         return None, [f"{key}: belongs to the whole recipe and cannot differ in a variant." for key in fixed]
     whole = OmegaConf.structured(dataclasses.replace(recipe, variants={}))
@@ -469,6 +479,9 @@ def _impossible(recipe: Recipe) -> list[str]:
         "train.grpo.gpu_memory_utilization": r.train.grpo.gpu_memory_utilization,
         "train.lora.r": r.train.lora.r,
         "train.lora.alpha": r.train.lora.alpha,
+        "card.tflops": r.card.tflops,
+        "card.bandwidth": r.card.bandwidth,
+        "card.price": r.card.price,
     }
     wrong = [
         f"{key}: {value} is not a number above 0."

@@ -7,11 +7,10 @@ way of. What is imported to see whether it can be, is imported in a process of i
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 import sys
-import sysconfig
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -19,26 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from . import hardware, hub, versions
+from .assumptions import ENVIRONMENT_BYTES
 from .config import Recipe
 from .errors import UserError
 from .geometry import geometry, shipped
+from .machine import BOTH, GPU, POCKET, Finding, cpu_build, look, refuse_formats
 from .plan import make_plan, needs_gpu
-from .planner import ENVIRONMENT_BYTES
 
-POCKET, GPU = "pocket", "gpu"
-BOTH = (POCKET, GPU)
 IMPORT_SECONDS = 180
-
-
-@dataclass(frozen=True)
-class Finding:
-    name: str
-    found: str
-    mend: str = ""  # a command, or what to do
-    blocks: tuple[str, ...] = ()  # the kinds of recipe that cannot run because of it
-
-    def state(self, kinds: tuple[str, ...]) -> str:
-        return "wrong" if set(self.blocks) & set(kinds) else "note" if self.mend else "ok"
 
 
 @dataclass(frozen=True)
@@ -73,7 +60,7 @@ def examine(recipe: Recipe | None = None, machine_only: bool = False) -> Finding
             kind = GPU if needs_gpu(geometry(recipe.model)[0]) else POCKET
         except UserError:  # the findings below say why
             kind = GPU
-    found = [*_machine(), *_card(), *_compiler()]
+    found = [*look(recipe)]
     if recipe is not None:
         found += _recipe(recipe, kind or GPU, machine_only)
     found += [*_hub(recipe, kind)]
@@ -86,10 +73,11 @@ def check_before_stage(recipe: Recipe) -> None:
     """What a stage must not begin with; quick.
 
     Raises:
-        UserError: versions that are known not to work together, or a CPU build of torch with a GPU and a model that
-            needs one.
+        UserError: versions that are known not to work together, formats that the card cannot train in, or a CPU build
+            of torch with a GPU and a model that needs one.
     """
     versions.refuse_clashes()
+    refuse_formats(recipe, hardware.here())
     build = hardware.torch_build()
     if build is None or build[1] is not None or not (cards := hardware.find_cards().cards):
         return
@@ -99,87 +87,9 @@ def check_before_stage(recipe: Recipe) -> None:
         large = True
     if large:
         raise UserError(
-            f"{_cpu_build(build[0], cards[0].name)} {recipe.model.name} needs the GPU: `{versions.install_gpu_set()}`,"
+            f"{cpu_build(build[0], cards[0].name)} {recipe.model.name} needs the GPU: `{versions.install_gpu_set()}`,"
             " or hide the GPU by CUDA_VISIBLE_DEVICES= to go on without it."
         )
-
-
-# -- The machine
-
-
-def _machine() -> Iterator[Finding]:
-    version = platform.python_version()
-    if sys.version_info[:2] in ((3, 11), (3, 12)):
-        yield Finding("python", f"{version} ({sys.executable})")
-    else:
-        yield Finding("python", version, "install Python 3.11 or 3.12, then `make setup PYTHON=python3.12`", BOTH)
-    system = f"{platform.system()} {platform.machine()}"
-    if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
-        yield Finding("system", system)
-    else:
-        yield Finding("system", f"{system}; the GPU set is for Linux x86_64", "use such a machine for a GPU", (GPU,))
-
-
-def _compiler() -> Iterator[Finding]:
-    """Triton compiles a launcher for its kernels, Unsloth's and vLLM's among them, when they first run."""
-    compiler = next((path for name in ("gcc", "cc", "clang") if (path := shutil.which(name))), None)
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    package = f"gcc python{sys.version_info[0]}.{sys.version_info[1]}-dev"
-    if compiler and header.exists():
-        yield Finding("c compiler", compiler)
-    else:
-        said = "there is none" if not compiler else f"{compiler}, and no {header}"
-        yield Finding("c compiler", f"{said}; Triton needs both", f"`sudo apt install {package}`", (GPU,))
-
-
-def _card() -> Iterator[Finding]:
-    found = hardware.find_cards()
-    if not found.cards:
-        yield Finding("gpu", found.problem, _mend_driver(found), (GPU,))
-        return
-    card, build = found.cards[0], hardware.torch_build()
-    more = f" (the first of {len(found.cards)})" if len(found.cards) > 1 else ""
-    capability = card.capability
-    said = f"{card.name}{more}, {card.memory_mib / 1024:.1f} GiB"
-    if capability is not None and capability < hardware.OLDEST:
-        said += f", compute capability {capability[0]}.{capability[1]}; CUDA 13 needs 7.5 (T4) or newer"
-        yield Finding("gpu", said, "use a newer card", (GPU,))
-    else:
-        yield Finding("gpu", said)
-    if card.free_mib is not None:
-        used = card.memory_mib - card.free_mib
-        mend = "stop the processes that `nvidia-smi` lists" if used > 1024 else ""
-        yield Finding("gpu memory", f"{card.free_mib / 1024:.1f} GiB free, {used / 1024:.1f} GiB in use", mend)
-    yield Finding("bfloat16", "yes" if card.bfloat16 else "no; float16 is taken")
-    yield _driver(card.driver, build)
-    if build is not None and build[1] is None:
-        yield Finding("torch build", _cpu_build(build[0], card.name), f"`{versions.install_gpu_set()}`", (GPU,))
-    elif build is not None:
-        yield Finding("torch build", f"torch {build[0]}, CUDA {build[1]}")
-
-
-def _driver(driver: str, build: tuple[str, str | None] | None) -> Finding:
-    """The driver against the CUDA that torch was compiled for, or that the locked set brings."""
-    cuda = (build and build[1]) or "13.0"
-    oldest = hardware.DRIVERS.get(cuda.split(".")[0])
-    if oldest is None or versions.numbers(driver) >= oldest:
-        return Finding("driver", f"{driver}, enough for CUDA {cuda}")
-    mend = f"`sudo apt install nvidia-driver-{oldest[0]}-server` and reboot, or ask who runs the machine"
-    return Finding("driver", f"{driver}; torch's CUDA {cuda} needs {oldest[0]} or newer", mend, (GPU,))
-
-
-def _mend_driver(found: hardware.Found) -> str:
-    if "CUDA_VISIBLE_DEVICES" in found.problem:
-        return "`unset CUDA_VISIBLE_DEVICES`"
-    if "version mismatch" in found.problem:
-        return "`sudo reboot`: the driver was updated and the old one is still loaded"
-    if found.broken:
-        return "`sudo apt install --reinstall nvidia-driver-580-server` and reboot, or ask who runs the machine"
-    return "use a machine with an NVIDIA GPU and its driver 580 or newer; without one, `make demo` runs the pocket"
-
-
-def _cpu_build(torch: str, card: str) -> str:
-    return f"torch {torch} is a CPU build, and would leave the {card} idle."
 
 
 # -- The recipe
@@ -345,8 +255,14 @@ def _imports(recipe: Recipe | None) -> Iterator[Finding]:
 
 
 def try_import(module: str, seconds: float = IMPORT_SECONDS) -> tuple[str, bool]:
-    """What an import in another process comes to: its version, or its last line of error."""
-    code = f"import {module}; print('version', getattr({module}, '__version__', '?'))"
+    """What an import in another process comes to: its version and how long it took, or its last line of error.
+
+    Unsloth is imported as a stage does it, without vLLM, which it would import too.
+    """
+    here = "from ssb_unsloth.backends.unsloth import prepare; module = prepare()"
+    code = here if module == "unsloth" else f"import {module} as module"
+    code += "; print('version', getattr(module, '__version__', '?'))"
+    start = time.monotonic()
     quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
     try:
         done = subprocess.run(
@@ -355,7 +271,8 @@ def try_import(module: str, seconds: float = IMPORT_SECONDS) -> tuple[str, bool]
     except subprocess.TimeoutExpired:
         return f"its import does not end within {seconds:.0f} seconds", False
     if done.returncode == 0:
-        return done.stdout.split("version ")[-1].strip(), True
+        version = done.stdout.split("version ")[-1].strip()
+        return f"{version}, imported in {time.monotonic() - start:.0f} s", True
     lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
     return f"cannot be imported: {lines[-1] if lines else f'exit code {done.returncode}'}", False
 

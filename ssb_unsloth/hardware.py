@@ -1,4 +1,4 @@
-"""The machine's card as nvidia-smi shows it, the cards' data sheets, and what a recipe's `auto` becomes on each.
+"""The machine's card as nvidia-smi shows it, and what a recipe's `auto` becomes on a card.
 
 Standard library only, because it is asked before anything heavy is installed or imported.
 """
@@ -8,73 +8,25 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import UserError
+from .cards import Card, known_as
+from .environment import WSL_PROGRAMS, missing_for_flashinfer
 
 if TYPE_CHECKING:
-    from .config import ModelConfig, Recipe, SamplerConfig
+    from .config import CardConfig, ModelConfig, Recipe, SamplerConfig
 
 OLDEST = (7, 5)  # compute capability: CUDA 13 compiles for nothing older (Turing; the T4)
-BFLOAT16 = (8, 0)  # Ampere: the first with bfloat16, and the oldest that FlashAttention runs on
 # Oldest driver by the major version of CUDA that torch was compiled for (NVIDIA, "CUDA Compatibility", table 1).
 DRIVERS = {"13": (580,), "12": (525,)}
 MOST_OF_THE_CARD = 0.92  # vLLM's own default (0.32)
 KEPT_FREE_MIB = 1536  # ours: for CUDA's context, its graphs, and what the allocator cannot fit together
 CPU_SHARE = 0.85  # vLLM's CPU build asks for a share and does not use it, since its cache has a size of its own
-
-
-@dataclass(frozen=True)
-class Card:
-    """A graphics card: from the table below, or found here."""
-
-    name: str
-    memory_mib: int  # as nvidia-smi reports it; a little less than the data sheet says
-    capability: tuple[int, int] | None  # CUDA's compute capability
-    tflops: float | None = None  # dense 16-bit tensor-core peak with float32 sums, 1e12 operations a second
-    bandwidth: float | None = None  # of its memory, 1e9 bytes a second
-    source: str = ""
-    free_mib: int | None = None  # found here only
-    driver: str = ""  # found here only
-
-    @property
-    def bfloat16(self) -> bool:
-        return self.capability is not None and self.capability >= BFLOAT16
-
-
-# Peaks are without sparsity: where a data sheet states only the sparse figure, half of it.
-CARDS = {
-    "t4": Card("Tesla T4", 15360, (7, 5), 65, 320, "T4 data sheet; no bfloat16"),
-    "rtx3090": Card("NVIDIA GeForce RTX 3090", 24576, (8, 6), 71, 936, "GA102 whitepaper, appendix A"),
-    "a10": Card("NVIDIA A10", 23028, (8, 6), 125, 600, "A10 data sheet"),
-    "a6000": Card("NVIDIA RTX A6000", 49140, (8, 6), 154.8, 768, "GA102 whitepaper, appendix B"),
-    "a100-40gb": Card("NVIDIA A100-SXM4-40GB", 40960, (8, 0), 312, 1555, "A100 data sheet"),
-    "a100-80gb": Card("NVIDIA A100-SXM4-80GB", 81920, (8, 0), 312, 2039, "A100 data sheet"),
-    "l4": Card("NVIDIA L4", 23034, (8, 9), 121, 300, "L4 data sheet, half of the sparse 242"),
-    "l40s": Card("NVIDIA L40S", 46068, (8, 9), 362, 864, "L40S data sheet"),
-    "rtx4090": Card("NVIDIA GeForce RTX 4090", 24564, (8, 9), 165.2, 1008, "Ada whitepaper, appendix A"),
-    "h100-pcie": Card("NVIDIA H100 PCIe", 81559, (9, 0), 756, 2000, "H100 data sheet, half of the sparse 1,513"),
-    "h100": Card("NVIDIA H100 80GB HBM3", 81559, (9, 0), 989, 3350, "H100 data sheet (SXM), half of the sparse 1,979"),
-    "h200": Card("NVIDIA H200", 143771, (9, 0), 989, 4800, "H200 data sheet (SXM), half of the sparse 1,979"),
-    "b200": Card("NVIDIA B200", 183359, (10, 0), 2250, 8000, "HGX B200 data sheet, an eighth of the dense 18,000"),
-    "rtx5090": Card("NVIDIA GeForce RTX 5090", 32607, (12, 0), 209.5, 1792, "RTX Blackwell whitepaper, appendix A"),
-}
-
-
-def card_named(name: str) -> Card:
-    """A card of the table.
-
-    Raises:
-        UserError: there is none of that name.
-    """
-    try:
-        return CARDS[name.lower()]
-    except KeyError:
-        raise UserError(f"--gpu {name}: unknown card; known: {', '.join(CARDS)}.") from None
 
 
 @dataclass(frozen=True)
@@ -94,11 +46,11 @@ def find_cards(seconds: float = 20) -> Found:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return Found((), "CUDA_VISIBLE_DEVICES is set to none, which hides every GPU.")
-    answer = ""
+    answer, program = "", shutil.which("nvidia-smi") or f"{WSL_PROGRAMS}/nvidia-smi"
     for fields in (_FIELDS, _FIELDS.removesuffix(",compute_cap")):  # drivers before 510 do not know compute_cap
         try:
             done = subprocess.run(
-                ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
+                [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
                 capture_output=True,
                 text=True,
                 timeout=seconds,
@@ -132,11 +84,12 @@ def _visible(rows: list[list[str]], visible: str | None) -> list[list[str]]:
 
 
 def _card(name: str, total: str, free: str, driver: str, capability: str = "") -> Card:
-    known = next((card for card in CARDS.values() if card.name == name), None)
+    memory = int(total) if total.isdigit() else 0
+    known = known_as(name, memory)
     parts = re.fullmatch(r"(\d+)\.(\d+)", capability)
     return Card(
         name=name,
-        memory_mib=int(total) if total.isdigit() else known.memory_mib if known else 0,
+        memory_mib=memory or (known.memory_mib if known else 0),
         capability=(int(parts[1]), int(parts[2])) if parts else known.capability if known else None,
         tflops=known.tflops if known else None,
         bandwidth=known.bandwidth if known else None,
@@ -167,6 +120,18 @@ def here() -> Card | None:
     return cards[0] if cards else None
 
 
+def stated(card: Card | None, config: CardConfig) -> Card | None:
+    """The card with the speeds that the recipe states for it."""
+    if card is None or (config.tflops is None and config.bandwidth is None):
+        return card
+    return replace(
+        card,
+        tflops=config.tflops or card.tflops,
+        bandwidth=config.bandwidth or card.bandwidth,
+        source="the recipe's card.tflops and card.bandwidth",
+    )
+
+
 # -- What `auto` becomes ----------------------------------------------------------------------------------------------
 
 
@@ -189,7 +154,8 @@ def choose_sampler(sampler: SamplerConfig, card: Card | None) -> SamplerConfig:
 
     The share: all of what is free but KEPT_FREE_MIB, since a stage has the card to itself; vLLM refuses to start with
     more than is free. The back-ends follow vLLM's own order of preference (0.32, platforms/cuda.py): FlashAttention
-    from Ampere on, FlashInfer on the B200, and Triton on the T4, which neither of the others runs on.
+    from Ampere on, FlashInfer on the B200 where its compiler is, and Triton on the T4, which neither of the others runs
+    on.
     """
     if sampler.gpu_memory_utilization == "auto":
         share = CPU_SHARE
@@ -198,6 +164,8 @@ def choose_sampler(sampler: SamplerConfig, card: Card | None) -> SamplerConfig:
             share = min(MOST_OF_THE_CARD, int(100 * (free - KEPT_FREE_MIB) / card.memory_mib) / 100)
         sampler = replace(sampler, gpu_memory_utilization=max(share, 0.05))
     if sampler.attention_backend == "auto" and card is not None and card.capability is not None:
-        backend = "TRITON_ATTN" if not card.bfloat16 else "FLASHINFER" if card.capability[0] == 10 else "FLASH_ATTN"
+        backend = "FLASH_ATTN" if card.bfloat16 else "TRITON_ATTN"
+        if card.capability[0] == 10 and not missing_for_flashinfer(card.capability):
+            backend = "FLASHINFER"
         sampler = replace(sampler, attention_backend=backend)
     return sampler

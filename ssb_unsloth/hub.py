@@ -57,6 +57,12 @@ def cached(name: str, revision: str | None = None, kind: str = "models") -> Path
     return snapshot if commit and snapshot.is_dir() and any(snapshot.iterdir()) else None
 
 
+def has_weights(name: str, revision: str | None = None) -> bool:
+    """Whether the cache holds a model's weights, and not its config alone."""
+    folder = cached(name, revision)
+    return folder is not None and any(folder.glob("*.safetensors"))
+
+
 class HubError(Exception):
     """The hub did not give what was asked for. `status` is HTTP's, or None where there was no answer at all."""
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from . import hardware
+from .assumptions import ENVIRONMENT_BYTES, GIB, PEAK
+from .cards import CARDS, Card, card_named
 from .config import Recipe, variant
 from .geometry import Geometry, geometry
-from .hardware import Card
-from .planner import ENVIRONMENT_BYTES, GIB, Plan, Planner, StagePlan
+from .planner import Plan, Planner, StagePlan
 
 SMALL = 100_000_000  # parameters; ours: a CPU can do with a model up to here
 
@@ -44,13 +45,13 @@ def card_for(recipe: Recipe, gpu: str | None) -> tuple[Card | None, str]:
     if gpu == "none":
         return None, ""
     if gpu is not None:
-        return hardware.card_named(gpu), ""
+        return card_named(gpu), ""
     found = hardware.find_cards()
     if found.cards:
         return found.cards[0], ""
     if not needs_gpu(geometry(recipe.model)[0]):
         return None, ""
-    return hardware.CARDS["a100-40gb"], f"{found.problem} Planned for the paper's card; --gpu names another."
+    return CARDS["a100-40gb"], f"{found.problem} Planned for the paper's card; --gpu names another."
 
 
 # -- What to change if it does not fit
@@ -134,6 +135,8 @@ def describe(plan: Plan) -> str:
         "",
         f"  {'stage':<12}{'memory':>10}{'disk':>10}{'tokens read':>14}{'sampled':>12}   {'time':<16}",
     ]
+    if plan.seconds is not None and plan.before is not None:
+        lines.append(f"  {'before':<12}{'':>46}   {span(plan.before):<16}packages and model, where they are missing")
     for stage in plan.stages:
         time = "" if stage.seconds is None else span(stage.seconds)
         lines.append(
@@ -154,7 +157,9 @@ def describe(plan: Plan) -> str:
         lines.append("  Every stage fits.")
     if plan.download:
         environment = f", and {_gb(ENVIRONMENT_BYTES)} for the packages" if card is not None else ""
-        lines.append(f"  Disk: {_gb(plan.download)} of it is the model's download{environment} (an estimate).")
+        lines.append(f"  Disk: {_gb(plan.download)} of it is the model's download{environment}.")
+    if card is not None or plan.price is not None:
+        lines.append(f"  {cost(plan)}")
     a = plan.assumptions
     lines += [
         "  Memory is for the longest replies that the recipe allows. Expected: replies of a third of their limit,"
@@ -162,13 +167,26 @@ def describe(plan: Plan) -> str:
         else f"  Memory is for the longest replies. Expected: replies of {a.reply:.0%} of their limit,",
         f"  {a.question} tokens a question, {a.pairs:.2f} pairs a question.",
     ]
-    if plan.seconds is not None:
-        lines.append("  Times are unmeasured: operations over 20 to 50 % of the card's stated peak, and starting up.")
+    if plan.seconds is not None and card is not None:
+        shares = f"{100 * PEAK[1]:.0f} to {100 * PEAK[0]:.0f} %"
+        lines.append(f"  Times are unmeasured: operations over {shares} of the card's peak, and starting up. Its peak:")
+        lines.append(f"  {card.tflops:g}e12 operations and {card.bandwidth:g}e9 bytes a second ({card.source}).")
     elif card is None:
         lines.append("  No time is given for a CPU, which states no peak.")
     else:
-        lines.append("  No time is given: this card's peak is not in the table (--gpu names those that are).")
+        lines.append("  No time is given: the speed of this card is not in the table. State it (its data sheet's dense")
+        lines.append("  16-bit peak and bandwidth, card.tflops=120 card.bandwidth=300), or measure it (`--measure`).")
     return "\n".join(lines)
+
+
+def cost(plan: Plan) -> str:
+    """What the run costs, in time and in money, as a sentence; what is missing to say so."""
+    if plan.seconds is None:
+        return "Cost: the speed is not known here, so neither time nor money can be said."
+    if plan.money is None:
+        return f"Cost: {span(plan.seconds)}. With card.price=1.50, the price of an hour, it is said in money."
+    low, high = plan.money
+    return f"Cost: {span(plan.seconds)}, at {plan.price:g} an hour {low:,.2f} to {high:,.2f}."
 
 
 def span(seconds: tuple[float, float]) -> str:

@@ -15,42 +15,32 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+from . import hub
+from .assumptions import (
+    AT_A_TIME,
+    BANDWIDTH,
+    BATCHED_TOKENS,
+    ENVIRONMENT_DOWNLOAD,
+    GIB,
+    INSTALL,
+    LOSS_BLOCK,
+    LOSS_ROWS,
+    NETWORK,
+    PEAK,
+    POCKET,
+    PROCESS_BYTES,
+    SIZES,
+    START,
+    STEP,
+    TEXT_BYTES,
+    Assumptions,
+)
+from .cards import Card
 from .config import READS, BenchmarkConfig, Recipe, variant
 from .geometry import Geometry
-from .hardware import KEPT_FREE_MIB, Card, choose
+from .hardware import KEPT_FREE_MIB, choose, stated, torch_build
 
-GIB = 2**30
-LOSS_ROWS = 256  # losses.CHUNK_ROWS
-LOSS_BLOCK = 2**25  # elements of the loss's scratch on a GPU (losses.py)
-PEAK = (0.5, 0.2)  # share of the stated peak: at best, at worst
-BANDWIDTH = (0.8, 0.4)
-START = (30.0, 180.0)  # seconds to import, load and warm up, a stage with a model on a GPU; ours
-STEP = (0.01, 0.05)  # seconds for a token of the length probe, which transformers samples: bound by launches; ours
-AT_A_TIME = 256  # vLLM's sequences at a time
-BATCHED_TOKENS = 8192  # vLLM's tokens of a step
-TEXT_BYTES = 13  # on disk for a sampled token: its text and its id; seen on the pocket
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-ENVIRONMENT_BYTES = 12e9  # the GPU set installed: an estimate, since it has not been installed yet
-# Resident memory of a process on a CPU before model and data: its libraries; seen on the pocket.
-PROCESS_BYTES = {"transformers": 0.6e9, "vllm": 1.2e9, "none": 0.1e9}
-# Questions where the recipe does not say how many: the published sizes.
-SIZES = {"openai/gsm8k": {"train": 7473, "test": 1319}, "HuggingFaceH4/MATH-500": {"test": 500}}
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """What no config says. Tokens are those of a large English vocabulary."""
-
-    reply: float = 1 / 3  # mean reply, of its limit. The pocket: 0.28 to 0.36; paper, Fig. 2c: 235 to 385 of 1,024
-    question: int = 70
-    tutor: int = 80  # the system prompt (293 characters) and the template's own tokens
-    refine: int = 330  # the refine prompt (1,330 characters) without question and replies
-    pairs: float = 256 / 950  # a question; paper §4.1
-    refined_right: float = 0.9  # ours
-
-
-# The pocket's vocabulary was made on its prompts, and most of its questions are mixed.
-POCKET = Assumptions(question=35, tutor=12, refine=4, pairs=0.65, refined_right=1.0)
 
 
 @dataclass
@@ -83,6 +73,8 @@ class Plan:
     card: Card | None
     assumptions: Assumptions
     download: float  # bytes: the model
+    before: tuple[float, float] | None  # seconds: to load and install what is missing here; None on a CPU
+    price: float | None  # of an hour
     stages: list[StagePlan]
 
     @property
@@ -95,17 +87,28 @@ class Plan:
 
     @property
     def seconds(self) -> tuple[float, float] | None:
+        """Of all stages, and of what comes before them."""
         known = [stage.seconds for stage in self.stages if stage.seconds]
+        known += [self.before] if known and self.before else []
         return (sum(s[0] for s in known), sum(s[1] for s in known)) if known else None
+
+    @property
+    def money(self) -> tuple[float, float] | None:
+        """What that time costs, in the currency of `price`."""
+        if self.seconds is None or self.price is None:
+            return None
+        return self.seconds[0] / 3600 * self.price, self.seconds[1] / 3600 * self.price
 
     def as_dict(self) -> dict[str, Any]:
         stages = [{**asdict(stage), "bytes": stage.bytes} for stage in self.stages]
-        extra = {"fits": self.fits, "disk": self.disk, "seconds": self.seconds, "time_is_measured": False}
+        extra = {"fits": self.fits, "disk": self.disk, "seconds": self.seconds, "money": self.money}
+        extra["time_is_measured"] = False
         return {**asdict(self), **extra, "stages": stages}
 
 
 class Planner:
     def __init__(self, recipe: Recipe, card: Card | None, shape: Geometry, name: str = "") -> None:
+        card = stated(card, recipe.card)
         self.recipe, self.card, self.shape, self.name = choose(recipe, card), card, shape, name
         self.assume = POCKET if recipe.model.name == "pocket" else Assumptions()
         self.itemsize = ITEMSIZE[self.recipe.model.dtype]
@@ -123,6 +126,7 @@ class Planner:
             for stage in stages:
                 stage.fits = stage.bytes <= self.card.memory_mib * 2**20
         local = r.model.name == "pocket" or source.startswith((".", "/", "~"))
+        local = local or hub.has_weights(r.model.name, r.model.revision)
         download = 0.0 if local else 2.0 * self.shape.parameters  # the hub's weights are 16-bit
         return Plan(
             r.name,
@@ -134,6 +138,8 @@ class Planner:
             self.card,
             self.assume,
             download,
+            None if self.card is None else _before(download),
+            r.card.price,
             stages,
         )
 
@@ -340,7 +346,7 @@ class Planner:
         return max(0.0, share - rest) / self.shape.cache_bytes(self.itemsize)
 
     def _compute_time(self, stage: StagePlan, operations: float) -> None:
-        if self.card is not None and self.card.tflops:
+        if self.card is not None and self.card.tflops and self.card.bandwidth:
             best, worst = (operations / (1e12 * self.card.tflops * share) for share in PEAK)
             stage.seconds = (START[0] + best, START[1] + worst)
 
@@ -357,6 +363,15 @@ class Planner:
         moving = [moved / (1e9 * self.card.bandwidth * share) for share in BANDWIDTH]
         best, worst = (max(pair) for pair in zip(computing, moving, strict=True))
         stage.seconds = (START[0] + best, START[1] + worst)
+
+
+def _before(download: float) -> tuple[float, float]:
+    """Seconds until the first stage can begin here: packages, where there is no torch for GPUs, and the model."""
+    build = torch_build()
+    installed = build is not None and build[1] is not None
+    load = download + (0.0 if installed else ENVIRONMENT_DOWNLOAD)
+    unpack = (0.0, 0.0) if installed else INSTALL
+    return load / NETWORK[0] + unpack[0], load / NETWORK[1] + unpack[1]
 
 
 def size(problems: Any) -> int | None:

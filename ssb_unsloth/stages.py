@@ -443,7 +443,7 @@ STAGES = {
         Stage(
             "report",
             lambda r: ("evaluate",),
-            lambda r, run: {"recipe": {**asdict(r), "sampler": _sampler_identity(r.sampler)}},
+            lambda r, run: {"recipe": {**asdict(r), "sampler": _sampler_identity(r.sampler), "card": None}},
             _report,
         ),
     )

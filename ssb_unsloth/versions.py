@@ -126,7 +126,10 @@ def remedy(lock: str | None = None) -> str:
 
 
 def install_gpu_set() -> str:
-    return "pip install --no-deps -r constraints/gpu.txt"
+    """README's command. It makes an environment of its own: within that of the CPU set there would be two vLLMs."""
+    if LOCKS.is_dir():
+        return "python3 scripts/setup.py gpu && source .venv-gpu/bin/activate"
+    return "python3 -m venv ssb-gpu && source ssb-gpu/bin/activate && pip install 'ssb_unsloth[gpu]'"
 
 
 class Differences(NamedTuple):

@@ -16,9 +16,10 @@ from backend_figures import adapter_of
 from ssb_unsloth import backends, config, memory
 from ssb_unsloth.backends import TrainingBackend
 from ssb_unsloth.backends import unsloth as unsloth_backend
+from ssb_unsloth.cards import CARDS
 from ssb_unsloth.config import LoraConfig, ModelConfig, Recipe
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.hardware import CARDS, Found
+from ssb_unsloth.hardware import Found
 
 POCKET = {"name": "pocket", "dtype": "float32"}
 
@@ -29,7 +30,7 @@ def test_without_a_gpu_auto_is_transformers_and_unsloth_says_what_is_missing(mon
     with pytest.raises(UserError, match=r"torch finds no CUDA GPU here, or set model\.backend=transformers"):
         TrainingBackend(ModelConfig(**POCKET, backend="unsloth"))
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"Unsloth is not installed; install the extra \[gpu\]"):
+    with pytest.raises(UserError, match=r"Unsloth is not installed: `python3 scripts/setup.py gpu && "):
         TrainingBackend(ModelConfig(**POCKET, backend="unsloth"))
 
 
@@ -37,7 +38,7 @@ def test_a_cpu_build_of_torch_beside_a_gpu_is_said(monkeypatch, capsys):
     monkeypatch.delenv("UNSLOTH_ALLOW_CPU", raising=False)
     monkeypatch.setattr(backends, "find_cards", lambda: Found((CARDS["a100-40gb"],)))
     monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(UserError, match=r"CPU build, though the machine has an NVIDIA GPU; install the extra \[gpu\]"):
+    with pytest.raises(UserError, match=r"CPU build, though the machine has an NVIDIA GPU: `python3 scripts"):
         TrainingBackend(ModelConfig(**POCKET, backend="unsloth"))
     assert TrainingBackend(ModelConfig(**POCKET)).name == "transformers"  # `make demo` there has the CPU set on purpose
     assert "Computing on the CPU: this torch is a CPU build" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ssb_unsloth import cli, doctor, hardware, hub, versions
+from ssb_unsloth import cli, doctor, hardware, hub, machine, versions
 from ssb_unsloth.config import load
 from ssb_unsloth.doctor import check_before_stage, describe, examine, try_import
 from ssb_unsloth.errors import UserError
@@ -51,7 +51,7 @@ def gpu_machine(nvidia_smi, torch_is, tmp_path, monkeypatch):
     (tmp_path / "gcc").write_text("#!/bin/sh\n")
     (tmp_path / "gcc").chmod(0o755)
     (tmp_path / "Python.h").write_text("")
-    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(machine.sysconfig, "get_path", lambda name: str(tmp_path))
     nvidia_smi(A100.format(driver="580.82.07"))
     torch_is(GPU_TORCH)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -126,7 +126,7 @@ def test_a_cpu_build_of_torch_on_a_gpu_machine_is_found_and_no_stage_begins(gpu_
     findings = examine(load(three_b), machine_only=True)
     assert not findings.can_run
     assert "is a CPU build, and would leave the NVIDIA A100-SXM4-40GB idle" in find(findings, "torch build").found
-    with pytest.raises(UserError, match=r"CPU build.*constraints/gpu.txt"):
+    with pytest.raises(UserError, match=r"CPU build.*scripts/setup.py gpu"):
         check_before_stage(load(three_b))
     check_before_stage(load(POCKET))  # a tiny model may stay on the CPU
 
@@ -159,7 +159,7 @@ def test_a_card_that_is_too_old_or_too_small_or_in_use_is_named(gpu_machine, nvi
 
 
 def test_a_missing_compiler_is_named_before_triton_needs_it(gpu_machine, three_b, monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: str(tmp_path / "none"))
+    monkeypatch.setattr(machine.sysconfig, "get_path", lambda name: str(tmp_path / "none"))
     finding = find(examine(load(three_b), machine_only=True), "c compiler")
     assert finding.blocks == ("gpu",)
     assert "sudo apt install gcc python3" in finding.mend

@@ -22,6 +22,7 @@ from ..hardware import find_cards
 from ..hub import endpoint
 from ..progress import say
 from ..prompts import Messages
+from ..versions import remedy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,8 +86,7 @@ def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters:
     if engine == "vllm":
         if not find_spec("vllm"):
             raise UserError(
-                "sampler.engine: vllm, but vLLM is not installed; install the extra [gpu] (or [cpu], on Linux), or set"
-                " sampler.engine=transformers."
+                f"sampler.engine: vllm, but vLLM is not installed. {remedy()} Or set sampler.engine=transformers."
             )
         from .vllm import VLLMSampler
 
@@ -151,11 +151,11 @@ def _training_backend(model: ModelConfig) -> str:
 
     missing = ""
     if not find_spec("unsloth"):
-        missing = "Unsloth is not installed; install the extra [gpu]"
+        missing = f"Unsloth is not installed: {remedy('gpu')[:-1]}"
     elif not torch.cuda.is_available() and os.environ.get("UNSLOTH_ALLOW_CPU") != "1":  # Unsloth's own way round it
         missing = "torch finds no CUDA GPU here"
         if torch.version.cuda is None and find_cards().cards:
-            missing = "this torch is a CPU build, though the machine has an NVIDIA GPU; install the extra [gpu]"
+            missing = f"this torch is a CPU build, though the machine has an NVIDIA GPU: {remedy('gpu')[:-1]}"
     if not missing:
         return "unsloth"
     if model.backend == "unsloth":

@@ -15,8 +15,9 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..config import LoraConfig, ModelConfig
 from ..errors import UserError
@@ -51,7 +52,7 @@ def prepare() -> Any:
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # its greetings; results are on standard output
+        with contextlib.redirect_stdout(sys.stderr), _without_vllm():  # its greetings; results are on standard output
             import unsloth
     except Exception as error:  # ImportError where versions do not fit, NotImplementedError and others without a GPU
         raise UserError(
@@ -59,6 +60,19 @@ def prepare() -> Any:
             " model.backend=transformers does without it."
         ) from error
     return unsloth
+
+
+@contextlib.contextmanager
+def _without_vllm() -> Iterator[None]:
+    """Unsloth imports vLLM, if only to patch it for an engine of its own that nothing here uses: 20 to 60 s a stage."""
+    if "vllm" in sys.modules:
+        yield
+        return
+    cast(dict[str, Any], sys.modules)["vllm"] = None  # so that it is not found, and not tried
+    try:
+        yield
+    finally:
+        sys.modules.pop("vllm", None)
 
 
 def load(
@@ -77,7 +91,7 @@ def load(
     hide_loading_bars()
     where = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), _without_vllm():
             config = AutoConfig.from_pretrained(model_path(model), **where).get_text_config()
             loaded, _ = FastLanguageModel.from_pretrained(
                 model_path(model),

@@ -10,13 +10,13 @@ float32, where that changes no more than the order of a sum.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config import ModelConfig, SamplerConfig, SamplingConfig
+from ..environment import prepare
 from ..errors import UserError
 from ..hardware import choose_model, choose_sampler, here
 from ..progress import bar_for, say
@@ -24,18 +24,10 @@ from ..prompts import Messages
 from . import Adapter, Completion, Request, check_rank, model_path
 from .transformers import end_of_turn, load_tokenizer, render, save_merged
 
-DEFAULTS = {  # read when vllm is imported; what the user has set wins
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; CPU build only
-    "VLLM_NO_USAGE_STATS": "1",
-}
-
 
 class VLLMSampler:
     def __init__(self, model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool) -> None:
-        for name, value in DEFAULTS.items():
-            os.environ.setdefault(name, value)
+        prepare()
         say("Starting vLLM ...")
         import vllm
         import vllm.inputs
