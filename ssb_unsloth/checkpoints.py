@@ -18,8 +18,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from . import disk
 from .errors import UserError
+from .manifests import file_hash
 from .progress import say
-from .rundir import file_hash
 
 SEAL = "sealed.json"  # in a checkpoint: the SHA-256 of each of its other files
 

@@ -63,6 +63,8 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_argument("--machine", action="store_true", help="the machine alone: before the packages are installed")
     doctor.add_argument("--json", action="store_true", help="as JSON")
     _student_commands(commands)
+    verify = commands.add_parser("verify", help="read every byte of a run: is it all as it was written?")
+    verify.add_argument("folder", type=Path, metavar="RUN", help="a run folder, such as runs/pocket")
     commands.add_parser("recipes", help="list the recipes that come with the package")
     return top
 
@@ -148,6 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _doctor(arguments)
         if arguments.command in ("run", "sweep"):
             return _run(arguments)
+        if arguments.command == "verify":
+            return _verify(arguments)
         if arguments.command in ("export", "push", "chat"):
             return _student(arguments)
         return _stage(arguments)
@@ -265,6 +269,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
     findings = examine(recipe, machine_only=arguments.machine)
     print(json.dumps(findings.as_dict(), indent=1) if arguments.json else describe(findings))
     return 0 if findings.can_run else 2
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from .verify import verify
+
+    shown, whole = verify(arguments.folder)
+    print(shown)
+    return 0 if whole else 2
 
 
 def _student(arguments: argparse.Namespace) -> int:

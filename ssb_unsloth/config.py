@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import math
 import typing
 from collections.abc import Sequence
@@ -386,7 +387,17 @@ def _on_preset(layer: Any) -> Any:
 
 def save(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe: every key, also those left at their default. `load` reads it back unchanged."""
-    disk.write_text(path, OmegaConf.to_yaml(OmegaConf.structured(recipe)))
+    disk.write_text(path, _sealed(OmegaConf.to_yaml(OmegaConf.structured(recipe))))
+
+
+def is_as_saved(path: Path) -> bool:
+    """Whether the recipe's file is still what `save` wrote, byte for byte."""
+    text = path.read_bytes().decode("utf-8", "replace")
+    return text == _sealed(text.partition("\n")[2])
+
+
+def _sealed(text: str) -> str:
+    return f"# Written by ssb; SHA-256 of the lines below: {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
 
 
 def _fill(recipe: Any, given: Any, kind: type, path: str, wrong: list[str]) -> None:

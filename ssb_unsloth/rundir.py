@@ -2,10 +2,11 @@
 
 A stage writes into `<stage>.partial/`, beside a file `.key` that says of what. When it is done everything is flushed
 to the disk, the manifest is written, and only then does the folder take its name: a partial folder with a whole
-manifest is a finished stage, and whoever next holds the lock gives it its name (`RunDir.settle`). The manifest carries
-the stage's key (the hash of all that determines its result: its part of the recipe, the seed, the stages and files it
-read) and the hash of every file that came out. A stage is fresh when its key has not changed; a partial folder with the
-same key is gone on with, any other thrown away. What only helps to go on (`SCRATCH`) goes when the manifest is there.
+manifest is a finished stage, and whoever next holds the lock gives it its name (`RunDir.settle`). The manifest
+(`manifests`) carries the stage's key (the hash of all that determines its result: its part of the recipe, the seed, the
+stages and files it read) and the hash of every file that came out. A stage is fresh when its key has not changed; a
+partial folder with the same key is gone on with, any other thrown away. What only helps to go on (`SCRATCH`) goes when
+the manifest is there.
 
 A stage's folder may be a link to a folder on another disk: then partial and finished folder both lie there.
 """
@@ -15,22 +16,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
-import json
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import disk
+from . import disk, manifests
 from .errors import UserError
+from .manifests import FORMAT, digest, file_hash
 from .progress import say
 
-FORMAT = 3  # of what the stages write; a change makes every older stage stale
 SMALL = 1 << 26  # bytes; the contents of larger input files are not read to tell whether they changed
 KEY = ".key"
 SCRATCH = (KEY, "kept", "checkpoints")  # in a partial folder: what a stopped stage goes on from, and no result
@@ -57,34 +56,30 @@ class RunDir:
         return self.places.get(name, self.root / name)
 
     def manifest(self, name: str) -> dict[str, Any] | None:
-        """The stage's manifest, or None while the stage has never been finished."""
-        path = self.stage(name) / "manifest.json"
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except ValueError:
-            manifest = None
-        if not isinstance(manifest, dict) or not {"key", "id", "summary", "cost"} <= set(manifest):
-            raise UserError(f"{path}: not a manifest any more; delete the folder {path.parent} to make it again.")
-        return manifest
+        """The stage's manifest, or None while the stage has never been finished by this version of the formats.
+
+        Raises:
+            UserError: it is not as the stage wrote it.
+        """
+        return manifests.read(self.stage(name))
 
     def is_fresh(self, name: str, key: str) -> bool:
         manifest = self.manifest(name)
         return manifest is not None and manifest["key"] == key
 
-    def check(self, name: str) -> None:
-        """Look at whether a finished stage's files are those that it wrote; at the contents of small ones only.
+    def check(self, name: str, only: Collection[str] | None = None) -> None:
+        """Whoever reads a finished stage asks this first: are these still the files that it wrote? Every byte is read.
+
+        `only`: these of its files. A stage that is not there has none.
 
         Raises:
             UserError: one is missing, or has been changed.
         """
-        folder, manifest = self.stage(name), self.manifest(name) or {}
-        for file, known in manifest.get("files", {}).items():
-            path = folder / file
-            if not path.is_file() or (path.stat().st_size < SMALL and file_hash(path) != known):
-                what = "changed since the stage wrote it" if path.is_file() else "missing"
-                raise UserError(f"{path}: {what}; put it back as it was, or delete {folder} to make all of it again.")
+        folder, manifest = self.stage(name), self.manifest(name)
+        if manifest is None:
+            return
+        for found in manifests.damage(folder, manifest, manifest["files"] if only is None else only):
+            raise UserError(f"{found}; put it back as it was, or delete {folder} to make all of it again.")
 
     @contextlib.contextmanager
     def lock(self, name: str = ".lock") -> Iterator[None]:
@@ -142,10 +137,8 @@ class RunDir:
             "summary": work.summary,
             "cost": {"seconds": round(time.monotonic() - start, 2), "tokens": work.tokens, **peak_memory()},
             "versions": versions(),
-            "files": {str(f.relative_to(partial)): file_hash(f) for f in files},
         }
-        manifest["id"] = digest([key, manifest["files"]])
-        disk.write_text(partial / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        disk.write_text(partial / manifests.NAME, manifests.text(manifests.seal(partial, files, manifest)))
         self._take_place(name)
 
     def settle(self, name: str) -> None:
@@ -200,7 +193,7 @@ def _refuse_foreign(final: Path) -> None:
     """A folder is replaced only where a stage has closed it. Raises UserError for any other."""
     if final.is_mount():
         raise UserError(f"{final}: a disk is mounted there, so it cannot be replaced; link to a folder on that disk.")
-    if final.exists() and not (final.is_dir() and not any(final.iterdir())) and _manifest_in(final) is None:
+    if not manifests.is_ours(final):
         raise UserError(
             f"{final}: was not written by ssb, which closes all that it writes with a manifest.json; move it away, or"
             " delete it."
@@ -213,38 +206,18 @@ def _results(partial: Path) -> list[Path]:
         path
         for path in partial.rglob("*")
         if path.is_file()
-        and path.relative_to(partial).parts[0] not in (*SCRATCH, "manifest.json")
+        and path.relative_to(partial).parts[0] not in (*SCRATCH, manifests.NAME)
         and path.suffix != disk.ASIDE
     )
 
 
-def _manifest_in(folder: Path) -> dict[str, Any] | None:
-    """The folder's manifest; None where there is none, or none that can be read."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) and {"key", "id", "files"} <= set(manifest) else None
-
-
 def _is_finished(folder: Path) -> bool:
     """Whether a folder holds a manifest and all that it names, byte for byte."""
-    manifest = _manifest_in(folder)
-    if manifest is None or manifest["id"] != digest([manifest["key"], manifest["files"]]):
+    try:
+        manifest = manifests.read(folder)
+    except UserError:
         return False
-    return all(
-        (folder / name).is_file() and file_hash(folder / name) == known for name, known in manifest["files"].items()
-    )
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of the value as canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return manifest is not None and not manifests.damage(folder, manifest, manifest["files"])
 
 
 def fingerprint(path: Path) -> str:

@@ -19,10 +19,11 @@ from .backends import TrainingBackend, adapter_path, load_sampler, model_path
 from .config import READS, BenchmarkConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig
 from .errors import UserError
 from .files import local, read_object
+from .manifests import FORMAT, digest
 from .memory import explained
 from .progress import say
 from .records import EXAMPLES, EXAMPLES_BENCHMARK, Pair, Problem, Rollout, read_jsonl, write_jsonl
-from .rundir import FORMAT, RunDir, Work, digest, fingerprint
+from .rundir import RunDir, Work, fingerprint
 
 if TYPE_CHECKING:
     from .evaluate import Benchmarks, Entrant

@@ -17,11 +17,12 @@ from .errors import UserError
 from .evaluate import Entrant, base_entrants, evaluate
 from .files import local, read_object
 from .hardware import choose, here
+from .manifests import FORMAT, digest
 from .pocket import MODEL_DIR
 from .problems import load_benchmark
 from .records import write_jsonl
 from .report import evaluation_section, plain, score_table
-from .rundir import FORMAT, RunDir, digest, fingerprint
+from .rundir import RunDir, fingerprint
 from .scores import as_rows, score
 
 MODEL = "model"  # the entrant's name where no adapter makes it a base
@@ -66,12 +67,12 @@ def _evaluate(recipe: Recipe, entrants: list[Entrant], run: RunDir, force: bool)
         ],
         "sampler": asdict(recipe.sampler),
         "benchmarks": {name: asdict(config) for name, (config, _) in benchmarks.items()},
-        "problems": {name: [asdict(p) for p in problems] for name, (_, problems) in benchmarks.items()},
+        "problems": digest({name: [asdict(p) for p in problems] for name, (_, problems) in benchmarks.items()}),
     }
     key = digest(determined_by)
     with run.lock():
         if force or not run.is_fresh("evaluate", key):
-            with run.write("evaluate", key, {**determined_by, "problems": digest(determined_by["problems"])}) as work:
+            with run.write("evaluate", key, determined_by) as work:
                 for name, (_, problems) in benchmarks.items():
                     write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
                 generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)

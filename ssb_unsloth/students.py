@@ -16,7 +16,8 @@ from pathlib import Path
 
 from .config import READS, Recipe, variant
 from .errors import UserError
-from .rundir import RunDir, digest
+from .manifests import digest
+from .rundir import RunDir
 from .stages import BEFORE, STAGES
 
 CHAIN = ("base", "curate", "teach", "train")
@@ -73,6 +74,11 @@ def students(recipe: Recipe, root: Path) -> list[Student]:
                 before = found[label] = Student(row, chosen, run, before)
     _share(list(found.values()))
     return list(found.values())
+
+
+def root_of(folder: Path) -> Path:
+    """The run folder that a student's own folder lies in; of a run folder that itself."""
+    return folder.parent.parent if folder.parent.name == "students" else folder
 
 
 def trained(recipe: Recipe, root: Path) -> list[Student]:

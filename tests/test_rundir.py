@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.rundir import RunDir, digest, fingerprint
+from ssb_unsloth.manifests import digest
+from ssb_unsloth.rundir import RunDir, fingerprint
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_files_that_are_no_more_what_the_stage_wrote_are_named(run):
     run.check("curate")
     path = run.stage("curate") / "out.txt"
     path.write_text("two")
-    with pytest.raises(UserError, match=r"out\.txt: changed since the stage wrote it; put it back .* or delete"):
+    with pytest.raises(UserError, match=r"out\.txt: changed since it was written; put it back .* or delete"):
         run.check("curate")
     path.unlink()
     with pytest.raises(UserError, match=r"out\.txt: missing; put it back"):
