@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from ssb_unsloth.backends import Adapter, Completion, Request, Sampler, load_sampler
+from ssb_unsloth.backends import Adapter, Completion, Keep, Request, Sampler, load_sampler
 from ssb_unsloth.backends.transformers import load_model, load_tokenizer
 from ssb_unsloth.config import CurateConfig, ModelConfig, SamplerConfig, SamplingConfig
 from ssb_unsloth.curate import Curator
@@ -49,9 +49,14 @@ class Recorded:
         return self.sampler.render(messages)
 
     def sample(
-        self, requests: Sequence[Request], decoding: SamplingConfig, adapter: Adapter | None = None, title: str = ""
+        self,
+        requests: Sequence[Request],
+        decoding: SamplingConfig,
+        adapter: Adapter | None = None,
+        title: str = "",
+        keep: Keep | None = None,
     ) -> list[Completion]:
-        completions = self.sampler.sample(requests, decoding, adapter, title)
+        completions = self.sampler.sample(requests, decoding, adapter, title, keep)
         self.calls.append((list(requests), decoding, completions))
         return completions
 

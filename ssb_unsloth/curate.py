@@ -2,8 +2,8 @@
 
     problems --K rollouts--> right and wrong --contrast--> hinted prompt --refinement--> verified pair
 
-in waves of questions, until there are enough pairs. All requests of a wave go to the sampler together. Each wave's
-rollouts and refinements are kept as soon as they are there, so a stopped run goes on with the next wave.
+in waves of questions, until there are enough pairs. All requests of a wave go to the sampler together. Every reply is
+kept before it is graded (`kept`), so a stopped run asks for what is missing, and no verdict costs a reply.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from . import disk
 from .backends import Completion, Request, Sampler, derive_seed
 from .config import CurateConfig, SamplingConfig
 from .errors import UserError
 from .files import local
 from .grading import Verdict, answer_classes, grade
+from .kept import Kept
 from .progress import say
 from .prompts import Messages, refinement_messages, student_messages
-from .records import Pair, Problem, Rollout, read_jsonl, read_rows, stable_id, write_jsonl
+from .records import Pair, Problem, Rollout, read_rows, stable_id, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,22 @@ class Contrast:
     right: Rollout
     wrong: Rollout
     repeated: bool  # the wrong answer was given more than once
+
+
+class _Wanted(NamedTuple):
+    """A reply to be sampled: to which messages, and which of how many it is."""
+
+    problem: Problem
+    messages: Messages
+    purpose: str  # "rollout" or "refinement"
+    k: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.problem.id}-{self.purpose}-{self.k}"
+
+    def seed(self, of_run: int) -> int:
+        return derive_seed(of_run, self.purpose, self.problem.id, self.k)
 
 
 class Curator:
@@ -97,9 +115,9 @@ class Curator:
         statistics = Statistics()
         for number, start in enumerate(range(0, len(problems), self.config.wave)):
             wave = problems[start : start + self.config.wave]
-            of_wave = self._keep(f"wave-{number:04}.rollouts.jsonl", self._rollouts, wave, brought)
+            of_wave = self._rollouts(number, wave, brought)
             contrasts = self.contrasts(wave, of_wave)
-            refined = self._keep(f"wave-{number:04}.refinements.jsonl", self._refinements, wave, contrasts)
+            refined = self._refinements(number, wave, contrasts)
             found = _pairs(wave, contrasts, refined)
             statistics = _add(statistics, _count(wave, of_wave, contrasts, refined, found))
             seen += wave
@@ -120,9 +138,7 @@ class Curator:
         write_jsonl(self.folder / "rollouts.jsonl", rollouts)
         write_jsonl(self.folder / "refinements.jsonl", refinements)
         write_jsonl(self.folder / "pairs.jsonl", pairs)
-        (self.folder / "statistics.json").write_text(json.dumps(asdict(statistics), indent=1) + "\n")
-        for kept in self.folder.glob("wave-*.jsonl"):
-            kept.unlink()
+        disk.write_text(self.folder / "statistics.json", json.dumps(asdict(statistics), indent=1) + "\n")
         return statistics
 
     def contrasts(self, wave: Sequence[Problem], rollouts: Sequence[Rollout]) -> dict[str, Contrast]:
@@ -139,13 +155,9 @@ class Curator:
         }
         return {problem_id: contrast for problem_id, contrast in drawn.items() if contrast is not None}
 
-    def _keep(self, name: str, make: Callable[..., list[Rollout]], *arguments: Any) -> list[Rollout]:
-        path = self.folder / name
-        if not path.exists():
-            write_jsonl(path, make(*arguments))
-        return read_jsonl(path, Rollout)
-
-    def _rollouts(self, wave: Sequence[Problem], brought: dict[str, list[Completion]] | None) -> list[Rollout]:
+    def _rollouts(
+        self, number: int, wave: Sequence[Problem], brought: dict[str, list[Completion]] | None
+    ) -> list[Rollout]:
         if brought is not None:
             return [
                 self._graded(problem, "rollout", k, completion, None)
@@ -153,38 +165,44 @@ class Curator:
                 for k, completion in enumerate(brought.get(problem.id, []))
             ]
         wanted = [
-            (problem, student_messages(problem.question, self.wording), "rollout", k)
+            _Wanted(problem, student_messages(problem.question, self.wording), "rollout", k)
             for problem in wave
             for k in range(self.config.rollouts)
         ]
-        return self._sample(wanted, self.config.rollout, "rollouts")
+        return self._sample(wanted, self.config.rollout, number, "rollouts")
 
-    def _refinements(self, wave: Sequence[Problem], contrasts: dict[str, Contrast]) -> list[Rollout]:
+    def _refinements(self, number: int, wave: Sequence[Problem], contrasts: dict[str, Contrast]) -> list[Rollout]:
         wanted = [
-            (p, refinement_messages(p.question, shown.right.text, shown.wrong.text, self.wording), "refinement", k)
+            _Wanted(
+                p, refinement_messages(p.question, shown.right.text, shown.wrong.text, self.wording), "refinement", k
+            )
             for p in wave
             if p.id in contrasts
             for shown in [contrasts[p.id]]
             for k in range(self.config.refinements)
         ]
-        return self._sample(wanted, self.config.refine, "refinements")
+        return self._sample(wanted, self.config.refine, number, "refinements")
 
-    def _sample(
-        self, wanted: Sequence[tuple[Problem, Messages, str, int]], decoding: SamplingConfig, title: str
-    ) -> list[Rollout]:
-        """One graded reply for each request that leaves room for it."""
-        if not wanted:
-            return []
-        kept, requests = [], []
-        for problem, messages, purpose, k in wanted:
-            ids = self.sampler.render(messages)
+    def _sample(self, wanted: Sequence[_Wanted], decoding: SamplingConfig, number: int, title: str) -> list[Rollout]:
+        """One graded reply for each prompt that leaves room for it. What is kept is not asked for again."""
+        kept = Kept(self.folder / "kept" / f"wave-{number:04}.{title}.jsonl")
+        requests, too_long = {}, []
+        for w in wanted:
+            if w.name in kept.replies:
+                continue
+            ids = self.sampler.render(w.messages)
             if len(ids) + decoding.max_tokens <= self._max_model_len:
-                kept.append((problem, purpose, k))
-                requests.append(Request(ids, derive_seed(self.seed, purpose, problem.id, k)))
-        completions = self.sampler.sample(requests, decoding, title=title) if requests else []
+                requests[w.name] = Request(ids, w.seed(self.seed))
+            else:
+                too_long.append(w.name)
+        if too_long:
+            kept.skip(too_long)
+        if requests:
+            kept.sample(self.sampler, requests, decoding, title=title)
         return [
-            self._graded(problem, purpose, k, completion, request.seed)
-            for (problem, purpose, k), request, completion in zip(kept, requests, completions, strict=True)
+            self._graded(w.problem, w.purpose, w.k, reply, w.seed(self.seed))
+            for w in wanted
+            if (reply := kept.replies[w.name]) is not None
         ]
 
     def _graded(self, problem: Problem, purpose: str, k: int, completion: Completion, seed: int | None) -> Rollout:
@@ -214,7 +232,7 @@ def bring_along(pairs: Sequence[Pair], problems: Sequence[Problem], config: Cura
     write_jsonl(folder / "pairs.jsonl", kept)
     for name in ("rollouts", "refinements"):
         write_jsonl(folder / f"{name}.jsonl", [])
-    (folder / "statistics.json").write_text(json.dumps(asdict(statistics), indent=1) + "\n")
+    disk.write_text(folder / "statistics.json", json.dumps(asdict(statistics), indent=1) + "\n")
     say(f"{len(kept):,} of {len(pairs):,} pairs brought along; nothing is sampled")
     return statistics
 

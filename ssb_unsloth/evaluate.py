@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from .backends import Adapter, Request, Sampler, derive_seed, load_sampler
 from .config import BASE, DEFAULT_PROMPT, BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
 from .errors import UserError
 from .grading import VERDICTS, grade
+from .kept import Kept
 from .prompts import Messages, default_messages, student_messages
 from .records import Generation, Problem, generations_file, read_jsonl, write_jsonl
 
@@ -79,7 +80,7 @@ def evaluate(
         engines.setdefault(json.dumps(asdict(entrant.model)), []).extend(own)
     for group in engines.values():
         missing = [job for job in group if not job.path.exists()]
-        if not all(job.ungraded.exists() for job in missing):
+        if any(job.unasked for job in missing):
             with_adapters = any(job.entrant.adapter is not None for job in missing)
             engine = make_sampler(missing[0].entrant.model, sampler, missing[0].entrant.seed, adapters=with_adapters)
             try:
@@ -123,7 +124,7 @@ def _jobs(entrant: Entrant, benchmarks: Benchmarks, folder: Path) -> list[_Job]:
     ]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Job:
     """One entrant on one benchmark under one decoding: a file of generations."""
 
@@ -139,62 +140,70 @@ class _Job:
         e = self.entrant
         return self.folder / generations_file(e.name, e.seed, self.benchmark, self.decoding.temperature)
 
+    @cached_property
+    def wanted(self) -> dict[str, tuple[Problem, int]]:
+        """Problem and sample of each reply, by its name."""
+        return {f"{p.id}/{sample}": (p, sample) for p in self.problems for sample in range(self.samples)}
+
+    @cached_property
+    def kept(self) -> Kept:
+        """The replies before they are graded: a server or a grader that fails loses nothing."""
+        return Kept(self.folder / "kept" / self.path.name)
+
     @property
-    def ungraded(self) -> Path:
-        """The replies before they are graded: a grader that fails loses nothing."""
-        return self.path.with_name(self.path.name + ".ungraded")
+    def unasked(self) -> list[str]:
+        return [name for name in self.wanted if name not in self.kept.replies]
 
     def sample(self, engine: Sampler, max_model_len: int, place: str) -> None:
         """Sample what is not there yet. `place`: which of how many files it is, for the bar."""
-        if self.ungraded.exists():
-            return
         entrant, decoding = self.entrant, self.decoding
-        wanted = [(problem, sample) for problem in self.problems for sample in range(self.samples)]
+        requests: dict[str, Request] = {}
         prompts: dict[str, list[int]] = {}
-        for problem in self.problems:
-            ids = prompts[problem.id] = engine.render(PROMPTS[entrant.prompt](problem.question))
+        for name in self.unasked:
+            problem, sample = self.wanted[name]
+            if problem.id not in prompts:
+                prompts[problem.id] = engine.render(PROMPTS[entrant.prompt](problem.question))
+            ids = prompts[problem.id]
             if len(ids) + decoding.max_tokens > max_model_len:
                 raise UserError(
                     f"Benchmark {self.benchmark!r}: problem {problem.id} takes {len(ids)} tokens and its reply up to"
                     f" {decoding.max_tokens}, more than sampler.max_model_len ({max_model_len}). Raise it, or lower the"
                     " benchmark's max_tokens; a benchmark is never scored on a part of its problems."
                 )
-        requests = [
-            Request(prompts[problem.id], derive_seed(entrant.seed, "evaluate", self.benchmark, problem.id, sample))
-            for problem, sample in wanted
-        ]
+            requests[name] = Request(ids, self._seed(problem, sample))
         adapter = Adapter(f"{entrant.name}-{entrant.seed}", entrant.adapter) if entrant.adapter else None
         kind = f"T={decoding.temperature:g}" if decoding.temperature else "greedy"
         title = f"{place} {entrant.name}-s{entrant.seed}: {self.benchmark}, {kind}"
-        completions = engine.sample(requests, decoding, adapter, title=title)
-        write_jsonl(
-            self.ungraded,
-            [
-                Generation(
-                    model=entrant.name,
-                    run_seed=entrant.seed,
-                    benchmark=self.benchmark,
-                    problem_id=problem.id,
-                    sample=sample,
-                    prompt=entrant.prompt,
-                    **asdict(decoding),
-                    seed=request.seed,
-                    text=completion.text,
-                    n_tokens=len(completion.token_ids),
-                    finish_reason=completion.finish_reason,
-                    verdict="",
-                    answer=None,
-                    gold=problem.gold,
-                )
-                for (problem, sample), request, completion in zip(wanted, requests, completions, strict=True)
-            ],
-        )
+        if requests:
+            self.kept.sample(engine, requests, decoding, adapter, title)
+
+    def _seed(self, problem: Problem, sample: int) -> int:
+        return derive_seed(self.entrant.seed, "evaluate", self.benchmark, problem.id, sample)
 
     def grade(self) -> None:
-        if self.path.exists():
-            return
-        write_jsonl(self.path, map(graded, read_jsonl(self.ungraded, Generation)))
-        self.ungraded.unlink()
+        if not self.path.exists():
+            write_jsonl(self.path, (graded(generation) for generation in self._generations()))
+
+    def _generations(self) -> Iterator[Generation]:
+        for name, (problem, sample) in self.wanted.items():
+            reply = self.kept.replies[name]
+            assert reply is not None
+            yield Generation(
+                model=self.entrant.name,
+                run_seed=self.entrant.seed,
+                benchmark=self.benchmark,
+                problem_id=problem.id,
+                sample=sample,
+                prompt=self.entrant.prompt,
+                **asdict(self.decoding),
+                seed=self._seed(problem, sample),
+                text=reply.text,
+                n_tokens=len(reply.token_ids),
+                finish_reason=reply.finish_reason,
+                verdict="",
+                answer=None,
+                gold=problem.gold,
+            )
 
     def read(self) -> list[Generation]:
         """The kept generations.

@@ -68,7 +68,7 @@ class Scripted:
     def render(self, messages):
         return [ord(c) for c in json.dumps(messages)]
 
-    def sample(self, requests, decoding, adapter=None, title="sample"):
+    def sample(self, requests, decoding, adapter=None, title="sample", keep=None):
         prompts = [json.loads("".join(map(chr, r.prompt_ids))) for r in requests]
         self.calls.append((title, prompts, [r.seed for r in requests]))
         texts = [self.reply(p, r.seed) for p, r in zip(prompts, requests, strict=True)]

@@ -55,7 +55,7 @@ class ScriptedSampler:
     def render(self, messages):
         return [int(messages[-1]["content"].split()[2])] * 10
 
-    def sample(self, requests, decoding, adapter=None, title="sample"):
+    def sample(self, requests, decoding, adapter=None, title="sample", keep=None):
         self.calls.append((adapter, decoding, requests))
         known = self.known[adapter.name.split("-")[0] if adapter else None]
         replies = []
@@ -78,8 +78,9 @@ def test_every_reply_is_graded_and_kept(tmp_path):
     assert sum(g.verdict == "right" for g in replies if g.model == "ssb") == 6
     assert [g.n_tokens for g in replies] == [*range(1, 9)] * 2
     assert {(g.answer, g.gold) for g in replies if g.problem_id == "p7"} == {("7", "8")}
-    kept = [g for path in sorted(tmp_path.iterdir()) for g in read_jsonl(path, Generation)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["base-1-test-0.jsonl", "ssb-1-test-0.jsonl"]
+    files = sorted(tmp_path.glob("*.jsonl"))
+    kept = [g for path in files for g in read_jsonl(path, Generation)]
+    assert [path.name for path in files] == ["base-1-test-0.jsonl", "ssb-1-test-0.jsonl"]
     assert kept == replies
 
 
@@ -101,6 +102,10 @@ def test_a_second_call_takes_what_is_kept_and_samples_only_the_rest(tmp_path):
     assert run(resumed, tmp_path) == first
     assert resumed.calls == []
     (tmp_path / "ssb-1-test-0.jsonl").unlink()
+    assert run(resumed, tmp_path) == first  # graded again
+    assert resumed.calls == []
+    (tmp_path / "ssb-1-test-0.jsonl").unlink()
+    (tmp_path / "kept" / "ssb-1-test-0.jsonl").unlink()
     assert run(resumed, tmp_path) == first
     assert [call[0] for call in resumed.calls] == [ADAPTER]
 

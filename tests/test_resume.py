@@ -3,12 +3,23 @@
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 
 import pytest
+from test_server import Server
 
+from ssb_unsloth.backends import Completion, derive_seed, load_sampler
+from ssb_unsloth.config import BenchmarkConfig, CurateConfig, ModelConfig, SamplerConfig, SamplingConfig
+from ssb_unsloth.curate import Curator
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.evaluate import base_entrants, evaluate
+from ssb_unsloth.kept import Kept
+from ssb_unsloth.records import Problem, stable_id
 from ssb_unsloth.rundir import RunDir
+from ssb_unsloth.waiting import as_they_come
 
 STEPS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")  # Python tells of each beforehand
 
@@ -99,3 +110,125 @@ def test_a_stage_that_is_killed_before_any_step_loses_neither_itself_nor_the_one
         if ended:
             break
     assert 30 < nth < 999
+
+
+# -- Replies are kept one by one -----------------------------------------------------------------------------------
+
+
+PROBLEMS = [Problem(stable_id(f"q{i}"), f"q{i}", str(i)) for i in range(24)]
+
+
+class Answering:
+    """Right or wrong by the seed, and refined rightly; stops where `left` replies have been given."""
+
+    def __init__(self, left=10_000):
+        self.left, self.asked = left, []
+
+    def render(self, messages):
+        return [ord(c) for c in messages[1]["content"]]
+
+    def sample(self, requests, decoding, adapter=None, title="sample", keep=None):
+        replies = []
+        for place, request in enumerate(requests):
+            if self.left == 0:
+                raise ConnectionError("the server is gone")
+            self.left -= 1
+            self.asked.append(request.seed)
+            text = "".join(map(chr, request.prompt_ids))
+            gold = int(text[1:]) if text[0] == "q" else int(text.split("-----\n")[1].strip()[1:])
+            right = text[0] != "q" or request.seed % 2
+            replies.append(Completion([7, 2], f"So \\boxed{{{gold if right else gold + 1}}}.", "stop"))
+            keep(place, replies[-1])
+        return replies
+
+
+def curate(folder, sampler):
+    settings = CurateConfig(pairs=100, wave=8, rollout=SamplingConfig(), refine=SamplingConfig())
+    statistics = Curator(settings, lambda: sampler, max_model_len=10_000, seed=1, folder=folder).run(PROBLEMS)
+    return statistics, {path.name: path.read_bytes() for path in folder.glob("*.json*")}
+
+
+def test_curation_stopped_at_any_reply_ends_as_if_nothing_had_been_and_asks_for_none_twice(tmp_path):
+    (tmp_path / "whole").mkdir()
+    undisturbed = Answering()
+    expected = curate(tmp_path / "whole", undisturbed)
+    for stop in range(0, len(undisturbed.asked), 3):
+        folder = tmp_path / f"{stop}"
+        folder.mkdir()
+        with pytest.raises(ConnectionError):
+            curate(folder, Answering(stop))
+        rest = Answering()
+        assert curate(folder, rest) == expected
+        assert len(rest.asked) == len(undisturbed.asked) - stop
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: data.index(b"\n") + 1],  # cut at the end of a line
+        lambda data: data[: len(data) // 2],
+        lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :],
+        lambda data: data[:-1],
+        lambda data: data + b"\x00" * 4096,  # what a power loss leaves behind a file that was growing
+        lambda data: b"[]\nnull\n{}\n" + data,
+    ],
+)
+@pytest.mark.parametrize("file", ["wave-0000.rollouts.jsonl", "wave-0001.refinements.jsonl"])
+def test_a_damaged_file_of_kept_replies_costs_those_replies_and_never_a_pair(tmp_path, damage, file):
+    (tmp_path / "whole").mkdir()
+    expected = curate(tmp_path / "whole", Answering())
+    curate(tmp_path, Answering())
+    kept = tmp_path / "kept" / file
+    kept.write_bytes(damage(kept.read_bytes()))
+    assert curate(tmp_path, Answering()) == expected
+    again = Answering(left=0)
+    assert curate(tmp_path, again) == expected  # whole again: nothing is asked for
+
+
+def test_a_grader_that_fails_costs_no_rollout(tmp_path, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no grader here")
+
+    first, again = Answering(), Answering()
+    with monkeypatch.context() as patch:
+        patch.setattr("ssb_unsloth.curate.grade", broken)
+        with pytest.raises(RuntimeError, match="no grader"):
+            curate(tmp_path, first)
+    assert len(first.asked) == 8 * 4
+    curate(tmp_path, again)
+    assert not set(first.asked) & set(again.asked)
+
+
+def test_what_a_server_answered_before_an_error_is_kept_and_not_asked_for_again(tmp_path):
+    problems = [Problem(f"p{i}", f"What is {i}?", str(i)) for i in range(150)]
+    config = BenchmarkConfig(source="x", temperature=None, max_tokens=30)
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        model = ModelConfig(name=server.url)
+
+        def ask():
+            benchmarks = {"test": (config, problems)}
+            return evaluate(
+                base_entrants(model, 1), benchmarks, SamplerConfig(max_model_len=4000), tmp_path, load_sampler
+            )
+
+        server.faults = [None] * (150 + 100) + [(400, {"message": "no more"})]  # prompts are rendered first
+        with pytest.raises(UserError, match="no more"):
+            ask()
+        kept = set(Kept(tmp_path / "kept" / "base-1-test-0.jsonl").replies)
+        assert len(kept) >= 100 - 64
+        server.bodies.clear()
+        replies = ask()
+        asked = {body["seed"] for path, body in server.bodies if path == "/v1/completions"}
+        server.shutdown()
+    assert asked == {derive_seed(1, "evaluate", "test", p.id, 0) for p in problems if f"{p.id}/0" not in kept}
+    assert [(g.problem_id, g.verdict) for g in replies] == [(p.id, "no_answer") for p in problems]
+
+
+def test_nobody_waits_for_an_answer_that_hangs():
+    begun = time.monotonic()
+    places = as_they_come(lambda seconds: time.sleep(seconds), [0, 60, 60], threads=3)
+    assert next(places) == (0, None)
+    places.close()
+    assert time.monotonic() - begun < 30

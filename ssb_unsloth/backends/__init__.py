@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,6 +49,9 @@ class Adapter:
     path: Path
 
 
+Keep = Callable[[int, Completion], None]  # a request's place among all, and what it was answered
+
+
 class Sampler(Protocol):
     def render(self, messages: Messages) -> list[int]:
         """The prompt's token ids under the model's own chat template, ready for the reply."""
@@ -60,8 +63,13 @@ class Sampler(Protocol):
         decoding: SamplingConfig,
         adapter: Adapter | None = None,
         title: str = "sample",
+        keep: Keep | None = None,
     ) -> list[Completion]:
-        """One completion a request, in their order. Prompts must leave room for the reply within max_model_len."""
+        """One completion a request, in their order. Prompts must leave room for the reply within max_model_len.
+
+        `keep` is called with a request's place and its completion as soon as it is there, in this thread, by an engine
+        that has some before it has all.
+        """
         ...
 
     def close(self) -> None:

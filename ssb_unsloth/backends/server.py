@@ -15,14 +15,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..config import ModelConfig, SamplingConfig
 from ..errors import UserError
 from ..progress import bar
 from ..prompts import Messages
-from . import Adapter, Completion, Request
+from ..waiting import as_they_come
+from . import Adapter, Completion, Keep, Request
 
 CONCURRENCY = 64  # requests under way at a time; the server makes batches of them
 ATTEMPTS = 4
@@ -58,25 +58,21 @@ class ServerSampler:
         decoding: SamplingConfig,
         adapter: Adapter | None = None,
         title: str = "sample",
+        keep: Keep | None = None,
     ) -> list[Completion]:
         if adapter is not None:
             raise UserError(
                 f"Adapter {adapter.name!r}: a server's adapters are its own; start it with --lora-modules NAME=PATH and"
                 f" evaluate {self._root}/v1#NAME."
             )
-        with bar(title, "reply", len(requests)) as shown, ThreadPoolExecutor(CONCURRENCY) as pool:
-
-            def complete(request: Request) -> Completion:
-                completion = self._complete(request, decoding)
+        replies: dict[int, Completion] = {}
+        with bar(title, "reply", len(requests)) as shown:
+            for place, reply in as_they_come(lambda r: self._complete(r, decoding), requests, CONCURRENCY):
+                replies[place] = reply
+                if keep is not None:
+                    keep(place, reply)
                 shown.update()
-                return completion
-
-            futures = [pool.submit(complete, request) for request in requests]
-            try:
-                return [future.result() for future in futures]
-            except BaseException:  # one failed, or Ctrl-C: do not begin the rest
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        return [replies[place] for place in range(len(requests))]
 
     def close(self) -> None:
         """Nothing is held here."""

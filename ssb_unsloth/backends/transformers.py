@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..hardware import choose_model, here
 from ..progress import bar, hide_loading_bars
 from ..prompts import Messages
-from . import Adapter, Completion, Request, model_path, unloadable
+from . import Adapter, Completion, Keep, Request, model_path, unloadable
 
 if TYPE_CHECKING:
     import peft
@@ -217,6 +217,7 @@ class TransformersSampler:
         decoding: SamplingConfig,
         adapter: Adapter | None = None,
         title: str = "sample",
+        keep: Keep | None = None,
         quiet: bool = False,
     ) -> list[Completion]:
         import torch
@@ -230,7 +231,10 @@ class TransformersSampler:
             for start in range(0, len(order), self._batch_size):
                 chosen = order[start : start + self._batch_size]
                 replies = self._sample_batch(model, [requests[i] for i in chosen], decoding)
-                completions.update(zip(chosen, replies, strict=True))
+                for place, reply in zip(chosen, replies, strict=True):
+                    completions[place] = reply
+                    if keep is not None:
+                        keep(place, reply)
                 shown.update(len(chosen))
         return [completions[i] for i in range(len(requests))]
 

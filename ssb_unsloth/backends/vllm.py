@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..hardware import choose_model, choose_sampler, here
 from ..progress import bar_for, say
 from ..prompts import Messages
-from . import Adapter, Completion, Request, check_rank, model_path
+from . import Adapter, Completion, Keep, Request, check_rank, model_path
 from .transformers import end_of_turn, load_tokenizer, render, save_merged
 
 
@@ -85,6 +85,7 @@ class VLLMSampler:
         decoding: SamplingConfig,
         adapter: Adapter | None = None,
         title: str = "sample",
+        keep: Keep | None = None,  # the engine gives all at once
     ) -> list[Completion]:
         parameters = [
             self._vllm.SamplingParams(
