@@ -10,8 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .arguments import SSBConfig
     from .losses import Head, TeacherLogits, TeacherTopK, kd_loss, row_weights
-    from .trainer import SSBConfig, SSBTrainer
+    from .trainer import SSBTrainer
 
 __version__ = "0.1.0"
 __all__ = [

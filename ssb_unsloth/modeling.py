@@ -39,6 +39,11 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -
     return hidden
 
 
+def embedded(model: nn.Module) -> int:
+    """How many token ids the model has an embedding for."""
+    return int(causal_lm(model).get_input_embeddings().weight.shape[0])
+
+
 def output_head(model: nn.Module) -> Head:
     """The head's weight [V, H], its bias, and what the architecture does to logits (Gemma's cap, Cohere's and Granite's
     scale).

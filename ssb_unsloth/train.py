@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 
+from .arguments import SSBConfig
 from .backends import model_path
 from .backends.transformers import peft_config
 from .callbacks import Bar, LengthProbe, LogWhereSaved, StillNumbers
@@ -18,7 +19,7 @@ from .checkpoints import Sealed
 from .collator import Example
 from .config import ModelConfig, TrainConfig
 from .records import Problem
-from .trainer import SSBConfig, SSBTrainer, Targets
+from .trainer import SSBTrainer, Targets
 
 
 def common_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: Any) -> dict[str, Any]:

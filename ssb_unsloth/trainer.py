@@ -3,84 +3,60 @@
     trainer = SSBTrainer(model, args=SSBConfig(output_dir="student"), train_dataset=pairs,
                          processing_class=tokenizer, peft_config=LoraConfig(r=32))
 
-A data set's rows are pairs: `prompt` and `teacher_prompt` (messages: what the student and the hinted teacher see), and
-`reply` (text) or `reply_ids` (the sampler's own token ids). Without stored targets the teacher, which is the same model
-with its adapter off, is run in the training step.
+A data set's rows are pairs (`rows` says of which columns). Without stored targets the teacher, which is the same model
+with its adapter off, is run in the training step. What has no effect here, or would train something else than an
+adapter on a frozen base, is refused in a sentence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from .backends.transformers import end_of_turn, render
+from .arguments import SSBConfig, checked_arguments, student
+from .backends.transformers import load_model, load_tokenizer
 from .callbacks import StillNumbers
 from .checkpoints import Sealed
-from .collator import Ahead, Example, PairCollator, View
+from .collator import Ahead, PairCollator, View
+from .config import ModelConfig
 from .errors import UserError
 from .losses import Teacher, kd_loss, row_weights
-from .modeling import as_teacher, hidden_states, output_head
+from .modeling import as_teacher, embedded, hidden_states, output_head
+from .rows import by_name, read
 
 Targets = Callable[[Sequence[str]], Teacher]  # pair ids to the teacher's rows [N, ...], as `targets.Targets` gives them
 
 MEANS = ("kl", "agreement", "teacher_entropy", "student_entropy")  # over reply tokens: by-products of the loss
 
 
-@dataclass
-class SSBConfig(TrainingArguments):
-    """TrainingArguments with the objective's own settings. Their defaults are the released code's where it has one."""
-
-    kd_temperature: float = field(default=2.0, metadata={"help": "T_KD of Eq. 6; not a sampling temperature."})
-    denominator: Literal["example", "token"] = field(
-        default="example", metadata={"help": "Mean over examples of token means (Eq. 6), or over all tokens."}
-    )
-    kd_weight: float = field(default=1.0, metadata={"help": "Weight of T² KL; lambda_KD of the released code."})
-    ce_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the reply tokens' cross-entropy; lambda_CE of the released code."}
-    )
-    sharpen: float = field(default=1.0, metadata={"help": "Multiplies the teacher's logits; 1 is the paper."})
-    learning_rate: float = field(default=2e-4, metadata={"help": "The released code's."})
-    per_device_train_batch_size: int = field(default=4, metadata={"help": "The paper's batch (§4.1)."})
-    lr_scheduler_type: str = field(default="linear", metadata={"help": "The released code's."})
-    logging_steps: float = field(default=1, metadata={"help": "The paper's runs have 192 steps: log each."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator takes whole pairs."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.kd_temperature > 0:
-            raise ValueError(f"kd_temperature: {self.kd_temperature} is not above 0.")
-        if not self.sharpen > 0:
-            raise ValueError(f"sharpen: {self.sharpen} is not above 0.")
-        if min(self.kd_weight, self.ce_weight) < 0 or self.kd_weight == self.ce_weight == 0:
-            raise ValueError(f"kd_weight, ce_weight: {self.kd_weight}, {self.ce_weight}; one above 0, none below.")
-        if self.remove_unused_columns:
-            raise ValueError("remove_unused_columns: pairs lose their columns if this is true; leave it false.")
-
-
 class SSBTrainer(Sealed):
     """Trains a LoRA student on the bare question to match the hinted teacher on the reply tokens.
 
     Args:
-        model: a causal language model with a frozen, linear head; a PeftModel, or a plain one with `peft_config`.
-        args: an SSBConfig.
-        train_dataset, eval_dataset: rows as the module says, or `collator.Example`s.
-        processing_class: the tokenizer, with a chat template.
+        model: a causal language model with a frozen, linear head; a PeftModel whose adapter is to be trained, or a
+            plain one with `peft_config`. A hub id or a folder is loaded, with its tokenizer.
+        args: an SSBConfig; plain TrainingArguments are taken with the objective's defaults.
+        train_dataset: rows as `rows` says, or `collator.Example`s.
+        eval_dataset: the same, or several by name.
+        processing_class: the tokenizer, with a chat template where prompts are messages.
         peft_config: puts this adapter on the model.
         targets: the stored teacher; without it the teacher runs on line.
+        kwargs: the Trainer's `callbacks` and `optimizers`.
 
     Logs beside the Trainer's own, as means over reply tokens: `kl` (nats at T_KD, without T²), `agreement` (the share
     on which student and teacher have the same likeliest word), `teacher_entropy` and `student_entropy` (nats at T_KD).
+    A training that has diverged ends in a sentence; a checkpoint counts only when it is whole (`checkpoints`).
 
     Raises:
-        UserError: a data set without the columns, a head that LoRA touches, several GPUs in one process.
+        UserError: a data set without the columns, a head or a base that would be trained, an adapter that would not,
+            what has no effect here (`REFUSED`), several GPUs in one process.
     """
 
     args: SSBConfig
@@ -88,34 +64,29 @@ class SSBTrainer(Sealed):
 
     def __init__(
         self,
-        model: nn.Module,
-        args: SSBConfig,
-        train_dataset: Iterable[Any],
+        model: nn.Module | str,
+        args: TrainingArguments | None = None,
+        train_dataset: Iterable[Any] | None = None,
         eval_dataset: Iterable[Any] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
         targets: Targets | None = None,
         **kwargs: Any,
     ) -> None:
+        args = checked_arguments(args, kwargs)
+        if isinstance(model, str):
+            named = ModelConfig(name=model)
+            processing_class, model = processing_class or load_tokenizer(named), load_model(named)
         if processing_class is None:
             raise UserError("SSBTrainer needs processing_class, the model's tokenizer.")
-        if args.n_gpu > 1:  # the Trainer would make the batch that many times as large
-            raise UserError(
-                f"One process sees {args.n_gpu} GPUs: show it one (CUDA_VISIBLE_DEVICES=0), or start one process a GPU"
-                " with torchrun."
-            )
-        if peft_config is not None:
-            set_seed(args.seed)  # the adapter's first weights are drawn here
-            model = get_peft_model(model, peft_config)
-        if targets is None and not isinstance(model, PeftModel):
-            raise UserError("Without stored targets the teacher is the model with its adapter off: give a peft_config.")
-        output_head(model)  # fails early where the head is not what the loss needs
+        model = student(model, peft_config, args.seed, taught=targets is not None)
+        self._read = partial(read, tokenizer=processing_class, embedded=embedded(model))
         eos, pad = processing_class.eos_token_id, processing_class.pad_token_id
         super().__init__(
             model=model,
             args=args,
-            train_dataset=examples_from(train_dataset, processing_class),
-            eval_dataset=None if eval_dataset is None else examples_from(eval_dataset, processing_class),
+            train_dataset=None if train_dataset is None else self._read(train_dataset),
+            eval_dataset=by_name(self._read, eval_dataset),
             processing_class=processing_class,
             data_collator=PairCollator(eos if pad is None else pad, targets),
             **kwargs,
@@ -125,7 +96,8 @@ class SSBTrainer(Sealed):
         self.model_accepts_loss_kwargs = True
         self._epoch: Iterator[Any] | None = None
         self._ahead: Iterator[Any] = iter(())
-        self._sums: dict[str, list[Tensor]] = {name: [] for name in (*MEANS, "tokens")}
+        # Sums over the reply tokens of each micro-batch since the last log: of MEANS, and how many tokens.
+        self._rows: dict[bool, list[Tensor]] = {True: [], False: []}  # in training, in evaluation
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -171,10 +143,17 @@ class SSBTrainer(Sealed):
             sharpen=self.args.sharpen,
             stats=True,
         )
-        for name in MEANS:
-            self._sums[name].append(getattr(out, name).sum())
-        self._sums["tokens"].append(lengths.sum())
+        sums = [getattr(out, name).sum() for name in MEANS]
+        self._rows[model.training].append(torch.stack([*sums, lengths.sum().to(sums[0])]))
         return (out.loss, None) if return_outputs else out.loss
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Also for rows that are given to `evaluate` alone."""
+        known = eval_dataset is None or isinstance(eval_dataset, str)
+        return super().get_eval_dataloader(eval_dataset if known else cast(Any, self._read(eval_dataset)))
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        return super().get_test_dataloader(cast(Any, self._read(test_dataset)))
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -183,39 +162,15 @@ class SSBTrainer(Sealed):
             return self.compute_loss(model, inputs).detach(), None, None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        prefix = next((prefix for prefix in ("", "eval_") if f"{prefix}loss" in logs), None)
-        if self._sums["tokens"] and prefix is not None:
-            sums = torch.stack([torch.stack(values).sum() for values in self._sums.values()])
+        losses = [key for key in logs if key == "loss" or (key.endswith("_loss") and key != "train_loss")]
+        rows = self._rows[losses == ["loss"]]
+        if losses and rows:
+            sums = torch.stack(rows).sum(0)
             *means, tokens = self.accelerator.reduce(sums, "sum").tolist()  # of all processes
-            logs |= {prefix + name: total / tokens for name, total in zip(self._sums, means, strict=False)}
-            self._sums = {name: [] for name in self._sums}
+            prefix = losses[0].removesuffix("loss")  # of an evaluation: with the name of its data set
+            logs |= {prefix + name: total / tokens for name, total in zip(MEANS, means, strict=True)}
+            rows.clear()
         super().log(logs, start_time)
-
-
-def examples_from(rows: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
-    """A data set's rows as token ids; a reply given as text gets the end of turn."""
-    return [row if isinstance(row, Example) else _example(number, row, tokenizer) for number, row in enumerate(rows)]
-
-
-def _example(number: int, row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Example:
-    missing = [column for column in ("prompt", "teacher_prompt") if column not in row]
-    if missing or not ("reply" in row or "reply_ids" in row):
-        raise UserError(
-            f"Row {number} of the data set has the columns {', '.join(row)}; expected prompt, teacher_prompt, and reply"
-            " or reply_ids."
-        )
-    ids = row.get("reply_ids")
-    if ids is None:
-        ids = [*tokenizer.encode(row["reply"], add_special_tokens=False), end_of_turn(tokenizer)]
-    try:
-        return Example(
-            str(row.get("id", number)),
-            render(tokenizer, row["prompt"]),
-            render(tokenizer, row["teacher_prompt"]),
-            list(ids),
-        )
-    except ValueError as error:
-        raise UserError(f"Row {number} of the data set: {error}") from None
 
 
 def _through(wrapped: nn.Module, model: nn.Module, function: Callable[[], Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from ssb_unsloth.baselines import grpo, sft
 from ssb_unsloth.baselines.grpo import train_grpo
 from ssb_unsloth.baselines.log_probs import PlainLogProbs
 from ssb_unsloth.baselines.sft import train_sft
+from ssb_unsloth.collator import Example
 from ssb_unsloth.config import GrpoConfig, LoraConfig, ModelConfig, ProblemsConfig, TrainConfig, load
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.problems import load_problems
@@ -217,7 +218,7 @@ def test_every_method_starts_from_the_same_adapter_and_takes_steps_the_same_way(
     with pytest.MonkeyPatch.context() as patch:
         for module in (train, sft, grpo):
             patch.setattr(module, "fit", keep)
-        train.train(students[0], tokenizer, [], None, [], settings, 8, 5, tmp_path)
+        train.train(students[0], tokenizer, [Example("a", [5], [6], [7])], None, [], settings, 8, 5, tmp_path)
         train_sft(make_model("qwen2"), tokenizer, examples(tokenizer), [], settings, 8, 5, tmp_path)
         questions = [Problem(f"g{i}", f"Question {i}?", str(i)) for i in range(12)]
         train_grpo(make_model("qwen2"), tokenizer, questions, "paper", settings, 512, 5, tmp_path)

@@ -1,0 +1,124 @@
+"""The rows of a library user's data set as token ids.
+
+A row is a pair: `prompt` and `teacher_prompt`, what the student and the hinted teacher see, and `reply` (text) or
+`reply_ids` (the sampler's own token ids, which are taken first). Prompts are messages, rendered by the chat template,
+or plain text, as TRL has it: tokenized as it stands, and its reply ends in eos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import index
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from .backends.transformers import end_of_turn, render
+from .collator import Example
+from .errors import UserError
+
+PROMPTS = ("prompt", "teacher_prompt")
+
+
+def examples_from(rows: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """A data set's rows as token ids; a reply given as text gets the end of turn, where it has not got it already.
+
+    Raises:
+        UserError: it is no data set, or has no rows; a row that is no pair is named by its number, from 0.
+    """
+    if isinstance(rows, Mapping):
+        splits = ", ".join(map(str, rows))
+        raise UserError(
+            f"The data set has the splits {splits}: give one of them, as in data[{next(iter(rows), '')!r}]."
+        )
+    if isinstance(rows, str) or not isinstance(rows, Iterable):
+        raise UserError(f"A data set was expected, rows of prompt, teacher_prompt and reply; this is {rows!r}.")
+    found = [row if isinstance(row, Example) else _example(number, row, tokenizer) for number, row in enumerate(rows)]
+    if not found:
+        raise UserError("The data set has no rows.")
+    return found
+
+
+def read(rows: Iterable[Any], tokenizer: PreTrainedTokenizerBase, embedded: int) -> list[Example]:
+    """The same for a model that has an embedding for so many ids.
+
+    Raises:
+        UserError: also where a row has an id that the model does not know.
+    """
+    examples = examples_from(rows, tokenizer)
+    for number, example in enumerate(examples):
+        ids = (*example.student_ids, *example.teacher_ids, *example.reply_ids)
+        if not 0 <= min(ids) <= max(ids) < embedded:
+            odd = min(ids) if min(ids) < 0 else max(ids)
+            raise UserError(
+                f"Row {number} of the data set: token id {odd}, where the model has {embedded:,}; are tokenizer and"
+                " model of the same family?"
+            )
+    return examples
+
+
+def by_name(read_rows: Callable[[Iterable[Any]], list[Example]], rows: Any) -> Any:
+    """An evaluation's data set, or several by their names; None where there is none."""
+    if isinstance(rows, Mapping):
+        return {str(name): read_rows(each) for name, each in rows.items()}
+    return None if rows is None else read_rows(rows)
+
+
+def _example(number: int, row: Any, tokenizer: PreTrainedTokenizerBase) -> Example:
+    where = f"Row {number} of the data set"
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where}: expected columns by name (prompt, teacher_prompt, reply), found {row!r:.80}.")
+    missing = [column for column in PROMPTS if row.get(column) is None]
+    if missing or (row.get("reply") is None and row.get("reply_ids") is None):
+        raise UserError(
+            f"{where} has the columns {', '.join(map(str, row))}; expected prompt, teacher_prompt, and reply or"
+            " reply_ids, none of them empty."
+        )
+    plain = [isinstance(row[column], str) for column in PROMPTS]
+    if any(plain) and not all(plain):
+        raise UserError(f"{where}: one of prompt and teacher_prompt is text and the other messages; give both alike.")
+    asked, hinted = (_prompt_ids(row[column], f"{where}, {column}", tokenizer) for column in PROMPTS)
+    return Example(str(row.get("id", number)), asked, hinted, _reply_ids(row, where, tokenizer, plain[0]))
+
+
+def _prompt_ids(prompt: Any, where: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    if isinstance(prompt, str) and prompt:
+        return _text_ids(prompt, tokenizer)
+    if not isinstance(prompt, Sequence) or isinstance(prompt, str) or not prompt:
+        raise UserError(f"{where}: expected messages or text, found {prompt!r:.80}.")
+    for message in prompt:
+        if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
+            raise UserError(f"{where}: expected messages of role and content, both text; found {message!r:.80}.")
+    return render(tokenizer, [dict(message) for message in prompt])
+
+
+def _text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """As the tokenizer has it, with its bos once, whether the text spells that or not, and no eos behind it."""
+    bos = getattr(tokenizer, "bos_token", None)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos)))
+    while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
+        ids.pop()
+    return ids
+
+
+def _reply_ids(row: Mapping[str, Any], where: str, tokenizer: PreTrainedTokenizerBase, plain: bool) -> list[int]:
+    given = row.get("reply_ids")
+    if given is not None:
+        try:
+            ids = [index(token) for token in given]  # also numpy's and torch's
+        except TypeError:
+            ids = []
+        if not ids:
+            raise UserError(f"{where}, reply_ids: expected token ids, at least one; found {given!r:.80}.")
+        return ids
+    text, eos = row["reply"], int(tokenizer.eos_token_id)
+    if not isinstance(text, str):
+        raise UserError(f"{where}, reply: expected text, found {text!r:.80}.")
+    end = eos if plain else end_of_turn(tokenizer)
+    spelt = tuple(str(tokenizer.convert_ids_to_tokens(token)) for token in {eos, end})
+    while text.rstrip().endswith(spelt):  # it closes its turn itself
+        text = text.rstrip()
+        text = text.removesuffix(next(token for token in spelt if text.endswith(token)))
+    if not text.strip():
+        raise UserError(f"{where}, reply: it is empty; there is nothing in it to learn.")
+    return [*tokenizer.encode(text, add_special_tokens=False), end]
