@@ -1,4 +1,4 @@
-"""The recipe: a YAML file read by OmegaConf into these dataclasses. Every key, its type and its default is stated here.
+"""The recipe: a YAML file read into these dataclasses by OmegaConf. Every key, its type and its default is stated here.
 
 `load` reports everything that is wrong with a recipe in one message: unknown keys with the nearest valid one, wrong
 types, impossible values. Where a default comes from is said beside it: the paper (section), its released code, or ours.
@@ -21,9 +21,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from . import disk
 from .errors import UserError
+from .files import local
 from .presets import PRESETS
 from .prompts.hints import Hint
+from .recipe_file import merged, overrides_merged, read, with_references
 
+LONGEST_NAME = 60  # bytes: several of them stand in one file's name, which has 255
+LARGEST = 2**31 - 1  # number that a recipe can hold; seeds go up to it
+MOST_STUDENTS = 500
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank (0.32, config/lora.py)
 
 
@@ -267,41 +272,36 @@ class Recipe:
     card: CardConfig = field(default_factory=CardConfig)
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: Path, overrides: Sequence[str] = (), servers: bool = False) -> Recipe:
     """Read a recipe, put it on top of the one that its `base` names, and apply `key=value` overrides.
+
+    `servers`: whether `model.name` may be the URL of a vLLM server, which can be asked and not trained.
 
     Raises:
         UserError: a file cannot be read, or anything in it, in the overrides or in a variant is wrong; all of it in one
             message.
     """
-    given = _on_preset(_read(path))
+    given = _on_preset(read(path, Recipe))
     if "base" in given:
-        base_path = path.parent / str(given.pop("base"))
-        base = _on_preset(_read(base_path))
+        base_path = path.parent / local(str(given.pop("base")), f"{path}: base")
+        base = _on_preset(read(base_path, Recipe))
         if "base" in base:
             raise UserError(f"{base_path}: a recipe that is a `base` cannot have one itself; there is one level.")
-        given = _merged(base, given)
-    parsed: dict[str, Any] = {}
-    for override in overrides:
-        key, sign, value = override.partition("=")
-        if not sign or not key:
-            raise UserError(f"{override!r}: expected key=value, as in train.learning_rate=1e-4.")
-        try:
-            # A value may begin with # (gold_format does); to YAML that would be a comment.
-            one = OmegaConf.from_dotlist([f"{key}='{value}'" if value.startswith("#") else override])
-        except Exception as error:  # PyYAML's and OmegaConf's own
-            raise UserError(f"{override!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
-        parsed = _merged(parsed, OmegaConf.to_container(one, resolve=False))
-    whole = _merged(given, _on_preset(parsed))
+        given = merged(base, given)
+    whole = merged(given, _on_preset(overrides_merged(overrides, Recipe)))
     for section, key in ((whole.get("evaluate"), "benchmarks"), (whole, "variants")):
         if isinstance(section, dict) and key in section:
             section[key] = _without_nulls(section[key])
 
     wrong: list[str] = []
-    recipe = _resolve(whole, wrong)
+    recipe = _resolve(with_references(whole, DEFAULTS, wrong), wrong)
     if not wrong and recipe is not None:
+        everyone = [recipe]
         for name in recipe.variants:
-            wrong += [f"variants.{name}{'.' * (line[0] != ':')}{line}" for line in _variant(recipe, name)[1]]
+            resolved, lines = _variant(recipe, name)
+            wrong += [f"variants.{name}{'.' * (line[0] != ':')}{line}" for line in lines]
+            everyone += [resolved] if resolved is not None else []
+        wrong += _too_many(recipe, everyone) + ([] if servers else _servers(everyone))
     if wrong or recipe is None:
         heading = f"{path}: {len(wrong)} thing{'s' * (len(wrong) > 1)} to mend:"
         raise UserError("\n".join([heading, *(f"  {line}" for line in wrong)]))
@@ -318,7 +318,7 @@ def variant(recipe: Recipe, name: str) -> Recipe:
 
 def _variant(recipe: Recipe, name: str) -> tuple[Recipe | None, list[str]]:
     overrides = recipe.variants[name]
-    if not isinstance(overrides, dict) or not str(name).replace("-", "").replace("_", "").replace(".", "").isalnum():
+    if not isinstance(overrides, dict) or not _names_a_file(name, "-_."):
         return None, [": expected a name of letters, digits, -, _ and dots, and a mapping of the keys that differ."]
     if name in (BASE, DEFAULT_PROMPT):
         return None, [": the table has a row of that name already; give it another one."]
@@ -326,31 +326,9 @@ def _variant(recipe: Recipe, name: str) -> tuple[Recipe | None, list[str]]:
     if fixed:
         return None, [f"{key}: belongs to the whole recipe and cannot differ in a variant." for key in fixed]
     whole = OmegaConf.structured(dataclasses.replace(recipe, variants={}))
-    given = _merged(OmegaConf.to_container(whole), _on_preset(overrides))
+    given = merged(OmegaConf.to_container(whole), _on_preset(overrides))
     wrong: list[str] = []
     return _resolve(given, wrong), wrong
-
-
-def _read(path: Path) -> Any:
-    """The file's mapping, or a UserError."""
-    try:
-        given: Any = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe. `ssb recipes` lists those that come with the package.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a recipe ({error}).") from None
-    except Exception as error:  # PyYAML's and OmegaConf's own, both with the line in their text
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not OmegaConf.is_dict(given):
-        raise UserError(f"{path}: expected a mapping of keys to values, as in recipes/pocket.yaml.")
-    return OmegaConf.to_container(given, resolve=False)
-
-
-def _merged(below: Any, above: Any) -> Any:
-    """`above` put over `below`, key by key where both are mappings. Whether the types are right is `_fill`'s to say."""
-    if not (isinstance(below, dict) and isinstance(above, dict)):
-        return above
-    return {**below, **{key: _merged(below.get(key), value) for key, value in above.items()}}
 
 
 def _without_nulls(table: Any) -> Any:
@@ -360,29 +338,28 @@ def _without_nulls(table: Any) -> Any:
     return {} if table is None else table
 
 
-def _resolve(given: Any, wrong: list[str]) -> Recipe | None:
+def _resolve(given: dict[str, Any], wrong: list[str]) -> Recipe | None:
     """`given` with every key that it leaves out at its default. What is wrong with it is added to `wrong`."""
     recipe = OmegaConf.structured(Recipe)
     _fill(recipe, given, Recipe, "", wrong)
-    try:
-        for key in sorted(OmegaConf.missing_keys(recipe)):
-            if not any(line.startswith(key) for line in wrong):
-                wrong.append(f"{key}: missing; a recipe has to give it.")
-            OmegaConf.update(recipe, key, "missing")  # of the right type, so that the other keys can be looked at
-        resolved = OmegaConf.to_object(recipe)
-    except OmegaConfBaseException as error:  # a value such as ${seed} that refers to nothing, or to the wrong type
-        wrong.append(f"{error.full_key}: {str(error).splitlines()[0]}.")
-        return None
+    for key in sorted(OmegaConf.missing_keys(recipe)):
+        if not any(line.startswith(key) for line in wrong):
+            wrong.append(f"{key}: missing; a recipe has to give it.")
+        OmegaConf.update(recipe, key, "missing")  # of the right type, so that the other keys can be looked at
+    resolved = OmegaConf.to_object(recipe)
     assert isinstance(resolved, Recipe)
     wrong += _impossible(resolved)
     return resolved
 
 
-def _on_preset(layer: Any) -> Any:
+def _on_preset(layer: dict[str, Any]) -> dict[str, Any]:
     """A file, a variant or the overrides, on top of the preset that it names: its own keys win over the preset, and the
-    preset over what lies below. An unknown one is `_fill`'s to report.
+    preset over what lies below. An unknown one, or a reference, is `_fill`'s to report.
     """
-    return _merged(PRESETS.get(str(layer.get("preset")), {}), layer)
+    preset = layer.get("preset")
+    if isinstance(preset, str) and "${" in preset:
+        layer = {**layer, "preset": "a reference"}
+    return merged(PRESETS.get(str(preset), {}), layer)
 
 
 def save(recipe: Recipe, path: Path) -> None:
@@ -412,28 +389,60 @@ def _fill(recipe: Any, given: Any, kind: type, path: str, wrong: list[str]) -> N
             )
         elif dataclasses.is_dataclass(types[key]) and isinstance(value, dict):
             _fill(recipe, value, typing.cast(type, types[key]), here + ".", wrong)
-        elif typing.get_args(types[key])[1:] in ((Any,), (str,)) and isinstance(value, dict):
-            OmegaConf.update(recipe, here, value, merge=False)
-        elif typing.get_origin(types[key]) is dict and isinstance(value, dict):
-            for name, entry in value.items():
-                item = typing.get_args(types[key])[1]
-                if not str(name).replace("-", "").replace("_", "").isalnum():
-                    wrong.append(
-                        f"{here}.{name}: a name of letters, digits, - and _ is needed, since files are named after it."
-                    )
-                    continue
-                if not isinstance(entry, dict):
-                    wrong.append(f"{here}.{name}: expected a mapping with the keys of {item.__name__}.")
-                    continue
-                if item is BenchmarkConfig:
-                    entry = _with_preset(name, entry, f"{here}.{name}", wrong)
-                OmegaConf.update(recipe, f"{here}.{name}", OmegaConf.structured(item), merge=False)
-                _fill(recipe, entry, item, f"{here}.{name}.", wrong)
+        elif _table_of(types[key]) is not None and isinstance(value, dict):
+            _fill_table(recipe, value, _table_of(types[key]), here, wrong)
+        elif (reason := _unfit(value, types[key])) is not None:
+            wrong.append(f"{here}: {reason}; expected {_spell(types[key])}.")
         else:
             try:
                 OmegaConf.update(recipe, here, value, merge=False)
             except OmegaConfBaseException as error:
-                wrong.append(f"{here}: {str(error).splitlines()[0]}; expected {_spell(types[key])}.")
+                wrong.append(f"{here}: {str(error).splitlines()[0][:200]}; expected {_spell(types[key])}.")
+
+
+def _table_of(kind: Any) -> type | None:
+    """The dataclass that a table's entries are of, where a key is a table of such."""
+    item = typing.get_args(kind)[1] if typing.get_origin(kind) is dict else None
+    return item if dataclasses.is_dataclass(item) and isinstance(item, type) else None
+
+
+def _fill_table(recipe: Any, table: dict[str, Any], item: Any, here: str, wrong: list[str]) -> None:
+    for name, entry in table.items():
+        if not _names_a_file(name, "-_"):
+            wrong.append(
+                f"{here}.{name}: a name of letters, digits, - and _ is needed, since files are named after it."
+            )
+            continue
+        if not isinstance(entry, dict):
+            wrong.append(f"{here}.{name}: expected a mapping with the keys of {item.__name__}.")
+            continue
+        if item is BenchmarkConfig:
+            entry = _with_preset(name, entry, f"{here}.{name}", wrong)
+        OmegaConf.update(recipe, f"{here}.{name}", OmegaConf.structured(item), merge=False)
+        _fill(recipe, entry, item, f"{here}.{name}.", wrong)
+
+
+def _names_a_file(name: str, signs: str) -> bool:
+    """Whether a name is of letters, digits and these signs, and short enough to be part of a file's."""
+    return len(name.encode()) <= LONGEST_NAME and "".join(c for c in name if c not in signs).isalnum()
+
+
+def _unfit(value: Any, kind: Any) -> str | None:
+    """What OmegaConf would not say in a sentence: a mapping for a number, numbers beyond all bounds."""
+    if isinstance(value, dict):
+        return None if typing.get_origin(kind) is dict else "a mapping"
+    if isinstance(value, list):
+        within = (_unfit(one, typing.get_args(kind)[0]) for one in value) if typing.get_origin(kind) is list else ()
+        return next((reason for reason in within if reason is not None), None) if _is_list(kind) else "a list"
+    if isinstance(value, int) and abs(value) > LARGEST:
+        return "a number of too many digits"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is no number to compute with"
+    return None
+
+
+def _is_list(kind: Any) -> bool:
+    return typing.get_origin(kind) is list
 
 
 def _with_preset(key: str, entry: dict[str, Any], here: str, wrong: list[str]) -> dict[str, Any]:
@@ -513,6 +522,9 @@ def _impossible(recipe: Recipe) -> list[str]:
             wrong.append(f"{key}.max_tokens: {decoding.max_tokens} is not between 1 and sampler.max_model_len - 1.")
     if r.rounds < 1:
         wrong.append(f"rounds: {r.rounds} is below 1.")
+    wrong += [
+        f"{key}: {value:,} is more than the {most:,} that make sense." for key, value, most in _most(r) if value > most
+    ]
     if len(set(r.seeds)) < len(r.seeds) or any(seed < 0 for seed in r.seeds):
         wrong.append(f"seeds: {r.seeds}; expected different numbers, none below 0.")
     if r.curate.rollouts < 2:
@@ -565,7 +577,7 @@ def _impossible(recipe: Recipe) -> list[str]:
     if r.train.method == "grpo":
         wrong += _impossible_grpo(r)
     for name in r.evaluate.adapters:
-        if not str(name).replace("-", "").isalnum() or name in (
+        if not _names_a_file(name, "-") or name in (
             *(BASE, DEFAULT_PROMPT, r.train.method),
             *r.variants,
         ):
@@ -594,9 +606,38 @@ def _impossible(recipe: Recipe) -> list[str]:
         most = benchmark.samples if benchmark.temperature is not None else 1
         if not all(1 <= k <= most for k in benchmark.k):
             wrong.append(f"{here}.k: {benchmark.k}; pass@k needs k from 1 to the number of samples ({most}).")
-    if not r.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or r.name.startswith("."):
+    if not _names_a_file(r.name, "-_.") or r.name.startswith("."):
         wrong.append(f"name: {r.name!r} is to name a folder; use letters, digits, -, _ and dots.")
     return wrong
+
+
+def _most(r: Recipe) -> list[tuple[str, int, int]]:
+    """Keys of which each more is a stage, a list's entry or a thread, with the largest value."""
+    return [
+        ("rounds", r.rounds, 100),
+        ("threads", r.threads or 1, 4096),
+        ("curate.rollouts", r.curate.rollouts, 10_000),
+        ("curate.refinements", r.curate.refinements, 10_000),
+        ("train.grpo.generations", r.train.grpo.generations, 10_000),
+        ("train.grpo.questions_per_step", r.train.grpo.questions_per_step, 100_000),
+        *((f"evaluate.benchmarks.{name}.samples", b.samples, 100_000) for name, b in r.evaluate.benchmarks.items()),
+    ]
+
+
+def _too_many(recipe: Recipe, everyone: Sequence[Recipe]) -> list[str]:
+    count = max(len(recipe.seeds), 1) * sum(one.rounds for one in everyone)
+    if count <= MOST_STUDENTS:
+        return []
+    return [f"seeds, variants, rounds: {count:,} students; at most {MOST_STUDENTS} can be run as one recipe."]
+
+
+def _servers(everyone: Sequence[Recipe]) -> list[str]:
+    return [
+        f"model.name: {one.model.name} is a server, which can be asked (`ssb evaluate URL --benchmark NAME`) and not"
+        " trained; name a model."
+        for one in everyone
+        if "://" in one.model.name
+    ]
 
 
 def _impossible_grpo(r: Recipe) -> list[str]:
@@ -614,3 +655,6 @@ def _impossible_grpo(r: Recipe) -> list[str]:
     if grpo.gpu_memory_utilization > 1:
         wrong.append(f"train.grpo.gpu_memory_utilization: {grpo.gpu_memory_utilization} is above 1.")
     return wrong
+
+
+DEFAULTS: dict[str, Any] = {str(k): v for k, v in OmegaConf.to_container(OmegaConf.structured(Recipe)).items()}  # type: ignore[union-attr]

@@ -169,4 +169,4 @@ def _recipe(arguments: argparse.Namespace, model: str, out: Path) -> Recipe:
         path.write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")  # JSON is YAML
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written to ({error.strerror}).") from None
-    return choose(load(path, arguments.overrides), here())
+    return choose(load(path, arguments.overrides, servers=True), here())
