@@ -7,6 +7,7 @@ types, impossible values. Where a default comes from is said beside it: the pape
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import difflib
 import hashlib
 import math
@@ -42,6 +43,7 @@ class ModelConfig:
     trust_remote_code: bool = False  # ours: never run a repository's code unless the recipe says so
     # Variables that the chat template reads, such as {enable_thinking: false}; they are set in the template itself.
     template: dict[str, Any] = field(default_factory=dict)
+    date: str = "2026-01-01"  # ours: "today" in a chat template that asks for it, so that no day renders other prompts
     # What loads the model that teaches and learns by SSB. auto: Unsloth where it is installed and there is a CUDA GPU.
     # The controls learn in TRL's own trainers, on plain transformers.
     backend: Literal["auto", "unsloth", "transformers"] = "auto"
@@ -540,6 +542,8 @@ def _impossible(recipe: Recipe) -> list[str]:
             wrong.append(
                 f"model.template.{name}: expected a variable's name and a text, a number, true, false or null."
             )
+    if not _is_day(r.model.date):
+        wrong.append(f"model.date: {r.model.date!r} is no day written as 2026-01-31.")
     share = r.sampler.gpu_memory_utilization
     if share != "auto" and not (isinstance(share, float) and 0 < share <= 1):
         wrong.append(f"sampler.gpu_memory_utilization: {share} is not auto, nor a number above 0 and at most 1.")
@@ -638,6 +642,13 @@ def _servers(everyone: Sequence[Recipe]) -> list[str]:
         for one in everyone
         if "://" in one.model.name
     ]
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return datetime.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _impossible_grpo(r: Recipe) -> list[str]:

@@ -47,7 +47,7 @@ def unrelated(source: str, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
 def _drills(tokenizer: PreTrainedTokenizerBase) -> list[Text]:
     import random
 
-    from .backends.transformers import render
+    from .backends.chat_template import render
     from .pocket.corpus import drill_solution
     from .pocket.problems import draw_drill
     from .prompts import student_messages

@@ -17,10 +17,29 @@ from torch import Tensor, nn
 from .errors import UserError
 from .losses import Head
 
+# What an architecture does to its logits, by the beginning of its model_type: the config's key, and whether logits are
+# multiplied by its value or divided. The same key means either, and in MPT's config nothing at all.
+SCALES = {
+    "cohere": ("logit_scale", True),
+    "falcon_h1": ("lm_head_multiplier", True),
+    "granite": ("logits_scaling", False),
+    "hyperclovax": ("logits_scaling", True),
+    "inkling": ("logits_mup_width_multiplier", False),
+    "minicpm3": ("logits_scaling", False),
+}
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma's, RecurrentGemma's, xLSTM's
+
 
 def causal_lm(model: nn.Module) -> Any:
     """The transformers model inside, with its LoRA layers in place if it has any."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def backbone(model: nn.Module) -> Any:
+    """The part of the model that gives the hidden states."""
+    lm = causal_lm(model)
+    decoder = lm.get_decoder()
+    return lm.model if decoder is lm else decoder  # transformers does not find it in Llama 4's text model
 
 
 def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -29,8 +48,7 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -
     Raises:
         UserError: the sequences are longer than what the model was loaded for (Unsloth cuts them silently).
     """
-    backbone = causal_lm(model).get_decoder()
-    hidden: Tensor = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
+    hidden: Tensor = backbone(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
     if hidden.shape[1] != input_ids.shape[1]:
         raise UserError(
             f"A sequence of {input_ids.shape[1]:,} tokens was cut to {hidden.shape[1]:,}, the length the model was"
@@ -45,8 +63,9 @@ def embedded(model: nn.Module) -> int:
 
 
 def output_head(model: nn.Module) -> Head:
-    """The head's weight [V, H], its bias, and what the architecture does to logits (Gemma's cap, Cohere's and Granite's
-    scale).
+    """The head's weight [V, H], its bias, and what the architecture does to logits (SCALES, CAPS).
+
+    `selfchecks.check_head` holds it to the model's own logits.
 
     Raises:
         UserError: the head is not one matrix (LoRA on it, or a quantized one), so hidden states do not stand for the
@@ -60,9 +79,10 @@ def output_head(model: nn.Module) -> Head:
             " target modules, and keep it unquantized."
         )
     config = lm.config.get_text_config()
-    scale = float(getattr(config, "logit_scale", None) or 1.0)
-    scale /= float(getattr(config, "logits_scaling", None) or 1.0)
-    return Head(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+    key, multiplied = next((SCALES[name] for name in SCALES if config.model_type.startswith(name)), ("", True))
+    factor = float(getattr(config, key, None) or 1.0)
+    caps = [cap for name in CAPS if (cap := getattr(config, name, None)) is not None]
+    return Head(layer.weight, layer.bias, factor if multiplied else 1 / factor, caps[0] if caps else None)
 
 
 @contextlib.contextmanager

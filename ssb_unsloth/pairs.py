@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .backends.transformers import end_of_turn
+from .backends.chat_template import end_of_turn, reply_text
 from .errors import UserError
 from .files import is_finite, kind_of, local
 from .prompts import Messages
@@ -195,7 +195,7 @@ def _reply(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) 
             raise UserError(
                 f"{where}: reply_ids holds a token that this model's tokenizer does not have; leave it out."
             )
-        text = str(tokenizer.decode(ids, skip_special_tokens=True))
+        text = reply_text(tokenizer, ids, (tokenizer.eos_token_id, end_of_turn(tokenizer)))
         if reply is not None and text != reply:
             raise UserError(
                 f"{where}: reply_ids do not spell the reply with this model's tokenizer; leave them out, and the reply"

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from .backends.transformers import end_of_turn, render
+from .backends.chat_template import end_of_turn, render
 from .collator import Example
 from .errors import UserError
 

@@ -142,7 +142,9 @@ def read_pairs(run: RunDir) -> list[Pair]:
 
 def _teach(recipe: Recipe, run: RunDir, work: Work) -> None:
     backend = TrainingBackend(recipe.model)  # first: Unsloth has to be imported before transformers
+    from .backends.chat_template import pad_id
     from .backends.transformers import load_tokenizer
+    from .modeling import embedded
     from .targets import TargetWriter
     from .teach import teach
     from .views import examples as examples_of
@@ -152,9 +154,9 @@ def _teach(recipe: Recipe, run: RunDir, work: Work) -> None:
     if recipe.teach.targets != "online":
         tokenizer = load_tokenizer(recipe.model)
         examples = examples_of(recipe, pairs, tokenizer)
-        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         temperature = recipe.train.temperature / recipe.train.sharpen
         model = backend.load(recipe.sampler.max_model_len)
+        pad = pad_id(tokenizer, embedded(model))
         taught = teach(model, examples, recipe.teach, temperature, pad, writer)
         work.tokens = taught.tokens
         if taught.mean_mass is not None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from .arguments import SSBConfig, checked_arguments, student
+from .backends.chat_template import pad_id
 from .backends.transformers import load_model, load_tokenizer
 from .callbacks import StillNumbers
 from .checkpoints import Sealed
@@ -81,14 +82,13 @@ class SSBTrainer(Sealed):
             raise UserError("SSBTrainer needs processing_class, the model's tokenizer.")
         model = student(model, peft_config, args.seed, taught=targets is not None)
         self._read = partial(read, tokenizer=processing_class, embedded=embedded(model))
-        eos, pad = processing_class.eos_token_id, processing_class.pad_token_id
         super().__init__(
             model=model,
             args=args,
             train_dataset=None if train_dataset is None else self._read(train_dataset),
             eval_dataset=by_name(self._read, eval_dataset),
             processing_class=processing_class,
-            data_collator=PairCollator(eos if pad is None else pad, targets),
+            data_collator=PairCollator(pad_id(processing_class, embedded(model)), targets),
             **kwargs,
         )
         self.add_callback(StillNumbers())

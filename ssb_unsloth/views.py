@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .backends.transformers import render
+from .backends.chat_template import render
 from .collator import Example
 from .config import PromptsConfig, Recipe
 from .prompts import Messages, student_messages

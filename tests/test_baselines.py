@@ -11,6 +11,7 @@ from peft import get_peft_model
 from transformers import TrainerCallback, set_seed
 
 from ssb_unsloth import train
+from ssb_unsloth.backends.chat_template import stop_ids
 from ssb_unsloth.backends.transformers import add_lora
 from ssb_unsloth.baselines import grpo, sft
 from ssb_unsloth.baselines.grpo import train_grpo
@@ -320,7 +321,7 @@ def test_the_reward_is_the_verifiers_verdict_on_the_last_box(make_model, tokeniz
         ([], "3", 0),
     ]
     given, golds, expected = zip(*replies, strict=True)
-    verifier = grpo.Verifier(tokenizer, make_model("qwen2"))
+    verifier = grpo.Verifier(tokenizer, stop_ids(tokenizer))
     assert verifier(completion_ids=given, gold=golds, prompts=None) == list(expected)
 
 

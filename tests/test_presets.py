@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments, set_seed
 
-from ssb_unsloth.backends.transformers import add_lora, load_model, render
+from ssb_unsloth.backends.chat_template import render
+from ssb_unsloth.backends.transformers import add_lora, load_model
 from ssb_unsloth.config import ModelConfig, PromptsConfig, Recipe, load
 from ssb_unsloth.curate import choose
 from ssb_unsloth.grading import grade

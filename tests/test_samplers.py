@@ -1,6 +1,8 @@
 """The samplers: seeds, stops and adapters on plain transformers; and the real vLLM against it."""
 
+import copy
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,9 +12,10 @@ from peft import LoraConfig, get_peft_model
 
 from ssb_unsloth import backends
 from ssb_unsloth.backends import Adapter, Request
-from ssb_unsloth.backends.transformers import TransformersSampler, load_model
+from ssb_unsloth.backends.transformers import TransformersSampler, load_generation_config, load_model, only_stops
 from ssb_unsloth.config import ModelConfig, SamplerConfig, SamplingConfig
 from ssb_unsloth.errors import UserError
+from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.prompts import student_messages
 
@@ -50,6 +53,46 @@ def test_a_reply_ends_with_the_end_of_turn_or_is_cut_off(sampler, requests, toke
     assert {r.finish_reason for r in sampler.sample(requests, SamplingConfig(temperature=0, max_tokens=5))} == {
         "length"
     }
+
+
+@pytest.fixture(scope="module")
+def wilful(tmp_path_factory, tokenizer):
+    """The pocket with a generation_config of its own, which penalises, suppresses, and stops at full stops too."""
+    folder = tmp_path_factory.mktemp("wilful") / "model"
+    shutil.copytree(MODEL_DIR, folder)
+    config = json.loads((folder / "generation_config.json").read_text())
+    (stop,) = tokenizer.encode(".", add_special_tokens=False)
+    config |= {"eos_token_id": [tokenizer.eos_token_id, stop], "repetition_penalty": 1.8, "no_repeat_ngram_size": 2}
+    config |= {"temperature": 0.1, "top_k": 1, "top_p": 0.1, "min_p": 0.5, "do_sample": True}
+    config |= {"suppress_tokens": list(range(40, 200)), "begin_suppress_tokens": [50], "max_new_tokens": 3}
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    return ModelConfig(name=str(folder), dtype="float32"), stop
+
+
+def cut_at(replies, stop):
+    """Token ids up to the first `stop`."""
+    return [r.token_ids[: r.token_ids.index(stop) + 1] if stop in r.token_ids else r.token_ids for r in replies]
+
+
+@pytest.mark.parametrize("decoding", [SamplingConfig(temperature=t, max_tokens=40) for t in (0.0, 0.8)])
+def test_of_the_models_own_generation_config_only_the_ends_of_a_reply_are_taken(
+    sampler, requests, tokenizer, wilful, decoding
+):
+    model, stop = wilful
+    loaded = load_model(model)
+    theirs = TransformersSampler(loaded, tokenizer, batch_size=7).sample(requests, decoding)
+    assert [r.token_ids for r in theirs] == cut_at(sampler.sample(requests, decoding), stop)
+    assert any(r.token_ids[-1] == stop for r in theirs)
+    assert loaded.generation_config.repetition_penalty == 1.8  # as it was
+    assert load_generation_config(model).eos_token_id == loaded.generation_config.eos_token_id
+
+
+def test_a_trainer_that_samples_by_itself_inherits_the_ends_alone(wilful, tokenizer):
+    model, stop = wilful
+    loaded, own = load_model(model), copy.deepcopy(tokenizer)
+    assert only_stops(loaded, own) == sorted({tokenizer.eos_token_id, stop}) == loaded.generation_config.eos_token_id
+    assert loaded.generation_config.to_diff_dict().keys() <= {"eos_token_id", "transformers_version"}
+    assert own.pad_token_id == tokenizer.pad_token_id
 
 
 def test_samples_follow_the_models_distribution(sampler, tokenizer):
@@ -125,8 +168,8 @@ if __name__ == "__main__":
         "reasons": [reply.finish_reason for reply in sampler.sample(requests, greedy)],
     }
     sampler.close()  # and another engine may start in the same process
-    second = VLLMSampler(model, config, seed=0, adapters=False)
-    answers["second engine"] = ids(second.sample(requests, greedy))
+    second = VLLMSampler(ModelConfig(name=asked["wilful"], dtype="float32"), config, seed=0, adapters=False)
+    answers["wilful"] = [[r.token_ids, r.text, r.finish_reason] for r in second.sample(requests, greedy)]
     second.close()
     # In 16 bits nothing is merged, which would round the weights: vLLM puts the adapters on, as it does on a GPU.
     third = VLLMSampler(ModelConfig(name="pocket", dtype="bfloat16"), config, seed=0, adapters=True)
@@ -136,8 +179,9 @@ if __name__ == "__main__":
 """
 
 
-def test_the_real_vllm_gives_what_transformers_gives(tmp_path, tokenizer, sampler, requests):
-    """Rendering, greedy replies of base and adapters, seeds that do not depend on order, the end of turn kept."""
+def test_the_real_vllm_gives_what_transformers_gives(tmp_path, tokenizer, sampler, requests, wilful):
+    """Rendering, greedy replies of base and adapters, seeds that do not depend on order, the end of turn kept; and what
+    it takes from a generation_config that says much."""
     names = ("one", "two")
     for name, scale in zip(names, (1.0, 2.0), strict=True):
         save_adapter(tmp_path / name, scale)
@@ -150,6 +194,7 @@ def test_the_real_vllm_gives_what_transformers_gives(tmp_path, tokenizer, sample
                 "messages": messages,
                 "requests": [[r.prompt_ids, r.seed] for r in requests],
                 "adapters": [str(tmp_path / name) for name in names],
+                "wilful": wilful[0].name,
             }
         )
     )
@@ -158,12 +203,7 @@ def test_the_real_vllm_gives_what_transformers_gives(tmp_path, tokenizer, sample
     greedy = SamplingConfig(temperature=0, max_tokens=30)
     plain = TransformersSampler(load_model(POCKET), tokenizer, batch_size=20)
     assert vllm["render"] == sampler.render(messages)
-    assert (
-        vllm["base"]
-        == vllm["base again"]
-        == vllm["second engine"]
-        == [r.token_ids for r in plain.sample(requests, greedy)]
-    )
+    assert vllm["base"] == vllm["base again"] == [r.token_ids for r in plain.sample(requests, greedy)]
     for name, theirs in zip(names, vllm["adapters"], strict=True):
         ours = [r.token_ids for r in plain.sample(requests, greedy, Adapter(name, tmp_path / name))]
         # Two orders of float32 sums may part where two tokens are equally likely, and go on apart from there.
@@ -172,6 +212,9 @@ def test_the_real_vllm_gives_what_transformers_gives(tmp_path, tokenizer, sample
     bare, one, two, again = vllm["put on"]
     assert bare == again != one != two != bare
     assert vllm["forward"] == vllm["backward"] != vllm["base"]
+    theirs = TransformersSampler(load_model(wilful[0]), tokenizer, batch_size=20).sample(requests, greedy)
+    assert vllm["wilful"] == [[r.token_ids, r.text, r.finish_reason] for r in theirs]
+    assert any(r.token_ids[-1] == wilful[1] for r in theirs)
     ends = [ids[-1] == tokenizer.eos_token_id for ids in vllm["base"]]
     assert [reason == "stop" for reason in vllm["reasons"]] == ends
 

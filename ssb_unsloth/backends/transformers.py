@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +14,7 @@ from ..hardware import choose_model, here
 from ..progress import bar, hide_loading_bars
 from ..prompts import Messages
 from . import Adapter, Completion, Keep, Request, model_path, unloadable
+from .chat_template import completion, end_of_turn, pad_id, render, set_date, set_variables, stop_ids
 
 if TYPE_CHECKING:
     import peft
@@ -36,56 +36,16 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         )
     except (OSError, ValueError) as error:
         raise unloadable(f"The tokenizer of {model.name!r}", model, error) from None
-    if tokenizer.chat_template is None:
+    template: Any = tokenizer.chat_template
+    if isinstance(template, dict):  # several, by name
+        template = template.get("default")
+    if template is None:
         raise UserError(f"Model {model.name!r} has no chat template; SSB needs an instruction-tuned model.")
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer of {model.name!r} names no eos token, so a reply could never end.")
-    if model.template:
-        tokenizer.chat_template = set_variables(str(tokenizer.chat_template), model.template)
+    tokenizer.chat_template = set_date(set_variables(template, model.template), model.date)
+    end_of_turn(tokenizer)  # looked for at once
     return tokenizer
-
-
-def set_variables(template: str, variables: Mapping[str, Any]) -> str:
-    """The chat template with these variables set at its head, so that everything rendered with it has them.
-
-    An argument of that name to `apply_chat_template` would have no effect any more.
-    """
-    literals = {True: "true", False: "false", None: "none"}
-    values = {n: literals[v] if v is None or v is True or v is False else json.dumps(v) for n, v in variables.items()}
-    return "".join(f"{{%- set {name} = {value} %}}" for name, value in values.items()) + template
-
-
-def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
-    """The prompt's token ids under the model's own chat template, up to where the reply begins.
-
-    Raises:
-        UserError: the template refuses the messages, such as one for the system.
-    """
-    from jinja2 import TemplateError
-
-    try:
-        ids: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise UserError(
-            f"The chat template of {tokenizer.name_or_path!r} refuses messages of the roles {roles}: {error}. SSB gives"
-            " its instruction as a system message; take a model whose template has a place for one."
-        ) from None
-    return list(ids)
-
-
-def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that closes a reply under the model's chat template.
-
-    The tokenizer's eos for most models, but not for all: Gemma's is <eos>, and its turns end in <end_of_turn>.
-    """
-    question, reply = {"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}
-    prompt = render(tokenizer, [question])
-    finished: Any = tokenizer.apply_chat_template([question, reply], tokenize=True, return_dict=False)
-    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    ends = [number for number in finished[len(prompt) :] if number in special]
-    eos: Any = tokenizer.eos_token_id
-    return int(ends[0] if ends and finished[: len(prompt)] == prompt else eos)
 
 
 def load_model(model: ModelConfig) -> torch.nn.Module:
@@ -114,6 +74,24 @@ def load_model(model: ModelConfig) -> torch.nn.Module:
         raise unloadable(f"Model {model.name!r}", model, error) from None
     placed: torch.nn.Module = loaded if model.quantization != "none" else loaded.to(device)
     return placed.eval()
+
+
+def load_generation_config(model: ModelConfig) -> Any:
+    """transformers' GenerationConfig of the model, as `load_model` would give it to the model.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    where: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    try:
+        try:
+            return GenerationConfig.from_pretrained(model_path(model), **where)
+        except OSError:  # it has none of its own
+            return GenerationConfig.from_model_config(AutoConfig.from_pretrained(model_path(model), **where))
+    except (OSError, ValueError) as error:
+        raise unloadable(f"Model {model.name!r}", model, error) from None
 
 
 def _quantized(model: ModelConfig, dtype: Any, device: str) -> dict[str, Any]:
@@ -196,6 +174,19 @@ def save_merged(model: ModelConfig, adapter: Path | None, folder: Path, dtype: s
     load_tokenizer(model).save_pretrained(folder)
 
 
+def only_stops(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Leave nothing in the model's own generation_config but the tokens that end a reply, which are returned; for a
+    trainer that samples by itself. And let the tokenizer pad with a token that the model has."""
+    from transformers import GenerationConfig
+
+    from ..modeling import embedded
+
+    stops = stop_ids(tokenizer, getattr(model, "generation_config", None))
+    cast(Any, model).generation_config = GenerationConfig(eos_token_id=stops)
+    cast(Any, tokenizer).pad_token_id = pad_id(tokenizer, embedded(model))
+    return stops
+
+
 class TransformersSampler:
     """Samples from a model in memory, which may be one that is being trained.
 
@@ -204,8 +195,11 @@ class TransformersSampler:
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
+        from ..modeling import embedded
+
         self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
-        self._stop = sorted({int(tokenizer.eos_token_id), end_of_turn(tokenizer)})
+        self._stop = stop_ids(tokenizer, getattr(model, "generation_config", None))
+        self._pad = pad_id(tokenizer, embedded(model))
         self._loaded: dict[Adapter, str] = {}
 
     def render(self, messages: Messages) -> list[int]:
@@ -248,31 +242,24 @@ class TransformersSampler:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
-        eos, pad = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
-        pad = eos if pad is None else pad
         width = max(len(request.prompt_ids) for request in requests)
         device = next(model.parameters()).device
-        rows_BS = [[pad] * (width - len(r.prompt_ids)) + r.prompt_ids for r in requests]
+        rows_BS = [[self._pad] * (width - len(r.prompt_ids)) + r.prompt_ids for r in requests]
         mask_BS = [[0] * (width - len(r.prompt_ids)) + [1] * len(r.prompt_ids) for r in requests]
-        output = model.generate(
-            input_ids=torch.tensor(rows_BS, device=device),
-            attention_mask=torch.tensor(mask_BS, device=device),
-            # Greedy over logits to which the processors have added noise; nothing of the model's own generation_config.
-            generation_config=GenerationConfig(
-                do_sample=False,
-                max_new_tokens=decoding.max_tokens,
-                eos_token_id=self._stop,
-                pad_token_id=pad,
-            ),
-            logits_processor=LogitsProcessorList(_processors(decoding, [r.seed for r in requests])),
-        )
-        completions = []
-        for ids in output[:, width:].tolist():
-            ends = [place for place, number in enumerate(ids) if number in self._stop]
-            ids = ids[: ends[0] + 1] if ends else ids
-            text = self._tokenizer.decode(ids, skip_special_tokens=True)
-            completions.append(Completion(ids, str(text), "stop" if ends else "length"))
-        return completions
+        with _nothing_inherited(model):
+            output = model.generate(
+                input_ids=torch.tensor(rows_BS, device=device),
+                attention_mask=torch.tensor(mask_BS, device=device),
+                # Greedy over logits to which the processors have added noise.
+                generation_config=GenerationConfig(
+                    do_sample=False,
+                    max_new_tokens=decoding.max_tokens,
+                    eos_token_id=self._stop,
+                    pad_token_id=self._pad,
+                ),
+                logits_processor=LogitsProcessorList(_processors(decoding, [r.seed for r in requests])),
+            )
+        return [completion(self._tokenizer, ids, self._stop) for ids in output[:, width:].tolist()]
 
     @contextlib.contextmanager
     def _with_adapter(self, adapter: Adapter | None) -> Iterator[Any]:
@@ -298,6 +285,21 @@ class TransformersSampler:
                 self._loaded[adapter] = name
             self._model.set_adapter(self._loaded[adapter])  # type: ignore[operator]
             yield self._model
+
+
+@contextlib.contextmanager
+def _nothing_inherited(model: Any) -> Iterator[None]:
+    """`generate` fills what a GenerationConfig leaves open from the model's own (a repetition penalty, words that are
+    suppressed): for as long as this lasts that one is empty."""
+    from peft import PeftModel
+    from transformers import GenerationConfig
+
+    own = model.get_base_model() if isinstance(model, PeftModel) else model
+    kept, own.generation_config = own.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        own.generation_config = kept
 
 
 def _processors(decoding: SamplingConfig, seeds: Sequence[int]) -> list[Any]:

@@ -22,7 +22,8 @@ from ..hardware import choose_model, choose_sampler, here
 from ..progress import bar_for, say
 from ..prompts import Messages
 from . import Adapter, Completion, Keep, Request, check_rank, model_path
-from .transformers import end_of_turn, load_tokenizer, render, save_merged
+from .chat_template import completion, render, stop_ids
+from .transformers import load_generation_config, load_tokenizer, save_merged
 
 
 class VLLMSampler:
@@ -37,7 +38,7 @@ class VLLMSampler:
         model, config = choose_model(model, here()), choose_sampler(config, here())
         self._vllm = vllm
         self._tokenizer = load_tokenizer(model)
-        self._stop = sorted({self._tokenizer.eos_token_id, end_of_turn(self._tokenizer)})
+        self._stop = stop_ids(self._tokenizer, load_generation_config(model))
         self._adapters: dict[Adapter, Any] = {}
         self._max_lora_rank = config.max_lora_rank
         on_cpu = vllm.platforms.current_platform.is_cpu()
@@ -96,6 +97,7 @@ class VLLMSampler:
                 max_tokens=decoding.max_tokens,
                 seed=request.seed,
                 stop_token_ids=self._stop,
+                detokenize=False,  # `completion` does it, as for the other sampler
             )
             for request in requests
         ]
@@ -105,10 +107,7 @@ class VLLMSampler:
             lora_request=self._put_on(adapter),
             use_tqdm=bar_for(title, "reply"),
         )
-        return [
-            Completion(list(reply.token_ids), reply.text, "length" if reply.finish_reason == "length" else "stop")
-            for reply in (output.outputs[0] for output in outputs)
-        ]
+        return [completion(self._tokenizer, output.outputs[0].token_ids, self._stop) for output in outputs]
 
     def close(self) -> None:
         from vllm.distributed.parallel_state import cleanup_dist_env_and_memory

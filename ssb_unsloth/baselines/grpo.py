@@ -26,7 +26,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..backends.transformers import end_of_turn
+from ..backends.chat_template import completion
+from ..backends.transformers import only_stops
 from ..callbacks import Bar, LengthProbe
 from ..checkpoints import Sealed
 from ..config import TrainConfig
@@ -85,10 +86,13 @@ def train_grpo(
             f" {len(trained_on)} problems; take fewer a step, or more problems."
         )
     make_trl_ready()
+    args = arguments(config, max_model_len, seed, next(model.parameters()).dtype, folder / "checkpoints")
+    stops = only_stops(model, tokenizer)  # TRL hands them to transformers, and not to vLLM
+    args.generation_kwargs = {"stop_token_ids": stops} if args.use_vllm else None
     trainer = Trainer(
         cast(PreTrainedModel, model),
-        reward_funcs=Verifier(tokenizer, model),
-        args=arguments(config, max_model_len, seed, next(model.parameters()).dtype, folder / "checkpoints"),
+        reward_funcs=Verifier(tokenizer, stops),
+        args=args,
         train_dataset=Dataset.from_list(
             [{"prompt": student_messages(p.question, wording), "gold": p.gold} for p in trained_on]
         ),
@@ -150,19 +154,16 @@ class Verifier:
 
     __name__ = "verifier"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> None:
-        ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-        ends = ends if isinstance(ends, list) else [ends]
-        self._tokenizer, self._ends = tokenizer, {tokenizer.eos_token_id, end_of_turn(tokenizer), *ends}
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> None:
+        self._tokenizer, self._stops = tokenizer, stops
 
     def __call__(self, completion_ids: Sequence[list[int]], gold: Sequence[str], **_: Any) -> list[float | None]:
         """`completion_ids`: the sampled replies, end of turn included; `gold`: the answer of each."""
         return [self._reward(ids, answer) for ids, answer in zip(completion_ids, gold, strict=True)]
 
     def _reward(self, ids: list[int], gold: str) -> float:
-        finish = "stop" if ids and ids[-1] in self._ends else "length"
-        text = str(self._tokenizer.decode(ids, skip_special_tokens=True))
-        return float(grade(text, gold, finish).verdict == Verdict.RIGHT)
+        reply = completion(self._tokenizer, ids, self._stops)
+        return float(grade(reply.text, gold, reply.finish_reason).verdict == Verdict.RIGHT)
 
 
 class EqualRewards(TrainerCallback):

@@ -29,7 +29,8 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from ..backends import derive_seed
-from ..backends.transformers import end_of_turn
+from ..backends.chat_template import end_of_turn
+from ..backends.transformers import only_stops
 from ..callbacks import Bar, LengthProbe
 from ..checkpoints import Sealed
 from ..config import Method, Recipe, TrainConfig
@@ -122,6 +123,7 @@ def train_sft(
 ) -> dict[str, Any]:
     """Train into `folder`; arguments and result as `train.train`'s. `tokens` in the result: read in training."""
     make_trl_ready()
+    only_stops(model, tokenizer)
     rows = [{"input_ids": prompt + reply, "labels": [-100] * len(prompt) + reply} for prompt, reply in replies]
     trainer = Trainer(
         cast(PreTrainedModel, model),

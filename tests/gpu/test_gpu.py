@@ -119,7 +119,8 @@ def test_every_stage_trains_in_half_precision_and_gives_its_memory_back(tmp_path
     assert {score["model"] for score in report["scores"]} == {"base", "ssb"}
 
     # The adapter that was trained, served by vLLM, changes its replies.
-    from ssb_unsloth.backends.transformers import load_tokenizer, render
+    from ssb_unsloth.backends.chat_template import render
+    from ssb_unsloth.backends.transformers import load_tokenizer
     from ssb_unsloth.config import ModelConfig
     from ssb_unsloth.prompts import student_messages
 

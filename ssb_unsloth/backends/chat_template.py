@@ -1,0 +1,130 @@
+"""A model's chat template, and what follows from it: the prompt's token ids, where a turn ends, what day it is.
+
+One file says which tokens end a reply, for every sampler and trainer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..prompts import Messages
+from . import Completion
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+REPLY = "The answer is 2."  # stands in a turn that is rendered to see how it ends
+# strftime's directives, but for those of a time zone.
+DIRECTIVES = [*("%" + letter for letter in "aAwdbBmyYHIpMSfjUWcxX"), *("%-" + letter for letter in "dmHIMSj"), "%%"]
+
+
+def set_variables(template: str, variables: Mapping[str, Any]) -> str:
+    """The chat template with these variables set at its head, so that everything rendered with it has them.
+
+    An argument of that name to `apply_chat_template` would have no effect any more.
+    """
+    # Jinja takes away the line break behind each block here, so that the template's first line stays a first line.
+    literals = {True: "true", False: "false", None: "none"}
+    values = {n: literals[v] if v is None or v is True or v is False else json.dumps(v) for n, v in variables.items()}
+    return "".join(f"{{%- set {name} = {value} %}}\n" for name, value in values.items()) + template
+
+
+def set_date(template: str, date: str) -> str:
+    """The chat template with that day (YYYY-MM-DD) for today, at noon, wherever it asks by `strftime_now`.
+
+    Otherwise the same recipe renders other prompts the day after. The template answers its own question, so a tokenizer
+    that is saved with it, vLLM and transformers all have the same day.
+    """
+    if "strftime_now" not in template:
+        return template
+    noon = datetime.fromisoformat(f"{date} 12:00")
+    named = "".join(f"|replace({json.dumps(mark)}, {json.dumps(noon.strftime(mark))})" for mark in DIRECTIVES)
+    return f"{{%- macro strftime_now(format) %}}{{{{ format{named} }}}}{{%- endmacro %}}\n{template}"
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
+    """The prompt's token ids under the model's own chat template, up to where the reply begins.
+
+    Raises:
+        UserError: the template refuses the messages, such as one for the system.
+    """
+    return list(_applied(tokenizer, messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+
+
+def as_text(tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool) -> str:
+    """The messages under the chat template, before they are tokenized; `prompt`: up to where a reply begins.
+
+    Raises:
+        UserError: the template refuses the messages.
+    """
+    return str(_applied(tokenizer, messages, add_generation_prompt=prompt, tokenize=False))
+
+
+def _applied(tokenizer: PreTrainedTokenizerBase, messages: Messages, **how: Any) -> Any:
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(messages, **how)
+    except (TemplateError, TypeError, LookupError, AttributeError) as error:  # a template may expect other messages
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"The chat template of {tokenizer.name_or_path!r} refuses messages of the roles {roles}: {error}. SSB gives"
+            " its instruction as a system message; take a model whose template has a place for one."
+        ) from None
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that closes a reply under the model's chat template: the first one of its own after a finished reply.
+
+    The tokenizer's eos for most models, but not for all: Gemma's is <eos>, and its turns end in <end_of_turn>. Where
+    nothing closes a turn, the token that opens the next one does (GLM).
+
+    Raises:
+        UserError: no such token follows, so a student could not learn where to stop.
+    """
+    asked: Messages = [{"role": "user", "content": "1 + 1?"}]
+    turn: Messages = [*asked, {"role": "assistant", "content": REPLY}]
+    added = tokenizer.added_tokens_decoder
+    for messages in (turn, turn + asked):
+        _, found, behind = as_text(tokenizer, messages, prompt=False).rpartition(REPLY)
+        for number in tokenizer.encode(behind, add_special_tokens=False) if found else []:
+            if number == tokenizer.eos_token_id or (number in added and str(added[number]).strip()):
+                return int(number)
+    shown = f"only {behind!r}" if found else "it leaves the reply itself out"
+    raise UserError(
+        f"The chat template of {tokenizer.name_or_path!r} puts no end-of-turn token behind a reply ({shown}): nothing"
+        " says where one ends. Take an instruction-tuned model whose template closes the assistant's turn, or copy the"
+        " model and add its token to the template, such as {{ eos_token }}."
+    )
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> list[int]:
+    """The tokens that end a reply, in every sampler: the tokenizer's eos, the end of turn, and what the model's own
+    `generation_config` (transformers' GenerationConfig) lists. Nothing else is taken from that.
+    """
+    listed = getattr(generation_config, "eos_token_id", None)
+    listed = [] if listed is None else [listed] if isinstance(listed, int) else listed
+    return sorted({int(number) for number in (tokenizer.eos_token_id, end_of_turn(tokenizer), *listed)})
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
+    """What fills a batch up: the tokenizer's pad where the embedding, of so many rows, has it; else the end of turn."""
+    pad: Any = tokenizer.pad_token_id
+    return int(pad) if pad is not None and 0 <= pad < rows else end_of_turn(tokenizer)
+
+
+def reply_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: Iterable[int]) -> str:
+    """A reply's text, made of its ids: without special tokens, and without the token that ended it."""
+    said = ids[:-1] if ids and ids[-1] in stops else ids
+    return str(tokenizer.decode(list(said), skip_special_tokens=True))
+
+
+def completion(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: Iterable[int]) -> Completion:
+    """Sampled ids as a completion; what stands behind the first token that ends a reply is cut off."""
+    ends = [place for place, number in enumerate(ids) if number in stops]
+    ids = list(ids[: ends[0] + 1] if ends else ids)
+    return Completion(ids, reply_text(tokenizer, ids, stops), "stop" if ends else "length")
