@@ -278,9 +278,10 @@ def device_name(device: str) -> str:
 
 
 def commit() -> str:
+    """As git describes it; SSB_COMMIT says it where the checkout came without its history (`visit.sh`)."""
     command = ["git", "describe", "--always", "--dirty"]
     try:
         run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
     except OSError:
-        return "unknown"
-    return run.stdout.strip() or "unknown"
+        return os.environ.get("SSB_COMMIT", "unknown")
+    return run.stdout.strip() or os.environ.get("SSB_COMMIT", "unknown")

@@ -94,7 +94,8 @@ def measure(model: nn.Module, args: argparse.Namespace) -> list[dict[str, Any]]:
     few_tokens = sum(len(e.reply_ids) for e in few)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         work = Pass(model, examples, Path(folder), args.batch_tokens)
-        contestants: dict[str, Callable[[], Any]] = {n: work.contestant(n) for n in ("ours", "ours:single", "paper")}
+        names = ["ours", "ours:single", *([] if args.skip_paper else ["paper"])]
+        contestants: dict[str, Callable[[], Any]] = {name: work.contestant(name) for name in names}
         on_disk = {name: step() for name, step in contestants.items()}  # once to warm up
         if few:
             contestants["paper:steps"] = lambda: work.one_position_after_another(few)
@@ -125,6 +126,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--teacher-prompt", type=int, default=200)
     parser.add_argument("--reply", type=int, nargs=2, default=[32, 288], metavar=("LOW", "HIGH"))
     parser.add_argument("--steps-pairs", type=int, default=1, help="pairs that go one position after another")
+    parser.add_argument("--skip-paper", action="store_true", help="it writes 600 kB a token at a 3B model's vocabulary")
     parser.add_argument("--batch-tokens", type=int, default=TeachConfig().batch_tokens)
     parser.add_argument("--folder", type=Path, help="where to write (default: the system's temporary folder)")
     return parser

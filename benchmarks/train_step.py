@@ -106,6 +106,21 @@ class Step:
 
         return loss
 
+    def those_that_fit(self, names: list[str]) -> dict[str, Callable[[], Tensor]]:
+        """Each contestant's loss, once it has made a step: which warms kernels and the optimizer's state. One that runs
+        out of the GPU's memory is left out, and the others go on."""
+        fitting = {}
+        for name in names:
+            try:
+                loss = self.contestant(name)
+                self.run(loss)
+                fitting[name] = loss
+            except torch.OutOfMemoryError:
+                print(f"{name}: out of memory, left out", flush=True)
+                self.optimizer.zero_grad()
+                torch.cuda.empty_cache()
+        return fitting
+
     def run(self, loss: Callable[[], Tensor], update: bool = True) -> float:
         self.model.train()
         self.optimizer.zero_grad()
@@ -230,13 +245,11 @@ def measure(model: nn.Module, args: argparse.Namespace) -> list[dict[str, Any]]:
     examples = random_examples(args.batch, args.prompt, args.teacher_prompt, args.reply, vocabulary)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         step = Step(model, examples, args, Path(folder))
-        losses = {name: step.contestant(name) for name in _options(args.contestants)}
+        losses = step.those_that_fit(_options(args.contestants))
         same = agree(step, losses)
         if args.dtype == "float32":  # in half precision the figures stand in the rows, for the reader to judge
             check_agreement(same, 1e-3)
         steps: dict[str, Callable[[], Any]] = {name: lambda x=loss: step.run(x) for name, loss in losses.items()}
-        for name in steps:
-            steps[name]()  # warm: the optimizer's state, kernels
         times = common.in_turn(steps, args.repeats, args.device)
         better = min((n for n in times if n.startswith("raw")), key=lambda n: min(times[n].wall), default=None)
         times = {name: found for name, found in times.items() if not name.startswith("raw") or name == better}
