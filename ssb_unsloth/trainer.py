@@ -94,6 +94,8 @@ class SSBTrainer(Sealed):
         self.add_callback(StillNumbers())
         # The denominator is ours (`get_batch_samples`), so the Trainer must not divide by accumulation steps again.
         self.model_accepts_loss_kwargs = True
+        # Pinning fails on a teacher's rows that are on the GPU already, and a thread of ours prefetches batches anyway.
+        self.args.dataloader_pin_memory = False
         self._epoch: Iterator[Any] | None = None
         self._ahead: Iterator[Any] = iter(())
         # Sums over the reply tokens of each micro-batch since the last log: of MEANS, and how many tokens.

@@ -444,3 +444,9 @@ def test_gradient_checkpointing_changes_nothing(make_model, tokenizer, tmp_path,
     for step, expected in zip(checkpointed[1], plain[1], strict=True):
         for name, gradient in expected.items():
             torch.testing.assert_close(step[name], gradient, rtol=1e-5, atol=1e-8)
+
+
+def test_batches_are_not_pinned(make_model, tokenizer, tmp_path):
+    """A teacher's rows may be on the GPU already, and cannot be pinned there: seen on an H100 (tests/gpu)."""
+    trainer = make_trainer(make_model("qwen2"), tokenizer, tmp_path, make_examples(), dataloader_pin_memory=True)
+    assert not trainer.get_train_dataloader().pin_memory
