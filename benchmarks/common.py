@@ -77,7 +77,6 @@ def parser(doc: str | None, dtype: str = "float32", repeats: int = 3) -> argpars
 
 def timed(function: Callable[[], Any], device: str) -> tuple[float, float, Any]:
     """Wall seconds (on a GPU by its own events), CPU seconds of this process and its children, and what came back."""
-    gc.collect()
     synchronize(device)
     cpu, start = _cpu_seconds(), time.perf_counter()
     if device == "cuda":
@@ -98,6 +97,7 @@ def in_turn(
     times = {name: Times() for name in contestants}
     others = Others()
     for _ in range(repeats):
+        gc.collect()  # once a round: with Unsloth's and TRL's modules loaded it takes as long as a contestant
         for name, function in contestants.items():
             before()
             wall, cpu, _ = timed(function, device)
@@ -278,10 +278,12 @@ def device_name(device: str) -> str:
 
 
 def commit() -> str:
-    """As git describes it; SSB_COMMIT says it where the checkout came without its history (`visit.sh`)."""
+    """SSB_COMMIT where the checkout came without its history (`visit.sh`), else as git describes it."""
+    if told := os.environ.get("SSB_COMMIT"):
+        return told
     command = ["git", "describe", "--always", "--dirty"]
     try:
         run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
     except OSError:
-        return os.environ.get("SSB_COMMIT", "unknown")
-    return run.stdout.strip() or os.environ.get("SSB_COMMIT", "unknown")
+        return "unknown"
+    return run.stdout.strip() or "unknown"

@@ -13,8 +13,8 @@
     numerics        Unsloth's and plain transformers' distributions against float32's, same weights: KL of each token,
                     beside the KL that an error of 1 % makes
 
-Each check prints one line of JSON, also where it failed, and the lines are kept in benchmarks/results/gpu/, a file for
-each command. Without Unsloth, or with --backend transformers, plain transformers and PEFT carry the model, and the
+Each check prints a line of JSON or more, also where it failed, and the lines are kept in benchmarks/results/gpu/, a
+file for each command. Without Unsloth, or with --backend transformers, plain transformers and PEFT carry the model, and the
 line says so; --backend unsloth is an error where Unsloth does not load a model. 15 GB of disk.
 """
 
@@ -25,11 +25,12 @@ import datetime
 import importlib.metadata
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -140,12 +141,24 @@ class Session:
             self.backend, self.why = "transformers", f"{error}"
             return None
 
-    def plain(self, dtype: str | None = None) -> Any:
+    def plain(self) -> Any:
         import torch
         from transformers import AutoModelForCausalLM
 
-        loaded = AutoModelForCausalLM.from_pretrained(self.base, dtype=getattr(torch, dtype or self.dtype))
+        loaded = AutoModelForCausalLM.from_pretrained(self.base, dtype=getattr(torch, self.dtype))
         return loaded.to(self.device).eval()
+
+
+def plain_hidden(session: Session, dtype: str, seen: Any) -> Any:
+    """Last hidden states [B, S, H], float32, by plain transformers in a process of its own: in this one Unsloth has
+    changed the model's classes, and would be compared with itself."""
+    from safetensors.torch import load_file, save_file
+
+    asked, answer = session.folder / "asked.safetensors", session.folder / f"{dtype}.safetensors"
+    save_file({"ids": seen.input_ids, "mask": seen.attention_mask.long()}, asked)
+    words = ["-m", "benchmarks.plain_hidden", session.base, dtype, session.device, asked, answer]
+    subprocess.run([sys.executable, *map(str, words)], check=True, cwd=Path(__file__).parent.parent)
+    return load_file(answer)["hidden"].to(session.device)
 
 
 def unsloth_train(session: Session) -> dict[str, Any]:
@@ -200,7 +213,8 @@ def memory_caps(session: Session) -> dict[str, Any]:
     return {"fits": fits, "card_gb": total / 1e9, "beside_allocator_gb": beside / 1e9}
 
 
-def kd_kernel(session: Session) -> dict[str, Any]:
+def kd_kernel(session: Session) -> Iterator[dict[str, Any]]:
+    """A line for each number of rows, as soon as it is there, and one of the distances from float64."""
     import torch
 
     from . import common, kd_loss
@@ -210,11 +224,14 @@ def kd_kernel(session: Session) -> dict[str, Any]:
     args = session.options(lambda: common.parser(None), **changed)
     names = ["ours", "dense", "paper"]
     if session.device == "cuda":
-        names += ["ours:triton", "trl", "liger", *(["unsloth"] if session.backend == "unsloth" else [])]
-    rows = [row for n in sizes["kd_rows"] for row in kd_loss.compare(args, names, n, 2 * sizes["repeats"])]
-    for row in rows:
-        operations = 6 * row["rows"] * row["hidden"] * row["vocabulary"]
-        row["tflops_of_6NHV"] = operations / row["seconds"]["median"] / 1e12
+        names += ["ours:torch", "trl", "liger", *(["unsloth"] if session.backend == "unsloth" else [])]
+    rows = []
+    for n in sizes["kd_rows"]:
+        rows = kd_loss.compare(args, names, n, 2 * sizes["repeats"])
+        for row in rows:
+            operations = 6 * row["rows"] * row["hidden"] * row["vocabulary"]
+            row["tflops_of_6NHV"] = operations / row["seconds"]["median"] / 1e12
+        yield {"rows": rows}
 
     work = kd_loss.Work(args, sizes["kd_rows"][0])
     exact = work.exact()
@@ -228,7 +245,7 @@ def kd_kernel(session: Session) -> dict[str, Any]:
             distances[name] = {"loss": abs(loss / exact[0] - 1), "gradient": apart}
     if session.device == "cuda":
         torch.cuda.empty_cache()
-    return {"rows": rows, "distance_from_float64": distances, "at_rows": sizes["kd_rows"][0]}
+    yield {"distance_from_float64": distances, "at_rows": sizes["kd_rows"][0]}
 
 
 def teacher_pass(session: Session) -> dict[str, Any]:
@@ -265,16 +282,14 @@ def numerics(session: Session) -> dict[str, Any]:
     examples = random_examples(4, sizes["prompt"], sizes["teacher_prompt"], sizes["reply"], len(head.weight))
     seen = view([e.teacher_ids for e in examples], [e.reply_ids for e in examples], PAD)
     ids, mask = seen.input_ids.to(session.device), seen.attention_mask.to(session.device)
-
-    def rows_NH(model: Any) -> torch.Tensor:
-        with as_teacher(model):
-            return seen.reply_rows(hidden_states(model, ids, mask)).float()
-
-    exact_NH = rows_NH(session.plain("float32"))
+    with as_teacher(student):
+        ours_NH = seen.reply_rows(hidden_states(student, ids, mask)).float()
+    exact_NH = seen.reply_rows(plain_hidden(session, "float32", seen))
+    plain_NH = seen.reply_rows(plain_hidden(session, session.dtype, seen))
     torch.manual_seed(2)
     noise_NH = torch.randn_like(exact_NH)
     noise_NH *= 0.01 * exact_NH.norm(dim=1, keepdim=True) / noise_NH.norm(dim=1, keepdim=True)
-    found = {session.backend: rows_NH(student), "plain": rows_NH(session.plain()), "one_percent": exact_NH + noise_NH}
+    found = {session.backend: ours_NH, "plain": plain_NH, "one_percent": exact_NH + noise_NH}
     wide = Head(head.weight.float(), None, head.scale, head.softcap)
     weights_N = torch.full((len(exact_NH),), 1 / len(exact_NH), device=exact_NH.device)
     apart = {}
@@ -290,7 +305,7 @@ def numerics(session: Session) -> dict[str, Any]:
     return {"apart_from_float32": apart, "stored_against_online": same}
 
 
-CHECKS: dict[str, Callable[[Session], dict[str, Any]]] = {
+CHECKS: dict[str, Callable[[Session], dict[str, Any] | Iterator[dict[str, Any]]]] = {
     "unsloth-train": unsloth_train,
     "memory-caps": memory_caps,
     "kd-kernel": kd_kernel,
@@ -299,17 +314,22 @@ CHECKS: dict[str, Callable[[Session], dict[str, Any]]] = {
 }
 
 
-def run(name: str, session: Session, argv: list[str]) -> dict[str, Any]:
-    """One check's line. An error is a result too: the others go on."""
-    from . import common
-
+def run(name: str, session: Session, argv: list[str]) -> Iterator[dict[str, Any]]:
+    """One check's lines, each as soon as it is there. An error is a result too: the others go on."""
     start = time.perf_counter()
     try:
         late = start - session.begun > SECONDS
         figures = {"left_out": "no time left in this command"} if late else CHECKS[name](session)
+        for found in [figures] if isinstance(figures, dict) else figures:
+            yield _line(name, session, argv, start, found)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
-        figures = {"error": f"{type(error).__name__}: {error}"}
+        yield _line(name, session, argv, start, {"error": f"{type(error).__name__}: {error}"})
+
+
+def _line(name: str, session: Session, argv: list[str], start: float, figures: dict[str, Any]) -> dict[str, Any]:
+    from . import common
+
     versions = {}
     for package in PACKAGES:
         try:
@@ -355,11 +375,11 @@ def main(argv: list[str] | None = None) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         failed = 0
         for name in names:
-            line = run(name, session, argv)
-            failed += "error" in line["figures"]
-            print(json.dumps(line), flush=True)
-            with out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            for line in run(name, session, argv):
+                failed += "error" in line["figures"]
+                print(json.dumps(line), flush=True)
+                with out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
     print(f"Kept in {out}.", file=sys.stderr)
     return 1 if failed else 0
 

@@ -7,7 +7,7 @@
 All contestants start from the same hidden states, frozen head, temperature and weights, and have to agree on the loss
 and on the gradient of the student's hidden states before anything is timed. Peak memory is above the inputs.
 
-    ours        kd_loss; ours:triton (CUDA): with the Triton kernel between the products
+    ours        kd_loss; ours:torch (CUDA): without the Triton kernel between the products
     dense       autograd over [N, V] logits, as short as PyTorch allows
     paper       the way of the paper's code: [B, S, V] float32 logits, the teacher's ready-made (so one projection less)
     trl:dense   TRL's generalized JSD (beta 0) over logits
@@ -53,7 +53,7 @@ class Work:
         student, teacher, weight = self.student, self.teacher, self.weight
         kind, _, option = name.partition(":")
         if kind == "ours":
-            options: dict[str, Any] = {"temperature": TEMPERATURE, "kernel": option or "torch"}
+            options: dict[str, Any] = {"temperature": TEMPERATURE, "kernel": option or "auto"}
             return lambda: kd_loss(student, teacher, Head(weight), self.row_weights, **options).loss
         if kind == "dense":
 
@@ -245,7 +245,7 @@ def main(argv: list[str] | None = None) -> None:
     on_gpu = args.device == "cuda"
     rows = args.rows or ([512, 2048, 8192] if on_gpu else [256])
     sweep = ([] if on_gpu else [64, 2048, 4096]) if args.sweep is None else args.sweep
-    theirs = ["trl", "ours:triton", "unsloth"] if on_gpu else ["trl:dense"]
+    theirs = ["trl", "ours:torch", "unsloth"] if on_gpu else ["trl:dense"]
     names = args.contestants or ["ours", "dense", "paper", *theirs, "liger"]
     results = [row for n in rows for row in compare(args, names, n, args.repeats)]
     for n in sweep:  # the dense way needs 10 GB for 4,096 rows

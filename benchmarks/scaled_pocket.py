@@ -33,7 +33,7 @@ from ssb_unsloth.pocket.tokenizer import train_tokenizer
 from . import common
 
 SHAPE = {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 1408}
-PARTS = 16  # of build's batches, about 2,048 tokens each, in a step
+BATCH_TOKENS = 32_768
 LEARNING_RATE, WARM_UP = 2e-3, 0.05  # the warm-up is a share of the time
 
 
@@ -45,7 +45,7 @@ class Corpus(IterableDataset[tuple[Tensor, Tensor]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         worker = get_worker_info()
-        yield from build.batches(self.tokenizer, 1000 * self.seed + (worker.id if worker else 0))
+        yield from build.batches(self.tokenizer, 1000 * self.seed + (worker.id if worker else 0), BATCH_TOKENS)
 
 
 def train(tokenizer: Any, seconds: float, seed: int, device: str, workers: int) -> tuple[Qwen2ForCausalLM, int]:
@@ -53,33 +53,23 @@ def train(tokenizer: Any, seconds: float, seed: int, device: str, workers: int) 
     torch.manual_seed(seed)
     small = build.configuration(tokenizer).to_dict()
     shape = {**SHAPE, "num_key_value_heads": SHAPE["num_attention_heads"], "layer_types": None}
-    config = Qwen2Config(**{**small, **shape})
     with torch.device(device):
-        torch.set_default_device(device)  # Muon's momenta
-        model = Qwen2ForCausalLM(config)
+        model = Qwen2ForCausalLM(Qwen2Config(**{**small, **shape}))
         matrices = [weight for name, weight in model.named_parameters() if weight.ndim > 1 and "embed" not in name]
         others = [weight for name, weight in model.named_parameters() if weight.ndim == 1 or "embed" in name]
         muon = Muon(matrices)
-    torch.set_default_device("cpu")
     adam = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
-    stream = iter(DataLoader(Corpus(tokenizer, seed), batch_size=None, num_workers=workers, prefetch_factor=32))
-    first = [next(stream) for _ in range(PARTS)]  # the workers have begun
+    stream = iter(DataLoader(Corpus(tokenizer, seed), batch_size=None, num_workers=workers, prefetch_factor=4))
+    ids_BS, labels_BS = next(stream)  # the workers have begun
     began, tokens, step = time.monotonic(), 0, 0
-    while (part_done := (time.monotonic() - began) / seconds) < 1:
-        lr = LEARNING_RATE * min((part_done + 0.001) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * part_done))
-        parts = first if step == 0 else [next(stream) for _ in range(PARTS)]
-        learned = sum(int((labels_BS[:, 1:] != build.IGNORE).sum()) for _, labels_BS in parts)
-        total = torch.zeros((), device=device)
-        for ids_BS, labels_BS in parts:
-            ids_BS, labels_BS = ids_BS.to(device, non_blocking=True), labels_BS.to(device, non_blocking=True)
-            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                logits = model(input_ids=ids_BS[:, :-1], use_cache=False).logits
-            loss = F.cross_entropy(
-                logits.flatten(0, 1).float(), labels_BS[:, 1:].flatten(), ignore_index=build.IGNORE, reduction="sum"
-            )
-            (loss / learned).backward()
-            total += loss.detach() / learned
-            tokens += ids_BS.numel()
+    while (done := (time.monotonic() - began) / seconds) < 1:
+        lr = LEARNING_RATE * min((done + 0.001) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * done))
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            logits = model(input_ids=ids_BS[:, :-1].to(device), use_cache=False).logits
+        targets = labels_BS[:, 1:].to(device).flatten()
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets, ignore_index=build.IGNORE)
+        loss.backward()
+        tokens += ids_BS.numel()
         torch.nn.utils.clip_grad_norm_([*matrices, *others], 1.0)
         muon.step(lr)
         adam.param_groups[0]["lr"] = lr
@@ -87,7 +77,8 @@ def train(tokenizer: Any, seconds: float, seed: int, device: str, workers: int) 
         model.zero_grad()
         step += 1
         if step % 100 == 0:
-            print(f"{step:,} steps, {tokens:,} tokens, {part_done:.0%}, loss {total.item():.3f}", flush=True)
+            print(f"{step:,} steps, {tokens:,} tokens, {done:.0%}, loss {loss.item():.3f}", flush=True)
+        ids_BS, labels_BS = next(stream)
     return model.eval(), tokens
 
 

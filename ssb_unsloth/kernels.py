@@ -2,7 +2,7 @@
 
 The convention is that of losses.py. One program has one row: the first sweep keeps running maxima, sums and
 expectations of both softmaxes, the second overwrites the student's logits with their gradient. Imported only where it
-is asked for, since Triton is not everywhere. Not the default: it has not been measured on a GPU yet.
+is used, since Triton is not everywhere.
 """
 # mypy: disable-error-code="no-untyped-def"
 

@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -190,7 +191,7 @@ def kd_loss(
     sharpen: float = 1.0,
     chunk_rows: int | None = None,
     stats: bool = False,
-    kernel: Literal["torch", "triton"] = "torch",
+    kernel: Literal["auto", "torch", "triton"] = "auto",
 ) -> KDLoss:
     """The distillation loss (paper, Eq. 6; convention: head of this file) and, in the same walk, its gradient.
 
@@ -210,7 +211,8 @@ def kd_loss(
             weight 0.
         chunk_rows: the most rows whose logits exist at a time (default CHUNK_ROWS); results do not depend on it.
         stats: return agreement and entropies as well.
-        kernel: "triton" does the work between the products in one kernel (hidden or logits teachers).
+        kernel: "triton" does the work between the products in one kernel (hidden or logits teachers); "auto" takes it
+            on a GPU where Triton is installed. On an H100 that took 0.56 of plain torch's time (docs/gpu.md).
 
     Raises:
         ValueError: shapes, temperature, or labels do not fit together.
@@ -222,6 +224,8 @@ def kd_loss(
     terms = Terms(temperature, temperature / sharpen, kd_weight, ce_weight, isinstance(teacher, Tensor), any(wanted))
     with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
         chunk = chunk_rows or CHUNK_ROWS
+        if kernel == "auto":
+            kernel = "triton" if student.is_cuda and find_spec("triton") else "torch"
         rows, gradients = _walk(student, teacher, head, weights, labels, terms, wanted, chunk, stats, kernel)
         per_row = kd_weight * temperature**2 * rows["kl"] + ce_weight * rows.pop("ce")
         loss = (weights.to(per_row.dtype) * per_row).masked_fill(weights == 0, 0).sum()

@@ -78,12 +78,13 @@ def figures(path, backend, dtype, folder):
     import torch
 
     from ssb_unsloth.backends import TrainingBackend
-    from ssb_unsloth.collator import view
     from ssb_unsloth.config import LoraConfig, ModelConfig
+
+    chosen = TrainingBackend(ModelConfig(name=path, dtype=dtype, backend=backend))  # Unsloth before what follows
+    from ssb_unsloth.collator import view
     from ssb_unsloth.modeling import as_teacher, output_head
     from ssb_unsloth.train import save_adapter
 
-    chosen = TrainingBackend(ModelConfig(name=path, dtype=dtype, backend=backend))
     model = chosen.load(256, LoraConfig(**LORA), seed=SEED)
     assert chosen.name == backend
     found = {f"first {name}": value for name, value in adapter_of(model).items()}
@@ -159,12 +160,12 @@ def _hidden_with(model):
 
 def loaded(path, backend, dtype, adapter):
     """Hidden states of the base by this backend with an adapter that was saved by another."""
-    from peft import PeftModel
-
     from ssb_unsloth.backends import TrainingBackend
     from ssb_unsloth.config import ModelConfig
 
     base = TrainingBackend(ModelConfig(name=path, dtype=dtype, backend=backend)).load(256)
+    from peft import PeftModel
+
     return _hidden_with(PeftModel.from_pretrained(base, adapter).eval())
 
 

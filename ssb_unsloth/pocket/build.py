@@ -73,8 +73,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, rng: random.Random, n: int) -> li
     return examples
 
 
-def batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (ids, labels), each (B, S) with about BATCH_TOKENS tokens, of chats of like length.
+def batches(
+    tokenizer: PreTrainedTokenizerBase, seed: int, tokens: int = BATCH_TOKENS
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless (ids, labels), each (B, S) with about `tokens` tokens, of chats of like length.
 
     Everything after the question is learned, hints included, as in ordinary pre-training; the question itself is left
     out, since nobody can learn to predict names and numbers drawn at random.
@@ -84,7 +86,7 @@ def batches(tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[tuple[Ten
         pool = sorted(encode(tokenizer, rng, POOL), key=lambda example: len(example[0]))
         cuts: list[list[tuple[list[int], int]]] = [[]]
         for example in pool:
-            if (len(cuts[-1]) + 1) * len(example[0]) > BATCH_TOKENS:
+            if (len(cuts[-1]) + 1) * len(example[0]) > tokens:
                 cuts.append([])
             cuts[-1].append(example)
         rng.shuffle(cuts)
