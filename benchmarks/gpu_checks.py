@@ -14,8 +14,8 @@
                     beside the KL that an error of 1 % makes
 
 Each check prints a line of JSON or more, also where it failed, and the lines are kept in benchmarks/results/gpu/, a
-file for each command. Without Unsloth, or with --backend transformers, plain transformers and PEFT carry the model, and the
-line says so; --backend unsloth is an error where Unsloth does not load a model. 15 GB of disk.
+file for each command. Without Unsloth, or with --backend transformers, plain transformers and PEFT carry the model, and
+the line says so; --backend unsloth is an error where Unsloth does not load a model. 15 GB of disk.
 """
 
 from __future__ import annotations
