@@ -9,7 +9,7 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 GPU    := HF_HUB_OFFLINE=1 python -m benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tests demo reproduce evidence evidence-full test test-slow test-gpu check bench bench-gpu gpu-checks clean
+.PHONY: help setup tests demo reproduce evidence evidence-full test test-slow chaos test-gpu check bench bench-gpu gpu-checks clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -42,6 +42,11 @@ test: tests ## run the tests that take seconds
 # pytest's code 5 says that no test was found: fine as long as none is marked slow.
 test-slow: tests ## run the tests that take minutes
 	$(PYTEST) -m slow || { code=$$?; [ $$code -eq 5 ] && ! grep -rqs --include='*.py' 'mark\.slow' tests; }
+
+CHAOS ?= --kills 50
+
+chaos: setup ## kill the pocket's run at 50 random moments and compare (half an hour); CHAOS="--kills 10 --seed 2" in short
+	@HF_HUB_OFFLINE=1 $(BIN)/python tests/chaos.py $(CHAOS)
 
 test-gpu: ## the tests that need a CUDA GPU, in the environment that is active; without a GPU they are errors
 	SSB_REQUIRE_GPU=1 HF_HUB_OFFLINE=1 python -m pytest tests/gpu
