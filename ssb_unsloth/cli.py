@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import stopping
 from .disk import refusal
 from .environment import prepare
 from .errors import UserError
@@ -25,6 +26,8 @@ STAGE_HELP = {
     "report": "write tables, figures and worked examples",
 }
 
+STOPPED = 130  # exit code after Ctrl-C, as shells have it
+AT_LAST = 4.8  # seconds after a signal; a run gives its stages less
 BENCHMARKS = ("math500", "aime2024", "aime2025", "gsm8k", "pocket-test", "pocket-test-hard")  # config.BENCHMARKS
 
 
@@ -118,7 +121,11 @@ def _model_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command. Exit code 0, or 2 for a user's mistake, or 130 when stopped by Ctrl-C."""
+    """Run a command; that of this process unless words are given. Exit code 0, or 2 for a user's mistake, or as shells
+    have it when stopped: 130 by Ctrl-C, 143 by SIGTERM.
+    """
+    if argv is None:
+        stopping.arm(AT_LAST)
     prepare()
     arguments, rest = parser().parse_known_args(argv)
     # argparse takes positional words in one row only; overrides may stand before and after options.
@@ -164,9 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"ssb: {refused}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\nssb: stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
-        return 130  # as shells have it
+        return getattr(stop, "code", STOPPED)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -223,7 +230,7 @@ def _stage(arguments: argparse.Namespace) -> int:
         chosen = labels[arguments.student] if arguments.student else everyone[0]
         recipe, run = chosen.recipe, chosen.run
         whole = whole if chosen is everyone[0] else recipe
-    with run.lock():
+    with run.lock(patience=stopping.SECONDS + 2):
         save(whole, run.root / "recipe.yaml")
         if not run_stage(arguments.command, recipe, run, arguments.force):
             print(f"{arguments.command}: up to date, {run.stage(arguments.command)}", file=sys.stderr)

@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from . import disk, manifests
 from .errors import UserError
@@ -82,8 +82,10 @@ class RunDir:
             raise UserError(f"{found}; put it back as it was, or delete {folder} to make all of it again.")
 
     @contextlib.contextmanager
-    def lock(self, name: str = ".lock") -> Iterator[None]:
+    def lock(self, name: str = ".lock", patience: float = 0.0) -> Iterator[None]:
         """Keep a second process out of the same run. A stage takes `.lock`, a whole run of all stages another one.
+
+        `patience`: seconds to wait for the other, such as a stage that is ending because its run was killed.
 
         Raises:
             UserError: another process holds it, or the folder cannot be made.
@@ -94,12 +96,14 @@ class RunDir:
         except OSError as error:
             raise UserError(f"{self.root}: cannot be made or written to ({error.strerror}).") from None
         with file:
+            latest = time.monotonic() + patience
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{self.root}: another ssb process is at work on this run; wait for it or stop it."
-                ) from None
+                while not _locked(file):
+                    if time.monotonic() > latest:
+                        raise UserError(
+                            f"{self.root}: another ssb process is at work on this run; wait for it or stop it."
+                        )
+                    time.sleep(0.1)
             except OSError as error:
                 say(
                     f"{self.root}: no lock, since its file system knows none ({error.strerror}): do not start a second"
@@ -174,6 +178,15 @@ class RunDir:
         """Where the finished folder, the partial one and the one that is being replaced lie: where a link leads to."""
         final = self.stage(name).resolve()
         return final, final.with_name(f"{final.name}.partial"), final.with_name(f".{final.name}.old")
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the lock is this process's now. Raises OSError where the file system knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _key_in(partial: Path) -> str | None:

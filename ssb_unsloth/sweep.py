@@ -19,6 +19,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from . import stopping
 from .config import Recipe
 from .planner import size
 from .progress import say
@@ -26,7 +27,8 @@ from .rundir import RunDir
 from .stages import STAGES
 from .students import Student, students
 
-STOPPED = 130  # exit code after Ctrl-C, as shells have it
+STOPPED = tuple(128 + number for number in stopping.SIGNALS)  # exit codes of a stage that was told to end
+PATIENCE = stopping.SECONDS + 1  # seconds for the stages to end by themselves
 TOGETHER = ("evaluate", "report")  # stages over all students
 FORKED = ("teach", "train")  # stages that need no engine
 
@@ -84,36 +86,42 @@ class Sweep:
         self._forks = not self._alone and not Path("/dev/nvidiactl").exists()
 
     def __call__(self) -> int:
-        """Run what is not up to date. Returns 0, 2 if a stage failed, or 130 if it was stopped.
+        """Run what is not up to date. Returns 0, 2 if a stage failed, or the exit code of a stage that was stopped.
 
         Raises:
             UserError: another process runs the same recipe in the same folder.
         """
-        stopped = False
-        with self._run.lock(".run.lock"), self._interruptible():
-            while self._todo or self._running:
-                job = None if stopped or len(self._running) == self._workers else self._ready()
-                if job is not None:
-                    self._todo.remove(job)
-                    if not self._force and job.is_fresh():
-                        self._ended += 1
-                        self._learn(job, None)
-                        self._line(job, "up to date")
-                    else:
-                        self._start(job)
-                elif self._running:
-                    stopped = self._wait() == STOPPED or stopped
+        try:
+            with self._run.lock(".run.lock"), self._stopping():
+                return self._all()
+        except KeyboardInterrupt as stop:
+            if self._workers > 1 or not self._running:
+                raise
+            return getattr(stop, "code", STOPPED[0])  # the stage has said so
+
+    def _all(self) -> int:
+        while self._todo or self._running:
+            job = None if len(self._running) == self._workers else self._ready()
+            if job is not None:
+                self._todo.remove(job)
+                if not self._force and job.is_fresh():
+                    self._ended += 1
+                    self._learn(job, None)
+                    self._line(job, "up to date")
                 else:
-                    break
-            if stopped:
-                return STOPPED
-            if self._failed:
-                self._say_what_failed()
-                return 2
-            if not self._ran:
-                say("All stages are up to date.")
-            return 0
-        return STOPPED
+                    self._start(job)
+            elif self._running:
+                code = self._wait()
+                if code in STOPPED:
+                    return code
+            else:
+                break
+        if self._failed:
+            self._say_what_failed()
+            return 2
+        if not self._ran:
+            say("All stages are up to date.")
+        return 0
 
     def _ready(self) -> Job | None:
         """The first job that waits for no other. Those that wait for one that failed are laid aside."""
@@ -142,11 +150,12 @@ class Sweep:
         else:
             self._line(job, "starts")
         process = self._process(job.stage, words, log)
-        try:
-            process.start()
-        except (EOFError, OSError):  # the process that it is forked from was killed: a fresh one needs none
-            process = multiprocessing.get_context("spawn").Process(target=_stage, args=(words, log))
-            process.start()
+        with stopping.later():  # until the stage can obey
+            try:
+                process.start()
+            except (EOFError, OSError):  # the process that it is forked from was killed: a fresh one needs none
+                process = multiprocessing.get_context("spawn").Process(target=_stage, args=(words, log))
+                process.start()
         self._running.append(Running(job, process, log, time.monotonic()))
         self._ran = True
 
@@ -161,7 +170,7 @@ class Sweep:
         return multiprocessing.get_context("spawn").Process(target=_stage, args=(words, log))
 
     def _wait(self) -> int:
-        """Wait for the next stage to end; its exit code, where it was stopped STOPPED."""
+        """Wait for the next stage to end; its exit code, as shells have it where a signal ended it."""
         signalled = wait([r.process.sentinel for r in self._running])
         ended = next(r for r in self._running if r.process.sentinel in signalled)
         self._running.remove(ended)
@@ -176,8 +185,9 @@ class Sweep:
                 ended.log.unlink(missing_ok=True)
                 self._line(ended.job, f"done in {_span(seconds)}")
             return 0
-        if code in (STOPPED, -signal.SIGINT):
-            return STOPPED
+        code = 128 - code if code < 0 else code
+        if code in STOPPED:
+            return code
         if ended.log is not None:
             lines = ended.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             told = max((n for n, line in enumerate(lines) if line.startswith("ssb: ")), default=-5)
@@ -186,7 +196,7 @@ class Sweep:
         self._failed.append(ended.job)
         if code != 2:  # with 2 the stage has said why
             why = f"exit code {code}"
-            if code == -signal.SIGKILL:
+            if code == 128 + signal.SIGKILL:
                 why = "killed by signal 9, as the system does when memory runs out"
             say(f"ssb: Stage {name} failed ({why}); what was finished before it is kept.")
         return code
@@ -233,19 +243,23 @@ class Sweep:
         return f" (about {_span(of_students / self._workers + of_all)} left)"
 
     @contextlib.contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C reaches the stages too: wait until they have put their things in order."""
+    def _stopping(self) -> Iterator[None]:
+        """However this ends, no stage is left: each is told to end, and has the time to put its things in order."""
         try:
             yield
-        except KeyboardInterrupt:
+        finally:
             for running in self._running:
-                while running.process.is_alive():
-                    with contextlib.suppress(KeyboardInterrupt):
-                        running.process.join()
+                running.process.terminate()  # where Ctrl-C has reached it already it does not count again
+            latest = time.monotonic() + PATIENCE
+            for running in self._running:
+                running.process.join(max(0.0, latest - time.monotonic()))
+                running.process.kill()
 
 
 def _stage(words: list[str], log: Path | None) -> None:
-    """The body of a stage's process: the stage's own command."""
+    """The body of a stage's process: the stage's own command. It ends when the run does."""
+    stopping.arm()
+    stopping.with_parent()
     if log is not None:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 2)

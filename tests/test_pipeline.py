@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ssb_unsloth.config import load
+from ssb_unsloth.kept import Kept
 from ssb_unsloth.plan import make_plan
 from ssb_unsloth.records import Generation, Pair, Rollout, generations_file, read_jsonl
 
@@ -189,8 +190,9 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path):
     command = [sys.executable, "-m", "ssb_unsloth", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     partial = tmp_path / "pocket" / "curate.partial"
+    first = partial / "kept" / "wave-0000.rollouts.jsonl"
     for _ in range(600):
-        if list(partial.glob("wave-0000.rollouts.jsonl")):
+        if first.exists() and first.stat().st_size:
             break
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
@@ -198,8 +200,9 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path):
     assert process.returncode == 130
     assert "goes on from there" in said
     assert "Traceback" not in said
-    kept = (partial / "wave-0000.rollouts.jsonl").read_bytes()
+    kept = Kept(first).replies
+    assert kept
     assert not (tmp_path / "pocket" / "curate").exists()
     ssb(*words)
-    rollouts = (tmp_path / "pocket" / "curate" / "rollouts.jsonl").read_bytes()
-    assert rollouts.startswith(kept)
+    rollouts = {r.id: r.text for r in read_jsonl(tmp_path / "pocket" / "curate" / "rollouts.jsonl", Rollout)}
+    assert {name: rollouts[name] for name in kept} == {name: reply.text for name, reply in kept.items()}

@@ -1,6 +1,8 @@
 """The run folder: what is finished is whole, what is not is gone on with or thrown away."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -194,3 +196,17 @@ def test_the_peak_of_memory_is_the_processs_own_and_not_that_of_the_one_that_sta
         [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
     )
     assert 5_000_000 < int(done.stdout) < len(held) / 2
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_locks_is_said_and_works(run, monkeypatch, capsys, number):
+    def none(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with run.lock():
+        write(run)
+    said = capsys.readouterr().err
+    assert "no lock, since its file system knows none" in said
+    assert "another ssb process" not in said
+    assert run.is_fresh("curate", "k1")
