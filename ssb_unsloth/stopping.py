@@ -44,7 +44,7 @@ def arm(seconds: float = SECONDS) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _obey)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    os.register_at_fork(after_in_child=_disarm)
+    os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_disarm)
     threading.Thread(target=_end, args=(heard, seconds), daemon=True).start()
 
 
@@ -88,9 +88,23 @@ def _end(heard: int, seconds: float) -> None:
     os._exit(128 + number)
 
 
+# A forked child, such as a worker that a library starts and terminates, is no command: until it has its own handlers
+# back no signal may reach it, for it would be told of here.
+
+_held: list[set[int]] = []
+
+
+def _hold() -> None:
+    _held.append({int(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)})
+
+
+def _release() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.pop())
+
+
 def _disarm() -> None:
-    """A forked child, such as a worker that a library starts and terminates, is no command."""
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         if signal.getsignal(number) is _obey:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    _release()

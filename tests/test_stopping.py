@@ -16,15 +16,27 @@ SECONDS = 5.0
 
 
 class Hanging(Handler):
-    """Renders prompts, and then never answers."""
+    """A vLLM server that renders prompts and then never answers, and a hub that never answers."""
+
+    def do_GET(self):
+        if self.path == "/v1/models":
+            self.reply(200, {"data": [{"id": "model", "max_model_len": 4096}]})
+        else:
+            self.hang()
+
+    def do_HEAD(self):
+        self.hang()
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/tokenize":
             self.reply(200, {"tokens": [1, 2, 3]})
         else:
-            self.server.asked.set()
-            self.server.released.wait()
+            self.hang()
+
+    def hang(self):
+        self.server.asked.set()
+        self.server.released.wait()
 
 
 @pytest.fixture
@@ -38,16 +50,18 @@ def hanging():
 
 
 def start(tmp_path, server, command):
-    """`ssb run` or one of its stages, whose sampler waits for that server; and the stage's process."""
-    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    words = [command, "recipes/pocket.yaml", f"model.name={url}", "problems.limit=3", "--runs", tmp_path]
+    """A command that waits for that server."""
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    words = [command, "recipes/pocket.yaml", "problems.source=some/set", "--runs", tmp_path]
+    if command == "evaluate":
+        words = [command, f"{url}/v1", "--benchmark", "pocket-test", "--out", tmp_path / "out"]
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), *sys.path]))
     process = subprocess.Popen(
         [sys.executable, "-m", "ssb_unsloth", *map(str, words)],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": path, "HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0"},
     )
     for _ in range(1800):
         if server.asked.wait(0.1) or process.poll() is not None:
@@ -74,8 +88,9 @@ def alive(session):
 @pytest.mark.parametrize(
     ("command", "number", "to_all", "code"),
     [
+        ("evaluate", signal.SIGINT, False, 130),
+        ("evaluate", signal.SIGTERM, False, 143),
         ("curate", signal.SIGINT, False, 130),
-        ("curate", signal.SIGTERM, False, 143),
         ("run", signal.SIGINT, True, 130),  # as a terminal's Ctrl-C
         ("run", signal.SIGINT, False, 130),
         ("run", signal.SIGTERM, False, 143),
@@ -104,7 +119,7 @@ def test_a_signal_ends_the_command_and_its_stage_while_a_server_hangs(tmp_path, 
     [
         "swallow()",
         "threading.Thread(target=time.sleep, args=(60,)).start(); time.sleep(60)",
-        "try: time.sleep(60)\nfinally: time.sleep(60)",
+        "try:\n    time.sleep(60)\nfinally:\n    time.sleep(60)",
     ],
 )
 def test_a_process_that_does_not_end_by_itself_is_ended(body):
@@ -121,11 +136,12 @@ print("ready", flush=True)
 """
     process = python(script)
     process.stdout.readline()
+    time.sleep(0.5)  # until it does what it is to be stopped at
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate()
     assert time.monotonic() - begun < SECONDS
-    assert process.returncode == 143
+    assert process.returncode == 143, said
     assert "goes on from there" in said
 
 
