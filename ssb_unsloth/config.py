@@ -70,6 +70,9 @@ class PromptsConfig:
 
     wording: Literal["paper", "released"] = "paper"  # of the tutor and the refinement prompt: paper §3.1, or the code's
     student: Literal["chat", "joined"] = "chat"  # §3.2.1: the chat template; joined: prompt and question with a space
+    # A text may spell a control token of the model, such as <|im_end|>: it is tokenized as the text that it is. Where
+    # tokenizer or template cannot tell it from their own, the question or pair is left out and counted, or refused.
+    control_text: Literal["skip", "refuse"] = "skip"
     reply: Literal["sampled", "retokenized"] = "sampled"  # the sampler's ids and the end of turn; or its text, without
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from . import disk
 from .backends import Completion, Request, Sampler, derive_seed
 from .config import CurateConfig, SamplingConfig
+from .control_tokens import REMEDY, ControlText
 from .errors import UserError
 from .files import local
 from .grading import Verdict, answer_classes, grade
@@ -42,7 +43,8 @@ class Statistics:
     refined: int = 0  # of the mixed: a refinement was sampled (not all: a hinted prompt may be too long)
     accepted: int = 0  # of the refined: a refinement's last box is right and it was not cut off
     pairs: int = 0  # of the first accepted questions, as many as the recipe asks for; several refinements give several
-    skipped: int = 0  # too long for the model, or without rollouts in the file that was brought along
+    # Too long for the model, or spell its control tokens, or without rollouts in the file that was brought along.
+    skipped: int = 0
     rollouts: int = 0
     no_answer: int = 0  # rollouts without a box
     truncated: int = 0  # rollouts cut off at the length limit
@@ -87,8 +89,10 @@ class Curator:
         seed: int,
         folder: Path,
         wording: str = "paper",
+        control_text: str = "skip",
     ) -> None:
         self.config, self.seed, self.folder, self.wording = config, seed, folder, wording
+        self.control_text = control_text
         self._make_sampler, self._max_model_len = make_sampler, max_model_len
 
     @cached_property
@@ -186,17 +190,25 @@ class Curator:
     def _sample(self, wanted: Sequence[_Wanted], decoding: SamplingConfig, number: int, title: str) -> list[Rollout]:
         """One graded reply for each prompt that leaves room for it. What is kept is not asked for again."""
         kept = Kept(self.folder / "kept" / f"wave-{number:04}.{title}.jsonl")
-        requests, too_long = {}, []
+        requests, too_long, unsafe = {}, [], []
         for w in wanted:
             if w.name in kept.replies:
                 continue
-            ids = self.sampler.render(w.messages)
+            try:
+                ids = self.sampler.render(w.messages)
+            except ControlText as error:
+                if self.control_text == "refuse":
+                    raise UserError(f"Question {w.problem.id}: {error}; {REMEDY}") from None
+                unsafe.append(w.name)
+                continue
             if len(ids) + decoding.max_tokens <= self._max_model_len:
                 requests[w.name] = Request(ids, w.seed(self.seed))
             else:
                 too_long.append(w.name)
-        if too_long:
-            kept.skip(too_long)
+        if unsafe:
+            say(f"{title}: {len(unsafe):,} left out, since they spell a control token (prompts.control_text)")
+        if too_long or unsafe:
+            kept.skip([*too_long, *unsafe])
         if requests:
             kept.sample(self.sampler, requests, decoding, title=title)
         return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .control_tokens import encode
 from .errors import UserError
 from .files import local
 from .records import read_rows
@@ -36,7 +37,7 @@ def unrelated(source: str, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
     for number, row in read_rows(local(source, "train.drift_texts")):
         if not isinstance(row.get("text"), str):
             raise UserError(f'{source}, line {number}: expected {{"text": "..."}}.')
-        ids = tokenizer.encode(row["text"], add_special_tokens=False)[:MOST_TOKENS]
+        ids = encode(tokenizer, row["text"])[:MOST_TOKENS]
         if len(ids) > 1:
             texts.append((ids[:1], ids[1:]))
     if not texts:

@@ -16,6 +16,7 @@ from typing import Literal
 
 from .backends import Adapter, Request, Sampler, derive_seed, load_sampler
 from .config import BASE, DEFAULT_PROMPT, BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
+from .control_tokens import ControlText
 from .errors import UserError
 from .grading import VERDICTS, grade
 from .kept import Kept
@@ -162,7 +163,10 @@ class _Job:
         for name in self.unasked:
             problem, sample = self.wanted[name]
             if problem.id not in prompts:
-                prompts[problem.id] = engine.render(PROMPTS[entrant.prompt](problem.question))
+                try:
+                    prompts[problem.id] = engine.render(PROMPTS[entrant.prompt](problem.question))
+                except ControlText as error:
+                    raise UserError(f"Benchmark {self.benchmark!r}: problem {problem.id}: {error}.") from None
             ids = prompts[problem.id]
             if len(ids) + decoding.max_tokens > max_model_len:
                 raise UserError(

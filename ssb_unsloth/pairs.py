@@ -18,9 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .backends.chat_template import end_of_turn, reply_text
+from .backends.chat_template import end_of_turn, render, reply_text
+from .control_tokens import REMEDY, ControlText, encode, markers, special_tokens, spelt_out
 from .errors import UserError
 from .files import is_finite, kind_of, local
+from .progress import say
 from .prompts import Messages
 from .records import Pair, read_rows, stable_id
 from .replies import last_boxed
@@ -33,10 +35,11 @@ TEXTS = ("id", "problem_id", "gold", "right_id", "wrong_id", "refinement_id")  #
 FORMS = "our own pairs.jsonl (question, right, wrong, reply), or prompt, teacher_prompt and reply"
 
 
-def load_pairs(source: str, tokenizer: PreTrainedTokenizerBase) -> list[Pair]:
+def load_pairs(source: str, tokenizer: PreTrainedTokenizerBase, control_text: str = "skip") -> list[Pair]:
     """The pairs of a .jsonl file, of a folder with one or two of them, or of a data set on the hub.
 
-    A reply without token ids is tokenized here and gets the model's end of turn.
+    A reply without token ids is tokenized here and gets the model's end of turn. A pair whose texts spell a control
+    token that cannot be told from the model's own is left out and counted, or refused (`prompts.control_text`).
 
     Raises:
         UserError: nothing is there, or a row is not as it should be; file and line are named.
@@ -45,14 +48,23 @@ def load_pairs(source: str, tokenizer: PreTrainedTokenizerBase) -> list[Pair]:
     rows = _aligned(*files) if len(files) == 2 else read_rows(files[0])
     pairs: dict[str, Pair] = {}
     lines: dict[str, int] = {}
+    unsafe = 0
     for number, row in rows:
         where = f"{files[0]}, line {number}"
-        pair = _pair(row, where, tokenizer)
+        try:
+            pair = _pair(row, where, tokenizer)
+        except ControlText as error:
+            if control_text == "refuse":
+                raise UserError(f"{where}: {error}; {REMEDY}") from None
+            unsafe += 1
+            continue
         if pair.id in pairs:
             raise UserError(f"{where}: the same pair as in line {lines[pair.id]}; leave one of them out.")
         pairs[pair.id], lines[pair.id] = pair, number
+    if unsafe:
+        say(f"{files[0]}: {unsafe:,} pairs left out, since they spell a control token (prompts.control_text)")
     if not pairs:
-        raise UserError(f"{files[0]}: holds no pair.")
+        raise UserError(f"{files[0]}: holds no pair{' that can be used' if unsafe else ''}.")
     return list(pairs.values())
 
 
@@ -134,6 +146,7 @@ def _pair(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) -
     for name in ("question", "right", "wrong"):
         if not isinstance(row[name], str) or (name == "question" and not row[name].strip()):
             raise UserError(f"{where}: {name} is no text, or empty.")
+    _check_views(row, tokenizer)
     reply, ids = _reply(row, where, tokenizer)
     problem_id = stable_id(row["question"])
     shown = json.dumps(row["teacher_prompt"]) if row.get("teacher_prompt") else row["right"] + row["wrong"]
@@ -147,6 +160,17 @@ def _pair(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) -
         "reply_ids": ids,
     }
     return Pair(**{**given, **{name: _as_text(given[name], name, where) for name in TEXTS}})
+
+
+def _check_views(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Whether the texts that student and teacher are shown can be told from control tokens; else ControlText."""
+    views = [row["prompt"], row["teacher_prompt"]] if row.get("prompt") else []
+    texts = [row["question"], row["right"], row["wrong"]]
+    views += [[{"role": "user", "content": text}] for text in texts if text]
+    for view in views:
+        held = [message["content"] for message in view]
+        if markers(*held) or spelt_out(tokenizer, held):
+            render(tokenizer, view)
 
 
 def _as_text(value: Any, name: str, where: str) -> str:
@@ -195,6 +219,9 @@ def _reply(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) 
             raise UserError(
                 f"{where}: reply_ids holds a token that this model's tokenizer does not have; leave it out."
             )
+        names = {number: token for token, number in special_tokens(tokenizer).items()}
+        if within := [names[number] for number in ids[:-1] if number in names]:
+            raise ControlText(f"reply_ids holds the control token {within[0]!r} before its end")
         text = reply_text(tokenizer, ids, (tokenizer.eos_token_id, end_of_turn(tokenizer)))
         if reply is not None and text != reply:
             raise UserError(
@@ -204,4 +231,4 @@ def _reply(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) 
         reply = text
     if not isinstance(reply, str) or not reply.strip():
         raise UserError(f"{where}: the reply is empty or no text.")
-    return reply, ids or [*tokenizer.encode(reply, add_special_tokens=False), end_of_turn(tokenizer)]
+    return reply, ids or [*encode(tokenizer, reply), end_of_turn(tokenizer)]

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .backends.chat_template import end_of_turn, render
 from .collator import Example
+from .control_tokens import encode
 from .errors import UserError
 
 PROMPTS = ("prompt", "teacher_prompt")
@@ -121,4 +122,4 @@ def _reply_ids(row: Mapping[str, Any], where: str, tokenizer: PreTrainedTokenize
         text = text.removesuffix(next(token for token in spelt if text.endswith(token)))
     if not text.strip():
         raise UserError(f"{where}, reply: it is empty; there is nothing in it to learn.")
-    return [*tokenizer.encode(text, add_special_tokens=False), end]
+    return [*encode(tokenizer, text), end]

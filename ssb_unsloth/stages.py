@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .backends import TrainingBackend, adapter_path, load_sampler, model_path
 from .config import READS, BenchmarkConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig
+from .control_tokens import REMEDY, markers
 from .errors import UserError
 from .files import local, read_object
 from .manifests import FORMAT, digest
@@ -111,7 +112,7 @@ def _curate(recipe: Recipe, run: RunDir, work: Work) -> None:
         from .backends.transformers import load_tokenizer
         from .pairs import load_pairs
 
-        pairs = load_pairs(recipe.curate.pairs_file, load_tokenizer(recipe.model))
+        pairs = load_pairs(recipe.curate.pairs_file, load_tokenizer(recipe.model), recipe.prompts.control_text)
         work.summary = asdict(bring_along(pairs, problems, recipe.curate, work.folder))
         return
     curator = Curator(
@@ -121,6 +122,7 @@ def _curate(recipe: Recipe, run: RunDir, work: Work) -> None:
         seed=recipe.seed,
         folder=work.folder,
         wording=recipe.prompts.wording,
+        control_text=recipe.prompts.control_text,
     )
     statistics = curator.run(problems)
     work.tokens, work.summary = statistics.tokens, asdict(statistics)
@@ -256,16 +258,29 @@ def _train_grpo(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
     from .baselines.grpo import train_grpo
     from .problems import load_problems
 
+    tokenizer = load_tokenizer(recipe.model)
     return train_grpo(
         load_model(recipe.model),
-        load_tokenizer(recipe.model),
-        load_problems(recipe.problems),
+        tokenizer,
+        _rendered_by_trl(load_problems(recipe.problems), tokenizer, recipe.prompts.control_text),
         recipe.prompts.wording,
         recipe.train,
         recipe.sampler.max_model_len,
         recipe.seed,
         folder,
     )
+
+
+def _rendered_by_trl(problems: Sequence[Problem], tokenizer: Any, control_text: str) -> list[Problem]:
+    """Those that TRL, which renders and tokenizes by itself, reads as the text that they are."""
+    from .backends.chat_template import spells_control_tokens
+
+    unsafe = [problem for problem in problems if spells_control_tokens(tokenizer, problem.question)]
+    if unsafe and control_text == "refuse":
+        raise UserError(f"Question {unsafe[0].id} spells a control token of the model; {REMEDY}")
+    if unsafe:
+        say(f"grpo: {len(unsafe):,} questions left out, since they spell a control token (prompts.control_text)")
+    return [problem for problem in problems if problem not in unsafe]
 
 
 def _train_identity(recipe: Recipe) -> dict[str, Any]:
@@ -286,7 +301,8 @@ def _probes(recipe: Recipe, run: RunDir, pairs: Sequence[Pair]) -> list[Problem]
     """Questions that were sampled and gave no pair: the student's own reply length is measured on them."""
     paired = {pair.problem_id for pair in pairs}
     asked = read_jsonl(run.stage("curate") / "questions.jsonl", Problem)
-    return [problem for problem in asked if problem.id not in paired][: recipe.train.probe_questions]
+    rest = [problem for problem in asked if problem.id not in paired and not markers(problem.question)]
+    return rest[: recipe.train.probe_questions]
 
 
 def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from .backends.chat_template import render
 from .collator import Example
 from .config import PromptsConfig, Recipe
+from .control_tokens import encode
 from .prompts import Messages, student_messages
 from .prompts.hints import teacher_views
 from .records import Pair
@@ -23,8 +24,7 @@ def examples(recipe: Recipe, pairs: Sequence[Pair], tokenizer: PreTrainedTokeniz
     made = []
     for pair, teacher in zip(pairs, hinted, strict=True):
         asked = pair.prompt or student_messages(pair.question, prompts.wording)
-        text_ids = tokenizer.encode(pair.reply, add_special_tokens=False)
-        reply_ids = pair.reply_ids if prompts.reply == "sampled" else text_ids
+        reply_ids = pair.reply_ids if prompts.reply == "sampled" else encode(tokenizer, pair.reply)
         made.append(Example(pair.id, student_ids(prompts, asked, tokenizer), render(tokenizer, teacher), reply_ids))
     return made
 
@@ -36,4 +36,5 @@ def student_ids(prompts: PromptsConfig, asked: Messages, tokenizer: PreTrainedTo
 
 def _joined(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     """System prompt and question with a space between them and no chat template, as the released code has them."""
-    return list(tokenizer.encode(" ".join(message["content"] for message in messages).strip()))
+    text = " ".join(message["content"] for message in messages).strip()
+    return encode(tokenizer, text, add_special_tokens=True)

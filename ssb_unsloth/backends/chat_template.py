@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ..control_tokens import ControlText, encode_rendered, markers, spelt_out
 from ..errors import UserError
 from ..prompts import Messages
 from . import Completion
@@ -49,10 +50,37 @@ def set_date(template: str, date: str) -> str:
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     """The prompt's token ids under the model's own chat template, up to where the reply begins.
 
+    A control token that a message spells is tokenized as the text that it is.
+
     Raises:
+        ControlText: a message spells one that cannot be told from the template's own.
         UserError: the template refuses the messages, such as one for the system.
     """
-    return list(_applied(tokenizer, messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+    texts = [message["content"] for message in messages]
+    stand_ins = spelt_out(tokenizer, texts)
+    if not stand_ins and not markers(*texts):
+        return list(_applied(tokenizer, messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+    for token, character in stand_ins.items():
+        texts = [text.replace(token, character) for text in texts]
+    messages = [{**message, "content": text} for message, text in zip(messages, texts, strict=True)]
+    prompt = as_text(tokenizer, messages, prompt=True)
+    for marker in markers(*texts):  # such as [INST] where the template writes it as plain text
+        if prompt.count(marker) > sum(text.count(marker) for text in texts):
+            raise ControlText(f"the text holds {marker!r}, with which the model's chat template marks its turns")
+    if not stand_ins:
+        return list(_applied(tokenizer, messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+    return encode_rendered(tokenizer, prompt, stand_ins)
+
+
+def spells_control_tokens(tokenizer: PreTrainedTokenizerBase, question: str) -> bool:
+    """Whether a library that renders the question by itself, as TRL does, would read a part of it as control tokens."""
+    if spelt_out(tokenizer, [question]):
+        return True
+    try:
+        render(tokenizer, [{"role": "user", "content": question}])
+    except ControlText:
+        return True
+    return False
 
 
 def as_text(tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool) -> str:

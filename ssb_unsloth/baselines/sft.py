@@ -34,6 +34,7 @@ from ..backends.transformers import only_stops
 from ..callbacks import Bar, LengthProbe
 from ..checkpoints import Sealed
 from ..config import Method, Recipe, TrainConfig
+from ..control_tokens import encode
 from ..errors import UserError
 from ..grading import Verdict
 from ..progress import say
@@ -106,7 +107,7 @@ def _token_ids(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[int
     """The sampler's own ids; only a rollout that was brought along as text is tokenized."""
     if rollout.token_ids is not None:
         return rollout.token_ids
-    ids: list[int] = tokenizer.encode(rollout.text, add_special_tokens=False)
+    ids = encode(tokenizer, rollout.text)
     return ids if rollout.finish_reason == "length" else [*ids, end_of_turn(tokenizer)]
 
 
