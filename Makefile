@@ -8,33 +8,41 @@ PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 # The Python of the environment that is active: a GPU's packages are installed otherwise (README).
 GPU    := HF_HUB_OFFLINE=1 python -m benchmarks
 
+# Containers tend to set it; without byte code each process would compile all that it imports, 20 seconds for vLLM.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help setup tests demo reproduce evidence evidence-full test test-slow chaos test-gpu check bench bench-gpu gpu-checks clean
+.PHONY: help python setup tests lock demo reproduce evidence evidence-full test test-slow chaos test-gpu check bench bench-gpu
+.PHONY: gpu-checks clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "make %-10s %s\n", $$1, $$2 }'
 
-setup: ## make .venv with the locked CPU set and this package (2 minutes; nothing to do if that has not changed)
-	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here: SSB needs Python 3.11 or 3.12." >&2; exit 2; }
+setup: python ## make .venv with the locked CPU set and this package (half a minute; nothing to do if that has not changed)
 	@$(PYTHON) scripts/setup.py
 
-# The same with the browser that tests open a page in: 230 MB to load, which nothing else needs.
-tests:
-	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here: SSB needs Python 3.11 or 3.12." >&2; exit 2; }
+# The same with what tests and checks need besides, a browser among it: as much again.
+tests: python
 	@$(PYTHON) scripts/setup.py tests
+
+python:
+	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here: SSB needs Python 3.11, 3.12 or 3.13." >&2; exit 2; }
+
+lock: tests ## resolve the locked sets of constraints/ again
+	@$(BIN)/python scripts/lock.py
 
 demo: setup ## run the whole method on the pocket problems, without a GPU
 	@$(BIN)/ssb run recipes/pocket.yaml
 
 RECIPE    ?= recipes/qwen2.5-3b-gsm8k.yaml
 OVERRIDES ?=
-unexport RECIPE OVERRIDES
+DETACH    ?=
+unexport RECIPE OVERRIDES DETACH
 # A variable's value as one word of the shell, as it was written: neither make nor the shell reads anything in it.
 quoted = '$(subst ','\'',$(value $(1)))'
 
-reproduce: ## run the paper's experiment on a GPU (an A100 with 40 GB), from nothing to the comparison with the paper
-	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) here: SSB needs Python 3.11 or 3.12." >&2; exit 2; }
-	@$(PYTHON) scripts/reproduce.py $(call quoted,RECIPE) --overrides $(call quoted,OVERRIDES)
+reproduce: python ## run the paper's experiment on a GPU (an A100 with 40 GB), from nothing to the comparison with the paper
+	@$(PYTHON) scripts/reproduce.py $(if $(DETACH),--detach) $(call quoted,RECIPE) --overrides $(call quoted,OVERRIDES)
 
 test: tests ## run the tests that take seconds
 	$(PYTEST) -m "not slow"

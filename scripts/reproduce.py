@@ -2,16 +2,21 @@
 RECIPE --overrides "key=value ...", whose words are split as a shell does it, and not obeyed.
 
     1  the machine is looked at, and disk, memory and time are told, with three small packages and nothing else
+       what it will cost in money too, where the recipe's price of an hour is stated (`ssb plan` names the key)
     2  .venv-gpu is made, with exactly the packages of constraints/gpu.txt, and looked at in its turn
     3  the recipe runs, each stage in a process of its own; a stopped run goes on with the same command
     4  Table 1 and Figure 2 stand beside the paper's, and what it cost beside the plan
 
-Without a GPU it ends after the first: a sentence, the plan, exit code 2. Like setup.py it needs nothing but a Python.
+Without a GPU it ends after the first: a sentence, the plan, exit code 2. With --detach before the recipe the rest goes
+on in the background, whatever becomes of the terminal. Like setup.py it needs nothing but a Python.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,12 +26,12 @@ import setup  # beside this file
 ROOT = setup.ROOT
 CLI = ("omegaconf", "pyyaml", "antlr4-python3-runtime")  # what `ssb plan` and `ssb doctor --machine` import
 RECIPE = "recipes/qwen2.5-3b-gsm8k.yaml"
+LOG = ROOT / "runs" / "reproduce.log"  # of one in the background
 
 
 def main() -> None:
-    setup.check_python()
-    setup.choose("gpu")
-    words = split(sys.argv[1:]) or [RECIPE]
+    detach = sys.argv[1:2] == ["--detach"]
+    words = split(sys.argv[1 + detach :]) or [RECIPE]
     recipe = words[0]
     light = python_with_the_cli()
     doctor = ssb(light, "doctor", *words, "--machine", "--json", output=True)
@@ -43,15 +48,50 @@ def main() -> None:
         print("None of its packages was installed. `make demo` runs the whole method here, on a tiny model and no GPU.")
         sys.exit(2)
 
-    setup.main()
-    heavy = setup.VENV / "bin" / "python"
+    if detach:
+        in_the_background(words)
+    else:
+        with alone():
+            sys.exit(everything(words))
+
+
+def everything(words: "list[str]") -> int:
+    """Install, look again, run, compare; the exit code of the first command that fails, or of the last."""
+    heavy = setup.main("gpu") / "bin" / "python"
     for command in (("doctor", *words), ("run", *words)):
         done = ssb(heavy, *command)
         if done.returncode:
-            sys.exit(done.returncode)  # the command has said why
+            return done.returncode  # the command has said why
     name = ssb(heavy, "plan", *words, "--json", output=True)
     run = Path("runs") / json.loads(name.stdout)["recipe"]
-    sys.exit(python(heavy, "-m", "ssb_unsloth.reproduction", str(run)).returncode)
+    return python(heavy, "-m", "ssb_unsloth.reproduction", str(run)).returncode
+
+
+@contextlib.contextmanager
+def alone():
+    """Only one at a time: a second one would install into the same environment."""
+    LOG.parent.mkdir(exist_ok=True)
+    with LOG.with_suffix(".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            setup.stop(f"`make reproduce` runs here already; one in the background writes to {LOG}.")
+        yield
+
+
+def in_the_background(words: "list[str]") -> None:
+    """Do the same in a session of its own, which no closed terminal ends; what it says goes to a file."""
+    with alone():
+        pass  # that one runs already is said here, and not in the file
+    with LOG.open("a") as log:
+        command = [sys.executable, str(Path(__file__).resolve()), *words]
+        job = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=str(ROOT)
+        )
+    print(
+        f"It goes on in the background. Follow it: tail -f {LOG}\nStop it: kill -INT -- -{job.pid}\n"
+        "Stopped, it goes on with the same command."
+    )
 
 
 def split(words: "list[str]") -> "list[str]":
@@ -70,15 +110,13 @@ def split(words: "list[str]") -> "list[str]":
 
 def python_with_the_cli() -> Path:
     """A Python that can import what the command `ssb` needs to look at the machine; made if there is none."""
-    own = Path(sys.executable)
-    for candidate in (setup.VENV / "bin" / "python", ROOT / ".venv" / "bin" / "python", own):
+    venv = setup.folder("gpu")
+    for candidate in (venv / "bin" / "python", ROOT / ".venv" / "bin" / "python", Path(sys.executable)):
         if candidate.exists() and python(candidate, "-c", "import omegaconf", output=True).returncode == 0:
             return candidate
-    print("Installing three small packages, to look at the machine and the recipe.")
-    subprocess.check_call([str(own), "-m", "venv", "--clear", str(setup.VENV)])
-    pins = [pin for pin in setup.pins() if pin.split("==")[0] in CLI]
-    setup.pip("--no-deps", *pins, packages=len(pins))
-    return setup.VENV / "bin" / "python"
+    print("Installing three small packages, to look at the machine and the recipe.", flush=True)
+    setup.environment(venv)("install", "--quiet", "--no-deps", *map(setup.pin_of, CLI))
+    return venv / "bin" / "python"
 
 
 def ssb(executable: Path, *words: str, output: bool = False) -> "subprocess.CompletedProcess[str]":
@@ -94,6 +132,7 @@ def python(executable: Path, *words: str, output: bool = False) -> "subprocess.C
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which what a shell starts with & would ignore
     try:
         main()
     except KeyboardInterrupt:

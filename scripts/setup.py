@@ -1,12 +1,15 @@
-"""Make .venv, with exactly the packages of constraints/cpu.txt and this package, editable. Run by `make setup`.
+"""Make .venv with exactly the packages of constraints/cpu.txt, and this package, editable. Run by `make setup`.
 
-The browser that tests open a page in, the largest download but torch, comes only with `setup.py tests` (`make test`).
-`setup.py gpu` makes .venv-gpu in the same way from constraints/gpu.txt; `make reproduce` asks for it.
+    python3 scripts/setup.py         # what a run needs
+    python3 scripts/setup.py tests   # and constraints/dev.txt: what tests and checks need besides
+    python3 scripts/setup.py gpu     # constraints/gpu.txt into .venv-gpu; `make reproduce` asks for it
 
-It needs nothing but a Python, and says so if that Python will not do; so it must itself run on old ones, 3.6 and later.
-Run again, it redoes what has changed: nothing, this package (pyproject.toml), or all (the constraints, the Python).
+uv does the work: the one on PATH, else one that pip puts into the environment. It asks where pip is told to ask.
+Run again, there is nothing to do unless a set, pyproject.toml or the Python has changed. No byte code is made: the
+first import does it, of less than half of all files. This file runs on Python 3.6 too, to say that it will not do.
 """
 
+import ast
 import hashlib
 import os
 import platform
@@ -14,36 +17,103 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
-import urllib.request
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
-LOCK = ROOT / "constraints" / "cpu.txt"  # `choose` takes the other set instead
-LOG = VENV / "setup.log"  # all that pip said
-STAMP = VENV / "ssb-setup.txt"  # what the environment was made from, written when it is whole
+SETS = ROOT / "constraints"
+PYTHONS = ("3.11", "3.12", "3.13")
+LEAST_UV = (0, 8)
+NETWORK = "Behind a proxy set HTTPS_PROXY; for a mirror of the package index set pip's index-url."
+DISK_GB = {"cpu": 4, "tests": 7, "gpu": 20}  # twice what is then there: uv keeps what it has unpacked
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-PYTHONS = ((3, 11), (3, 12))
-BROWSER = "pyqt6"  # how the names of the browser's packages begin
-DISK_GB = 6  # 3.5 installed, 4 with the browser, and room for what pip unpacks
-SELDOM = "tests?|testing/_internal|studio|debugpy|pip|transformers/models|openai/types|vllm/model_executor/models"
-NOT_COMPILED = f"site-packages/(.*/)?({SELDOM})/"
+# What pip may be told, the variables by which uv is, and what stands between several values there.
+AS_UV_HAS_IT = {
+    "index-url": ("UV_DEFAULT_INDEX", " "),
+    "extra-index-url": ("UV_INDEX", " "),
+    "find-links": ("UV_FIND_LINKS", ","),
+    "trusted-host": ("UV_INSECURE_HOST", " "),
+    "timeout": ("UV_HTTP_TIMEOUT", " "),
+    "cert": ("SSL_CERT_FILE", " "),
+    "client-cert": ("SSL_CLIENT_CERT", " "),
+    "proxy": ("HTTPS_PROXY HTTP_PROXY", " "),
+}
 
 
-def choose(name: str) -> None:
-    """Which set is made, and where: "cpu" in .venv, "gpu" in .venv-gpu."""
-    global VENV, LOCK, LOG, STAMP, DISK_GB
-    VENV = ROOT / (".venv" if name == "cpu" else ".venv-gpu")
-    LOCK = ROOT / "constraints" / f"{name}.txt"
-    LOG, STAMP = VENV / "setup.log", VENV / "ssb-setup.txt"
-    DISK_GB = 6 if name == "cpu" else 20  # the GPU set: an estimate
+def main(wanted: str = "cpu") -> Path:
+    """Make the environment, or what has changed of it; returns its folder. What tests need stays once it is there."""
+    began, venv = time.time(), folder(wanted)
+    stamp = venv / "ssb-setup.txt"  # what it was made from, written when it is whole
+    made = stamp.read_text().split() if stamp.exists() else []
+    names = ["gpu"] if wanted == "gpu" else ["cpu", "dev"] if wanted == "tests" or "dev" in made else ["cpu"]
+    files = [SETS / f"{name}.txt" for name in names]
+    marks = [*names, digest([*files, ROOT / "pyproject.toml"])]
+    if made == marks and usable(venv, find_python()):
+        print(f"The environment {venv.name} is up to date.")
+        return venv
+    if not made and shutil.disk_usage(str(ROOT)).free < DISK_GB[wanted] * 1e9:
+        stop(f"{venv.name} takes about {DISK_GB[wanted]} GB of disk while it is made, and less is free here.")
+    pip = environment(venv)
+    if made and stamp.exists():
+        stamp.unlink()
+    if wanted != "gpu":
+        pip.torch_for_cpus()
+    pip("sync", *map(str, files), "-", text="-e .")
+    if wanted != "gpu":
+        pip.torch_with_cuda()
+    stamp.write_text("\n".join(marks) + "\n")
+    print(f"The environment {venv.name} is ready, in {time.time() - began:.0f} seconds.")
+    return venv
 
 
-def pins() -> list:
-    """The lines of the set, without their comments."""
-    return [line.split("  #")[0] for line in LOCK.read_text().splitlines() if line and not line.startswith("#")]
+def folder(wanted: str) -> Path:
+    return ROOT / (".venv-gpu" if wanted == "gpu" else ".venv")
+
+
+def environment(venv: Path) -> "Pip":
+    """The environment as it is, or a new one where there is none that can be used; with uv for it."""
+    python, uv = find_python(), find_uv()
+    if python is None and uv is None:
+        stop(
+            f"SSB needs Python 3.11, 3.12 or 3.13, and this is {platform.python_version()} ({sys.executable}): install"
+            " one of them, or name it, as in `make setup PYTHON=/path/to/python3.12`; or install uv, which brings one."
+        )
+    if not usable(venv, python):
+        print(f"Making {venv.name}.", flush=True)
+        make(venv, python, uv)
+    return Pip(uv or own_uv(venv), venv)
+
+
+class Pip:
+    """`uv pip` in an environment, told what pip is told there."""
+
+    def __init__(self, uv: str, venv: Path) -> None:
+        self._uv, self._python = uv, str(venv / "bin" / "python")
+        self.packages = next(venv.glob("lib/python3*/site-packages"))
+        self._options = as_pip_is_told(self._python)
+
+    def __call__(self, command: str, *words: str, text: str = "", needed: bool = True) -> None:
+        """Run it in sight; `text` is its standard input. Ends this program if it fails, unless it is not needed."""
+        whole = [self._uv, "pip", command, "--python", self._python, *self._options, *words]
+        done = subprocess.run(whole, cwd=str(ROOT), input=text.encode())
+        if done.returncode and needed:
+            stop(f"The packages could not be installed; the lines above say why. {NETWORK} Then do the same again.")
+
+    def torch_for_cpus(self) -> None:
+        """The CPU build of torch. The registry's own for Linux is a CUDA build; PyTorch's index has the other."""
+        if sys.platform != "linux":
+            print(f"vLLM has no build for {platform.system()}: sampling will use transformers.")
+        elif not self._has_torch("+cpu") and "--no-index" not in self._options and answers(TORCH_CPU_INDEX + "/torch/"):
+            self("install", "--no-deps", "--default-index", TORCH_CPU_INDEX, pin_of("torch"), needed=False)
+
+    def torch_with_cuda(self) -> None:
+        """What the CUDA build of torch needs to load, should it be that one: no CPU build was found."""
+        if sys.platform == "linux" and not self._has_torch("+cpu"):
+            print("No CPU build of torch was found: the CUDA build comes with its libraries, some 3 GB.", flush=True)
+            self("install", "--constraints", str(SETS / "gpu.txt"), pin_of("torch"))
+
+    def _has_torch(self, build: str) -> bool:
+        return any(self.packages.glob(f"torch-*{build}.dist-info"))
 
 
 def stop(sentence: str) -> None:
@@ -51,208 +121,105 @@ def stop(sentence: str) -> None:
     sys.exit(2)
 
 
-def check_python() -> None:
-    """Go on with a Python that the constraints are made for; if this is none, with one that can be found."""
-    if sys.version_info[:2] not in PYTHONS:
-        for version in PYTHONS:
-            other = shutil.which("python{}.{}".format(*version))
-            if other and subprocess.call([other, "-c", ""], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0:
-                os.execv(other, [other, *sys.argv])
-        stop(
-            f"SSB needs Python 3.11 or 3.12, and this is {platform.python_version()} ({sys.executable}): "
-            "install one of them, or name it, as in `make setup PYTHON=/path/to/python3.11`."
-        )
+def output(*command: str, seconds: "float | None" = None) -> str:
+    """What a command prints; nothing if it fails, or takes longer than that."""
     try:
-        import ensurepip  # noqa: F401
-        import venv  # noqa: F401
-    except ImportError:
-        name = "python{}.{}-venv".format(*sys.version_info[:2])
-        stop(f"This Python lacks the module venv, which SSB needs: install it (Debian and Ubuntu: apt install {name}).")
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode() if done.returncode == 0 else ""
 
 
 def answers(url: str, seconds: float = 4) -> bool:
-    """Whether a web page can be had; waiting no longer than told, the look-up of its host's name included."""
-    seen: list = []
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(url, timeout=seconds) as page:
-                seen.append(page.status == 200)
-        except Exception:  # whatever the reason, the answer is no
-            seen.append(False)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return bool(seen and seen[0])
+    """Whether a web page can be had within that time, the look-up of its host's name included."""
+    code = f"import urllib.request; print(urllib.request.urlopen({url!r}).status)"
+    return bool(output(sys.executable, "-c", code, seconds=seconds))
 
 
-def installed() -> list:
-    return [path.name for path in VENV.glob("lib/python3*/site-packages/*.dist-info")]
+def find_python() -> "str | None":
+    """A Python that the sets are made for: this one, else the newest on PATH."""
+    own = getattr(sys, "_base_executable", sys.executable)  # not that of .venv, should it be the active one
+    found = [own] if "{}.{}".format(*sys.version_info) in PYTHONS else []
+    found += [shutil.which(f"python{version}") for version in reversed(PYTHONS)]
+    return next((python for python in found if identity(python)), None)
 
 
-class Progress:
-    """How far something is, read from its output: a line, rewritten on a terminal, elsewhere one every ten seconds."""
-
-    doing, things = "", "packages"
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.current = total, 0, ""
-        self.began = self.said = time.monotonic()
-
-    def read(self, line: str) -> None:
-        """Take in one line of output."""
-
-    def show(self) -> None:
-        now = time.monotonic()
-        if not sys.stdout.isatty() and now - self.said < 10:
-            return
-        self.said = now
-        pace = f"{now - self.began:.0f} s so far"
-        if self.done:
-            rate = self.done / (now - self.began)
-            pace = f"{rate:.1f} a second, {max(self.total - self.done, 0) / rate:.0f} s left"
-        line = f"  {self.doing} {self.done} of {self.total} {self.things}, {pace}{self.current}"
-        print(f"\r{line:<99.99}" if sys.stdout.isatty() else line, end="" if sys.stdout.isatty() else "\n", flush=True)
+def identity(python: "str | Path | None") -> "str | None":
+    """Which Python it is, in an environment the one under it; None if it does not start."""
+    code = "import os, sys; print(sys.version, os.path.realpath(sys.base_prefix))"
+    return output(str(python), "-c", code) or None if python else None
 
 
-class PipProgress(Progress):
-    doing = "downloading"
-
-    def read(self, line: str) -> None:
-        file = re.match(r"\s+(?:Downloading|Using cached) ([^-\s/]+)\S* \(([^)]+)\)", line)
-        if line.startswith("Ignoring "):  # a marker: not for this machine
-            self.total -= 1
-        elif line.startswith(("Collecting ", "Processing ", "Requirement already")):
-            self.done += 1
-        elif file:
-            self.current = " ({} {})".format(*file.groups())
-        elif line.startswith("Installing collected packages"):
-            self.doing, self.total, self.current, self.began = "installing", line.count(",") + 1, "", time.monotonic()
-            self.before = len(installed())
-
-    def show(self) -> None:
-        if self.doing == "installing":
-            self.done = len(installed()) - self.before
-        super().show()
+def find_uv() -> "str | None":
+    """The uv on PATH, unless it is too old."""
+    version = re.match(r"uv (\d+)\.(\d+)", output("uv", "--version"))
+    return "uv" if version and tuple(map(int, version.groups())) >= LEAST_UV else None
 
 
-class CompileProgress(Progress):
-    doing, things = "compiling", "files"
-
-    def read(self, line: str) -> None:
-        self.done += line.startswith("Compiling ")
-
-
-def run(progress: Progress, *arguments: str) -> bool:
-    """Run a Python module in the environment, showing progress; all it says goes to the log. True if it succeeds."""
-    command = [str(VENV / "bin" / "python"), "-u", "-m", *arguments]
-    with LOG.open("a", encoding="utf-8") as log:
-        job = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=str(ROOT))
-
-        def follow() -> None:
-            for raw in job.stdout:  # type: ignore[union-attr]
-                line = raw.decode(errors="replace")
-                log.write(line)
-                progress.read(line)
-
-        reader = threading.Thread(target=follow)
-        reader.start()
-        while reader.is_alive():
-            progress.show()
-            reader.join(0.5)
-    if sys.stdout.isatty():
-        print("\r" + " " * 99, end="\r")
-    return job.wait() == 0
+def usable(venv: Path, python: "str | None") -> bool:
+    """Whether it stands where it was made, as its commands are written for, and is one of that Python, which starts."""
+    activate, own = venv / "bin" / "activate", identity(venv / "bin" / "python")
+    return activate.exists() and str(venv) in activate.read_text() and bool(own) and identity(python) in (None, own)
 
 
-def pip(*arguments: str, packages: int) -> None:
-    options = ("--no-compile", "--no-input", "--progress-bar", "off", "--disable-pip-version-check")
-    if not run(PipProgress(packages), "pip", "install", *options, *arguments):
-        print(*LOG.read_text(encoding="utf-8").splitlines()[-15:], sep="\n", file=sys.stderr)
-        stop("pip failed; all that it said is in " + str(LOG) + ". Once that is mended, run the same again.")
+def digest(files: list) -> str:
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def compile_packages() -> None:
-    """Byte code of what is likely to be imported, by all cores. pip would compile everything, by one core.
-
-    It cannot be left to the first import: with PYTHONDONTWRITEBYTECODE set, as in many containers, every import of vLLM
-    would take 20 seconds longer.
-    """
-    site = next(VENV.glob("lib/python3*/site-packages"))
-    files = sum(not re.search(NOT_COMPILED, str(path)) for path in site.rglob("*.py"))
-    # A few files are written for Python 2, so that it always fails.
-    run(CompileProgress(files), "compileall", "-j", "0", "-x", NOT_COMPILED, str(site))
-
-
-def install_torch(pin: str) -> None:
-    """The CPU build of torch. The registry's own for Linux is a CUDA build; PyTorch's index has the other."""
-    index = []
-    if sys.platform == "linux":
-        if answers(f"{TORCH_CPU_INDEX}/torch/"):
-            index = ["--extra-index-url", TORCH_CPU_INDEX]
-        where = "from PyTorch's CPU index" if index else "as pip finds it: PyTorch's CPU index does not answer"
-        print(f"Installing {pin}, {where}.")
+def make(venv: Path, python: "str | None", uv: "str | None") -> None:
+    """An empty environment. uv needs no help from Python's own module, and brings a Python where there is none."""
+    shutil.rmtree(str(venv), ignore_errors=True)
+    if uv:
+        command = [uv, "venv", "--quiet", "--python", python or ">=3.11,<3.14"]
     else:
-        print(f"vLLM has no build for {platform.system()}: sampling will use transformers.")
-        print(f"Installing {pin}.")
-    pip("--no-deps", *index, pin, packages=1)
-    if sys.platform == "linux" and not any(re.match(r"torch-[\d.]+\+cpu\.", name) for name in installed()):
-        print("This is the CUDA build, which does not load without its CUDA libraries: they come too, some 2 GB.")
-        pip("--constraint", str(LOCK), pin, packages=40)
+        assert python is not None
+        command = [python, "-m", "venv"]
+        if not output(python, "-c", "import ensurepip, venv; print('both')"):
+            name = "python{}-venv".format(".".join(platform.python_version_tuple()[:2]))
+            stop(
+                "This Python lacks the module venv, which SSB needs: install it (Debian and Ubuntu:"
+                f" apt install {name}), or install uv."
+            )
+    if subprocess.call([*command, str(venv)]):
+        stop(f"{venv.name} could not be made; the lines above say why.")
 
 
-def main(browser: bool = False) -> None:
-    """Make the environment, or what has changed of it. A browser that is there stays, and is added if asked for."""
-    check_python()
-    began = time.monotonic()
+def own_uv(venv: Path) -> str:
+    """uv, put into the environment by its pip."""
+    uv = venv / "bin" / "uv"
+    quietly = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
+    if not uv.exists() and subprocess.call([str(venv / "bin" / "pip"), "install", *quietly, pin_of("uv")]):
+        stop(f"uv could not be installed; the lines above say why. {NETWORK}")
+    return str(uv)
 
-    def digest(*parts: bytes) -> str:
-        return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
-    # A virtual environment does not survive being moved, nor another Python under it.
-    base = os.path.realpath(sys.base_prefix)
-    wanted = [pin for pin in pins() if not pin.startswith(BROWSER)]
-    browsers = [pin for pin in pins() if pin.startswith(BROWSER)] if browser else []
-    packages = digest("\n".join(wanted).encode(), sys.version.encode(), base.encode(), str(ROOT).encode())
-    project = digest((ROOT / "pyproject.toml").read_bytes())
-    window = digest("\n".join(browsers).encode())
-    made = STAMP.read_text().split() if STAMP.exists() else []  # packages, project, and the browser if it is there
-    if made[:2] == [packages, project] and (not browsers or made[2:] == [window]):
-        print(f"The environment {VENV.name} is up to date.")
-        return
-    if made[:1] != [packages]:
-        if shutil.disk_usage(str(ROOT)).free < DISK_GB * 1e9:
-            stop(f"The environment takes about {DISK_GB} GB of disk while it is made, and less is free here.")
-        python = getattr(sys, "_base_executable", sys.executable)  # not that of .venv, should it be the active one
-        print(f"Making {VENV.name} with Python {platform.python_version()}.")
-        subprocess.check_call([python, "-m", "venv", "--clear", str(VENV)])
-        if LOCK.name == "cpu.txt":
-            install_torch(next(pin for pin in wanted if pin.startswith("torch==")))
-        print(f"Installing the packages of constraints/{LOCK.name}, exactly these.")
-        pip("--no-deps", *wanted, packages=len(wanted))
-        print("Compiling them to byte code.")
-        compile_packages()
-        made = []
-    if made[:2] != [packages, project]:
-        STAMP.write_text(f"{packages}\n")
-        print("Installing this package, editable.")
-        pip("--no-deps", "--no-build-isolation", "--editable", str(ROOT), packages=1)
-        made = [packages, project, *made[2:]]
-        STAMP.write_text("\n".join(made) + "\n")
-    if browsers and made[2:] != [window]:
-        print("Installing the browser that the tests of the token page open.")
-        pip("--no-deps", *browsers, packages=len(browsers))
-        STAMP.write_text(f"{packages}\n{project}\n{window}\n")
-    print(
-        f"The environment {VENV.name} is ready: {len(installed())} packages in {time.monotonic() - began:.0f} seconds."
-    )
+def pin_of(package: str) -> str:
+    """Its line in the CPU set."""
+    lines = [line for name in ("cpu", "dev") for line in (SETS / f"{name}.txt").read_text().splitlines()]
+    return next(line for line in lines if line.startswith(f"{package}=="))
+
+
+def as_pip_is_told(python: str) -> list:
+    """Tell uv of the indexes, certificates and proxy that pip is configured with; returns what can only be an option.
+
+    In the process's environment, where what is set for uv itself wins.
+    """
+    listed = output(python, "-m", "pip", "config", "list") or output(sys.executable, "-m", "pip", "config", "list")
+    told = {}
+    for section in ("global", "install"):
+        for name, value in re.findall(rf"(?m)^{section}\.([\w-]+)=(.+)$", listed):
+            told[name] = ast.literal_eval(value)
+    told.update({n[4:].lower().replace("_", "-"): v for n, v in os.environ.items() if n.startswith("PIP_") and v})
+    told.setdefault("timeout", told.get("default-timeout", "180"))
+    os.environ.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")  # all indexes are looked through, as pip does
+    for name, (variables, between) in AS_UV_HAS_IT.items():
+        for variable in variables.split() if told.get(name) else ():
+            os.environ.setdefault(variable, between.join(told[name].split()))
+    return ["--no-index"] if told.get("no-index", "").lower() in ("1", "true", "yes", "on") else []
 
 
 if __name__ == "__main__":
     try:
-        named = sys.argv[1] if len(sys.argv) > 1 else "cpu"
-        choose("cpu" if named == "tests" else named)
-        main(browser=named == "tests")
+        main(*sys.argv[1:])
     except KeyboardInterrupt:
-        stop("\nStopped. `make setup` starts again.")
+        stop("\nStopped. The same command starts again.")

@@ -60,10 +60,10 @@ def look(recipe: Recipe | None) -> Iterator[Finding]:
 
 def _system() -> Iterator[Finding]:
     version = platform.python_version()
-    if sys.version_info[:2] in ((3, 11), (3, 12)):
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
         yield Finding("python", f"{version} ({sys.executable})")
     else:
-        yield Finding("python", version, "install Python 3.11 or 3.12, then `make setup PYTHON=python3.12`", BOTH)
+        yield Finding("python", version, "install Python 3.11, 3.12 or 3.13, then `make setup PYTHON=python3.12`", BOTH)
     system = f"{platform.system()} {platform.machine()}"
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         yield Finding("system", f"{system}; the GPU set is for Linux x86_64", "use such a machine for a GPU", (GPU,))

