@@ -187,7 +187,7 @@ def finished(tmp_path, monkeypatch):
 
 def test_on_a_cpu_all_stages_but_the_first_are_forked_from_one_that_imports_meanwhile(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep.forkserver, "ensure_running", lambda: started.append("imports"))
-    a100 = hardware.CARDS["a100-40gb"]
+    a100 = hardware.card_named("a100-40gb")
     for card, unsloth, begun, kinds in (
         (None, "", ["imports"], ["SpawnProcess", "ForkServerProcess"]),
         (a100, "", [], ["SpawnProcess", "SpawnProcess"]),  # Unsloth has to come first there, and CUDA last
