@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ssb_unsloth import __version__, cli, hardware, sweep
+from ssb_unsloth import __version__, cli, sweep
 from ssb_unsloth.config import load
 from ssb_unsloth.rundir import RunDir
 from ssb_unsloth.stages import STAGES
@@ -187,10 +187,9 @@ def finished(tmp_path, monkeypatch):
 
 def test_on_a_cpu_all_stages_but_the_first_are_forked_from_one_that_imports_meanwhile(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep.forkserver, "ensure_running", lambda: started.append("imports"))
-    a100 = hardware.card_named("a100-40gb")
     for card, unsloth, begun, kinds in (
         (None, "", ["imports"], ["SpawnProcess", "ForkServerProcess"]),
-        (a100, "", [], ["SpawnProcess", "SpawnProcess"]),  # Unsloth has to come first there, and CUDA last
+        ("a card", "", [], ["SpawnProcess", "SpawnProcess"]),  # Unsloth has to come first there, and CUDA last
         (None, "1", [], ["SpawnProcess", "SpawnProcess"]),
     ):
         started = []
