@@ -177,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from .config import save
     from .report import closing_lines
     from .rundir import RunDir
     from .sweep import Sweep
@@ -190,6 +191,7 @@ def _run(arguments: argparse.Namespace) -> int:
     words = [str(arguments.recipe), *arguments.overrides, "--runs", str(arguments.runs)]
     code = Sweep(recipe, root, words, arguments.workers, arguments.force)()
     if code == 0:
+        save(recipe, root / "recipe.yaml")  # also where nothing had to be done, after a command that asked for less
         print(closing_lines(RunDir(root)))
     return code
 
@@ -231,8 +233,11 @@ def _stage(arguments: argparse.Namespace) -> int:
         recipe, run = chosen.recipe, chosen.run
         whole = whole if chosen is everyone[0] else recipe
     with run.lock(patience=stopping.SECONDS + 2):
-        save(whole, run.root / "recipe.yaml")
-        if not run_stage(arguments.command, recipe, run, arguments.force):
+        ran = run_stage(arguments.command, recipe, run, arguments.force)
+        beside = run.root / "recipe.yaml"  # what the folder's stages were made with: a refused command changes nothing
+        if ran or not beside.exists():
+            save(whole, beside)
+        if not ran:
             print(f"{arguments.command}: up to date, {run.stage(arguments.command)}", file=sys.stderr)
     return 0
 

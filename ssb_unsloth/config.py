@@ -369,7 +369,9 @@ def _on_preset(layer: dict[str, Any]) -> dict[str, Any]:
 
 def save(recipe: Recipe, path: Path) -> None:
     """Write the resolved recipe: every key, also those left at their default. `load` reads it back unchanged."""
-    disk.write_text(path, _sealed(OmegaConf.to_yaml(OmegaConf.structured(recipe))))
+    text = _sealed(OmegaConf.to_yaml(OmegaConf.structured(recipe)))
+    if not path.is_file() or path.read_bytes() != text.encode():
+        disk.write_text(path, text)
 
 
 def is_as_saved(path: Path) -> bool:

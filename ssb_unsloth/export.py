@@ -18,17 +18,21 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from . import disk, manifests
 from .backends import model_path, unloadable
 from .config import load
 from .errors import UserError
+from .manifests import FORMAT, digest
 from .model_card import model_card, without_folders
 from .progress import say
-from .students import Student, students
+from .rundir import KEY, RunDir
+from .students import Student, assert_trained, root_of, scores_of, students
 
 FORMATS = ("adapter", "merged", "gguf")
 CONVERTERS = ("convert_hf_to_gguf.py", "unsloth_convert_hf_to_gguf.py")  # llama.cpp's, and Unsloth's copy of it
@@ -38,9 +42,10 @@ def finished(folder: Path) -> Student:
     """The student whose run is in this folder, such as runs/pocket or runs/pocket/students/rft-s1.
 
     Raises:
-        UserError: there is no run, or its training has not been finished.
+        UserError: there is no run; or its training has not been finished, is not what its recipe.yaml asks for, or has
+            been changed since.
     """
-    root = folder.parent.parent if folder.parent.name == "students" else folder
+    root = root_of(folder)
     if not (root / "recipe.yaml").is_file():
         raise UserError(f"{root}: holds no recipe.yaml, so it is no run folder; expected one such as runs/pocket.")
     everyone = students(load(root / "recipe.yaml"), root)
@@ -51,8 +56,8 @@ def finished(folder: Path) -> Student:
         )
     if student.run.manifest("train") is None:
         raise UserError(f"{folder}: its training has not been finished; `ssb run` with its recipe goes on with it.")
-    if not (adapter_of(student) / "adapter_model.safetensors").is_file():
-        raise UserError(f"{adapter_of(student)}: holds no adapter any more; `ssb train --force` makes it again.")
+    assert_trained(student, alone=len(everyone) == 1)
+    student.run.check("train")
     return student
 
 
@@ -64,10 +69,11 @@ def export(folder: Path, formats: Sequence[str], out: Path | None = None) -> lis
     """Write these formats of the student into `out` (the run's export/ by default). Returns their folders.
 
     Raises:
-        UserError: the run is not finished, the base cannot be loaded, or nothing here writes GGUF, or it fails.
-            What was written before stays.
+        UserError: the run is not finished, the base cannot be loaded, nothing here writes GGUF, or it fails; or in the
+            place of an export lies what none has written. What was written before stays.
     """
     source, out = finished(folder), out or folder / "export"
+    _refuse_stages(out)
     converter = find_converter() if "gguf" in formats else None
     written = []
     if "adapter" in formats:
@@ -93,29 +99,45 @@ def export_all(folder: Path, format_: str, out: Path | None) -> None:
         export(folder, FORMATS, out)
 
 
-def _written(source: Student, out: Path, name: str, write: Any) -> Path:
-    """Write aside, add the card, and only then give the folder its name: nobody loads half a model."""
-    with _aside(out, name) as into:
-        write(into)
-        files = [path.name for path in into.iterdir()]
-        (into / "README.md").write_text(model_card(source, name, files), encoding="utf-8")
+def _written(source: Student, out: Path, name: str, write: Callable[[Path], None]) -> Path:
+    """Write aside, add the card, seal it, and only then give the folder its name: nobody loads half a model. A folder
+    of that name is replaced only where an export has written it.
+    """
+    with RunDir(out).write(name, *_key(source)) as work, _all_or_nothing(work.folder):
+        write(work.folder)
+        files = [path.name for path in work.folder.iterdir()]
+        (work.folder / "README.md").write_text(model_card(source, name, files), encoding="utf-8")
     say(f"{name}: {out / name}, {sum(f.stat().st_size for f in (out / name).iterdir()) / 1e6:,.1f} MB")
     return out / name
 
 
+def _key(source: Student) -> tuple[str, dict[str, Any]]:
+    """What determines an export: the trained adapter, and what the card says of it."""
+    determined_by = {
+        "format": FORMAT,
+        "recipe": digest(asdict(source.recipe)),
+        "scores": digest(scores_of(source)),
+        "inputs": {"train": (source.run.manifest("train") or {})["id"]},
+    }
+    return digest(determined_by), determined_by
+
+
 @contextlib.contextmanager
-def _aside(out: Path, name: str) -> Iterator[Path]:
-    aside = out / f"{name}.partial"
+def _all_or_nothing(folder: Path) -> Iterator[None]:
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        yield aside
-        shutil.rmtree(out / name, ignore_errors=True)
-        aside.replace(out / name)
-    except OSError as error:
-        raise UserError(f"{out / name}: cannot be written ({error.strerror or error}).") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        yield
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if refused := disk.refusal(error, folder):
+            raise refused from None
+        raise
+
+
+def _refuse_stages(out: Path) -> None:
+    """Nothing is added to what a stage has closed, nor to what one is writing."""
+    for folder in (out.resolve(), *out.resolve().parents):
+        if (folder / manifests.NAME).is_file() or (folder / KEY).is_file():
+            raise UserError(f"--out {out}: {folder} is a stage's own, and nothing is added to it; take another folder.")
 
 
 def _adapter(source: Student, into: Path) -> None:
@@ -203,10 +225,11 @@ def push(folder: Path, repo_id: str, format_: str, public: bool, yes: bool) -> s
     token = get_token()
     if token is None:
         raise UserError("The hub wants a token and there is none: run `hf auth login`, or set HF_TOKEN.")
-    source = folder / "export" / format_
-    if not source.is_dir():
+    source, exported = folder / "export" / format_, RunDir(folder / "export")
+    if not exported.is_fresh(format_, _key(finished(folder))[0]):  # none, or of another training
         export(folder, [format_])
-    files = [path for path in sorted(source.rglob("*")) if path.is_file()]
+    exported.check(format_)
+    files = [path for path in manifests.files_in(source) if path.name != manifests.NAME]
     size = sum(path.stat().st_size for path in files) / 1e6
     seen = "PUBLIC, for everybody to see" if public else "private"
     what = f"{len(files)} files, {size:,.1f} MB, of {source} to {repo_id}, {seen}"
@@ -223,6 +246,7 @@ def push(folder: Path, repo_id: str, format_: str, public: bool, yes: bool) -> s
         api.upload_folder(
             repo_id=address.repo_id,
             folder_path=source,
+            allow_patterns=[path.relative_to(source).as_posix() for path in files],
             commit_message=f"Student of run {folder.name}, by ssb_unsloth",
         )
     except UserError:

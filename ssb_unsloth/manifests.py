@@ -149,7 +149,7 @@ def glance(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Damage], lis
     """What sizes and times tell, without reading a file: what is damaged for certain; and what is younger than the
     manifest, which was written last.
     """
-    found, same = _by_size(folder, manifest, None)
+    found, same = _by_size(folder, manifest, manifest["files"])
     written = (folder / NAME).stat().st_mtime_ns
     return found, [path for path in same if path.stat().st_mtime_ns > written]
 

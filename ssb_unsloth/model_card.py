@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from .config import BASE, Recipe
 from .prompts import text as prompt_text
-from .students import Student
+from .students import Student, scores_of
 
 METHODS = {
     "ssb": "Semantic Soft Bootstrapping ([arXiv 2512.05105](https://arxiv.org/abs/2512.05105)): a LoRA student, which"
@@ -31,8 +31,7 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
     manifest = run.manifest("train") or {}
     trained = manifest["summary"]
     counted = _read(run.stage("curate") / "statistics.json")
-    root = run.root.parent.parent if run.root.parent.name == "students" else run.root
-    scores = _read(root / "evaluate" / "scores.json").get("scores", [])
+    scores = scores_of(student)
     base, rounds = _base(student)
     source = without_folders(recipe.problems.source)
     head: dict[str, Any] = {

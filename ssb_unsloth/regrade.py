@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import manifests
 from .errors import UserError
 from .grading import VERDICTS, Verdict, format_free, gold_from, grade, string_equal
 from .records import Problem, generations_file, read_jsonl, read_rows, write_jsonl
@@ -81,6 +82,7 @@ def regrade(path: Path) -> Regraded:
 
 def _checked(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     """The file's rows with their line numbers, after a look at all of them."""
+    _check_sealed(path)
     rows = list(read_rows(path))
     if not rows:
         raise UserError(f"{path}: holds no generation.")
@@ -109,6 +111,13 @@ def _checked(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     if with_ids:
         _check_complete(path, rows)
     return rows
+
+
+def _check_sealed(path: Path) -> None:
+    """Whether a stage's own file is still what the stage wrote."""
+    manifest = manifests.read(path.parent)
+    for found in manifests.damage(path.parent, manifest, [path.name]) if manifest else []:
+        raise UserError(f"{found}; put it back as it was, or grade a copy of it in a folder of its own.")
 
 
 def _check_complete(path: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:

@@ -19,6 +19,7 @@ from .errors import UserError
 from .hardware import here
 from .plan import make_plan, span
 from .report import PUBLISHED, Table, percent, pipes
+from .rundir import RunDir
 from .stats import wilson
 
 FIGURE_2 = {  # the paper's Figure 2, by eye: first and last
@@ -35,8 +36,11 @@ def compare(root: Path) -> str:
     """The comparison as Markdown.
 
     Raises:
-        UserError: the run is not finished.
+        UserError: the run is not finished, or has been changed since.
     """
+    run = RunDir(root)
+    run.check("report", ["report.json"])
+    run.check("train", ["history.jsonl"])
     try:
         report = json.loads((root / "report" / "report.json").read_text(encoding="utf-8"))
         history = [json.loads(x) for x in (root / "train" / "history.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -81,6 +81,13 @@ class RunDir:
         for found in manifests.damage(folder, manifest, manifest["files"] if only is None else only):
             raise UserError(f"{found}; put it back as it was, or delete {folder} to make all of it again.")
 
+    def glance(self, name: str) -> tuple[list[manifests.Damage], list[Path]]:
+        """What sizes and times tell of a finished stage: files that are damaged for certain, and files younger than its
+        manifest, which somebody may have changed.
+        """
+        manifest = self.manifest(name)
+        return ([], []) if manifest is None else manifests.glance(self.stage(name), manifest)
+
     @contextlib.contextmanager
     def lock(self, name: str = ".lock", patience: float = 0.0) -> Iterator[None]:
         """Keep a second process out of the same run. A stage takes `.lock`, a whole run of all stages another one.

@@ -7,7 +7,6 @@ one student; `evaluate` and `report` to all students of the recipe together.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from .config import READS, BenchmarkConfig, ModelConfig, ProblemsConfig, Recipe,
 from .control_tokens import REMEDY, markers
 from .errors import UserError
 from .files import local, read_object
-from .manifests import FORMAT, digest
+from .manifests import FORMAT, damage, digest
 from .memory import explained
 from .progress import say
 from .records import EXAMPLES, EXAMPLES_BENCHMARK, Pair, Problem, Rollout, read_jsonl, write_jsonl
@@ -376,14 +375,16 @@ def _carry_over(recipe: Recipe, run: RunDir, entrants: Sequence[Entrant], benchm
         for name, (config, problems) in benchmarks.items()
         for decoding, samples in decodings(config)
     }
-    kept = run.stage("evaluate") / ORIGINS
+    finished, manifest = run.stage("evaluate"), run.manifest("evaluate") or {"files": {}, "sizes": {}}
+    damaged = {found.path: found for found in damage(finished, manifest, [ORIGINS, *origins])}
     known: dict[str, str] = {}
-    with contextlib.suppress(UserError):  # without it everything is sampled again
-        known = read_object(kept)
+    if ORIGINS in manifest["files"] and finished / ORIGINS not in damaged:  # without it everything is sampled again
+        known = read_object(finished / ORIGINS)
     for name, origin in origins.items():
-        finished = run.stage("evaluate") / name
-        if known.get(name) == origin and finished.exists() and not (folder / name).exists():
-            shutil.copyfile(finished, folder / name)
+        if finished / name in damaged:
+            say(f"{damaged[finished / name]}; these replies are sampled again.")
+        elif name in manifest["files"] and known.get(name) == origin and not (folder / name).exists():
+            shutil.copyfile(finished / name, folder / name)
     (folder / ORIGINS).write_text(json.dumps(origins, indent=1) + "\n", encoding="utf-8")
 
 
@@ -488,6 +489,8 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
                 f" `ssb {before}` first, or `ssb run`."
             )
         run.check(before)
+    if name != "base":
+        run.check("base")  # the model of a later round
     if not force and run.is_fresh(name, key):
         return False
     with explained(name, recipe, run.stage(name)), run.write(name, key, determined_by) as work:

@@ -13,13 +13,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from .config import READS, Recipe, variant
 from .errors import UserError
+from .files import read_object
 from .manifests import digest
 from .rundir import RunDir
 from .stages import BEFORE, STAGES
 
+SCORES = "scores.json"
 CHAIN = ("base", "curate", "teach", "train")
 
 
@@ -89,14 +92,34 @@ def trained(recipe: Recipe, root: Path) -> list[Student]:
     """
     everyone = students(recipe, root)
     for student in everyone:
-        for stage in student.chain:
-            if not student.run.is_fresh(stage, STAGES[stage].key(student.recipe, student.run)[0]):
-                whose = "" if len(everyone) == 1 else f" --student {student.label}"
-                raise UserError(
-                    f"{student.run.stage(stage)}: not there, or not as the recipe asks for it now: run"
-                    f" `ssb {stage}{whose}` first, or `ssb run`, which does all that is missing."
-                )
+        assert_trained(student, alone=len(everyone) == 1)
     return everyone
+
+
+def assert_trained(student: Student, alone: bool) -> None:
+    """Raises UserError if the student has not been trained as its recipe asks for it. `alone`: it is the only one."""
+    for stage in student.chain:
+        if not student.run.is_fresh(stage, STAGES[stage].key(student.recipe, student.run)[0]):
+            whose = "" if alone else f" --student {student.label}"
+            raise UserError(
+                f"{student.run.stage(stage)}: not there, or not as the recipe asks for it now: run"
+                f" `ssb {stage}{whose}` first, or `ssb run`, which does all that is missing."
+            )
+
+
+def scores_of(student: Student) -> list[dict[str, Any]]:
+    """The rows of scores.json, if the run's evaluation was of this student's adapter as it is now.
+
+    Raises:
+        UserError: they have been changed since.
+    """
+    whole, train = RunDir(root_of(student.run.root)), student.run.manifest("train")
+    evaluated = whole.manifest("evaluate")
+    if not evaluated or not train or evaluated["determined_by"].get("students", {}).get(student.label) != train["id"]:
+        return []
+    whole.check("evaluate", [SCORES])
+    found: list[dict[str, Any]] = read_object(whole.stage("evaluate") / SCORES).get("scores", [])
+    return found
 
 
 def _share(everyone: Sequence[Student]) -> None:

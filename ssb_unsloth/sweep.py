@@ -23,6 +23,7 @@ from pathlib import Path
 from . import stopping
 from .config import Recipe
 from .hardware import here
+from .manifests import Damage
 from .planner import size
 from .progress import say
 from .rundir import RunDir
@@ -78,6 +79,8 @@ class Sweep:
         self._total, self._ended, self._ran = len(self._todo), 0, False
         self._running: list[Running] = []
         self._failed: list[Job] = []
+        self._damaged: list[Damage] = []  # files of stages that are up to date otherwise
+        self._younger: list[Path] = []  # than the manifest of their stage
         self._waiting: list[Job] = []  # for one that failed
         self._seconds: dict[str, list[float]] = {}  # how long each stage took, by its name
         self._a_reply: list[float] = []  # seconds a reply, in each curation
@@ -109,6 +112,7 @@ class Sweep:
                 self._todo.remove(job)
                 if not self._force and job.is_fresh():
                     self._ended += 1
+                    self._glance(job)
                     self._learn(job, None)
                     self._line(job, "up to date")
                 else:
@@ -122,8 +126,10 @@ class Sweep:
         if self._failed:
             self._say_what_failed()
             return 2
-        if not self._ran:
-            say("All stages are up to date.")
+        if self._damaged:
+            self._say_what_is_damaged()
+            return 2
+        self._say_what_was_looked_at()
         return 0
 
     def _ready(self) -> Job | None:
@@ -202,6 +208,29 @@ class Sweep:
                 why = "killed by signal 9, as the system does when memory runs out"
             say(f"ssb: Stage {name} failed ({why}); what was finished before it is kept.")
         return code
+
+    def _glance(self, job: Job) -> None:
+        damaged, younger = job.run.glance(job.stage)
+        self._damaged += damaged
+        self._younger += younger
+
+    def _say_what_is_damaged(self) -> None:
+        for damage in self._damaged:
+            say(f"ssb: {damage}")
+        say(
+            "ssb: Put back what is damaged, or delete its stage's folder, and the same command makes it again;"
+            f" `ssb verify {self._run.root}` reads every byte."
+        )
+
+    def _say_what_was_looked_at(self) -> None:
+        if self._younger:
+            one, more = self._younger[0], len(self._younger) - 1
+            and_more = f" (and {more:,} more)" if more else ""
+            say(
+                f"{one}{and_more}: touched since its stage was finished; `ssb verify {self._run.root}` reads all of it."
+            )
+        if not self._ran:
+            say(f"All stages are up to date, by their keys and sizes; `ssb verify {self._run.root}` reads every byte.")
 
     def _say_what_failed(self) -> None:
         """Of several students: which one it was, that the others are made, and how to go on."""

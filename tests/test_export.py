@@ -30,7 +30,8 @@ from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.prompts import student_messages
 from ssb_unsloth.prompts import text as prompt_text
-from ssb_unsloth.rundir import RunDir
+from ssb_unsloth.stages import STAGES
+from ssb_unsloth.students import students
 from ssb_unsloth.train import save_adapter
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "pocket.yaml"
@@ -46,11 +47,16 @@ def score(model, value, **other):
     return row | other
 
 
-def make_run(folder, scale=0.5, changes=()):
+COUNTED = {"questions": 1234, "pairs": 56}
+
+
+def make_run(folder, scale=0.5, changes=(), counted=COUNTED):
     """A run that is finished up to its evaluation, whose adapter was drawn and not trained."""
-    run = RunDir(folder)
-    run.root.mkdir(parents=True)
-    save(load(RECIPE, ["seed=7", *changes]), folder / "recipe.yaml")
+    folder.mkdir(parents=True)
+    recipe = load(RECIPE, ["seed=7", *changes])
+    save(recipe, folder / "recipe.yaml")
+    (student,) = students(recipe, folder)
+    run = student.run
     torch.manual_seed(0)
     config = LoraConfig(r=8, target_modules=["q_proj", "v_proj", "down_proj"], task_type="CAUSAL_LM")
     model = get_peft_model(load_model(POCKET), config)
@@ -58,13 +64,15 @@ def make_run(folder, scale=0.5, changes=()):
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_().mul_(scale)
-    with run.write("curate", "key", {}) as work:
-        (work.folder / "statistics.json").write_text(json.dumps({"questions": 1234, "pairs": 56}))
-    with run.write("train", "key", {}) as work:
+    with run.write("curate", *STAGES["curate"].key(recipe, run)) as work:
+        (work.folder / "statistics.json").write_text(json.dumps(counted))
+    with run.write("teach", *STAGES["teach"].key(recipe, run)):
+        pass
+    with run.write("train", *STAGES["train"].key(recipe, run)) as work:
         save_adapter(model, work.folder / "adapter")
         work.summary = TRAINED
     rows = [score("base", 0.25), score("ssb", 0.5), score("ssb", 0.375, scoring="string"), score("rft", 0.75)]
-    with run.write("evaluate", "key", {}) as work:
+    with run.write("evaluate", *STAGES["evaluate"].key(recipe, run)) as work:
         (work.folder / "scores.json").write_text(json.dumps({"scores": rows, "differences": []}))
     return folder
 
@@ -101,7 +109,7 @@ def replies(run, tokenizer, prompts):
 
 def test_the_adapter_is_the_trained_one_and_names_its_base_as_the_recipe_does(exported, run):
     files = {path.name for path in (exported / "adapter").iterdir()}
-    assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert files == {"README.md", "adapter_config.json", "adapter_model.safetensors", "manifest.json"}
     weights = "adapter_model.safetensors"
     assert (exported / "adapter" / weights).read_bytes() == (run / "train" / "adapter" / weights).read_bytes()
     config = json.loads((exported / "adapter" / "adapter_config.json").read_text())
@@ -223,8 +231,8 @@ def test_the_card_says_what_it_is_and_how_to_load_it(exported, run, format_, lib
 
 
 def test_the_card_of_pairs_brought_along_in_the_released_codes_way_says_so(tmp_path):
-    run = make_run(tmp_path / "run", changes=["preset=author_code"])
-    (run / "curate" / "statistics.json").write_text(json.dumps({"questions": 0, "pairs": 56, "brought": 60}))
+    counted = {"questions": 0, "pairs": 56, "brought": 60}
+    run = make_run(tmp_path / "run", changes=["preset=author_code"], counted=counted)
     export(run, ["adapter"])
     card = (run / "export" / "adapter" / "README.md").read_text(encoding="utf-8")
     assert "56 pairs, brought along." in card
@@ -321,7 +329,7 @@ def unsloth(tmp_path, monkeypatch):
 def test_without_a_converter_unsloth_writes_gguf_and_leaves_the_merged_folder_alone(run, tmp_path, unsloth, tokenizer):
     export(run, ["gguf"], tmp_path / "out")
     merged, gguf = tmp_path / "out" / "merged", tmp_path / "out" / "gguf"
-    assert {path.name for path in gguf.iterdir()} == {"README.md", "pocket.gguf"}
+    assert {path.name for path in gguf.iterdir()} == {"README.md", "pocket.gguf", "manifest.json"}
     weights = (merged / "model.safetensors").stat().st_size
     assert json.loads((gguf / "pocket.gguf").read_text()) == ["f16", weights, len(tokenizer)]
     assert json.loads((merged / "config.json").read_text())["dtype"] == "float16"
@@ -410,7 +418,8 @@ def test_push_is_private_and_uploads_what_was_exported(exported, run):
         code, out, said = push(run, "--yes", hub=hub, HF_TOKEN=TOKEN)
         assert (code, out.strip()) == (0, f"http://127.0.0.1:{hub.server_port}/me/student"), said
         assert [(c["name"], c["visibility"]) for c in hub.created] == [("student", "private")]
-        assert hub.files == {path.name: path.read_bytes() for path in (exported / "adapter").iterdir()}
+        files = [path for path in (exported / "adapter").iterdir() if path.name != "manifest.json"]
+        assert hub.files == {path.name: path.read_bytes() for path in files}
         assert hub.tokens == {f"Bearer {TOKEN}"}
         assert push(run, "--yes", "--public", hub=hub, HF_TOKEN=TOKEN)[0] == 0
         assert hub.created[-1]["visibility"] == "public"
