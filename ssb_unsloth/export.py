@@ -208,6 +208,19 @@ def _gguf(source: Student, converter: Path | None, merged: Path, into: Path) -> 
         raise UserError(f"{converter or 'Unsloth'} cannot convert {merged}: {said[-1].strip()}")
 
 
+def pushable(folder: Path, format_: str) -> list[Path]:
+    """The files to upload: of an export that is there, or where there is none of this training, of a new one.
+
+    Raises:
+        UserError: one of them has been changed since the export.
+    """
+    exported = RunDir(folder / "export")
+    if not exported.is_fresh(format_, _key(finished(folder))[0]):
+        export(folder, [format_])
+    exported.check(format_)
+    return [path for path in manifests.files_in(exported.stage(format_)) if path.name != manifests.NAME]
+
+
 def push(folder: Path, repo_id: str, format_: str, public: bool, yes: bool) -> str:
     """Upload one exported format (exported first if it is not there) to the hub. Returns the repository's address.
 
@@ -225,11 +238,7 @@ def push(folder: Path, repo_id: str, format_: str, public: bool, yes: bool) -> s
     token = get_token()
     if token is None:
         raise UserError("The hub wants a token and there is none: run `hf auth login`, or set HF_TOKEN.")
-    source, exported = folder / "export" / format_, RunDir(folder / "export")
-    if not exported.is_fresh(format_, _key(finished(folder))[0]):  # none, or of another training
-        export(folder, [format_])
-    exported.check(format_)
-    files = [path for path in manifests.files_in(source) if path.name != manifests.NAME]
+    source, files = folder / "export" / format_, pushable(folder, format_)
     size = sum(path.stat().st_size for path in files) / 1e6
     seen = "PUBLIC, for everybody to see" if public else "private"
     what = f"{len(files)} files, {size:,.1f} MB, of {source} to {repo_id}, {seen}"

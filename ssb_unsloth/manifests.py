@@ -105,6 +105,15 @@ def is_ours(folder: Path) -> bool:
     return manifest is not None and {"stage", "key", "files"} <= set(manifest)
 
 
+def is_foreign(folder: Path) -> bool:
+    """Whether the manifest.json that lies there is sound JSON of another program's."""
+    try:
+        manifest = json.loads((folder / NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return not (isinstance(manifest, dict) and {"stage", "key", "files"} <= set(manifest))
+
+
 def hashes(paths: Sequence[Path], title: str) -> dict[Path, str | OSError]:
     """Each file's SHA-256, or why it cannot be read: several files at once, with a bar where there are many bytes."""
     total = sum(path.stat().st_size for path in paths)

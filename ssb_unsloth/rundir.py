@@ -132,7 +132,7 @@ class RunDir:
         _refuse_foreign(final)
         before = _key_in(partial)
         if before != key and not (by_file and before):
-            disk.remove(partial)
+            _discard(partial, KEY)
         partial.mkdir(parents=True, exist_ok=True)
         disk.write_text(partial / KEY, key)
         work, start = Work(partial), time.monotonic()
@@ -164,7 +164,7 @@ class RunDir:
                 old.replace(final)
                 disk.flush_folder(final.parent)
             else:
-                disk.remove(old)
+                _discard(old, manifests.NAME)
 
     def _take_place(self, name: str) -> None:
         """Give a finished partial folder its name. At every moment there is a finished folder: the one before is moved
@@ -175,11 +175,11 @@ class RunDir:
         for path in [*(partial / scratch for scratch in SCRATCH), *partial.rglob(f"*{disk.ASIDE}")]:
             disk.remove(path)
         if final.exists():
-            disk.remove(old)
+            _discard(old, manifests.NAME)
             final.replace(old)
         partial.replace(final)
         disk.flush_folder(final.parent)
-        disk.remove(old)
+        _discard(old, manifests.NAME)
 
     def _places(self, name: str) -> tuple[Path, Path, Path]:
         """Where the finished folder, the partial one and the one that is being replaced lie: where a link leads to."""
@@ -194,6 +194,23 @@ def _locked(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _discard(folder: Path, last: str) -> None:
+    """Remove what the package wrote; the file that says so goes last, so that a kill on the way leaves nothing that
+    looks like somebody else's.
+
+    Raises:
+        UserError: it is somebody else's.
+    """
+    if not folder.exists():
+        return
+    if last == manifests.NAME:
+        _refuse_foreign(folder)
+    for path in folder.iterdir():
+        if path.name != last:
+            disk.remove(path)
+    disk.remove(folder)
 
 
 def _key_in(partial: Path) -> str | None:

@@ -20,6 +20,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ssb_unsloth import manifests
 from ssb_unsloth.backends import Adapter, Request
 from ssb_unsloth.backends.transformers import TransformersSampler, load_model, load_tokenizer
 from ssb_unsloth.cli import main
@@ -33,6 +34,7 @@ from ssb_unsloth.prompts import text as prompt_text
 from ssb_unsloth.stages import STAGES
 from ssb_unsloth.students import students
 from ssb_unsloth.train import save_adapter
+from ssb_unsloth.verify import verify
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "pocket.yaml"
 POCKET = ModelConfig(name="pocket", dtype="float32")
@@ -354,6 +356,129 @@ def test_the_stand_in_takes_and_gives_what_the_real_one_does():
     assert [a.arg for a in real.args.args][:4] == ["self", "save_directory", "tokenizer", "quantization_method"]
     given = [node.value for node in ast.walk(real) if isinstance(node, ast.Return) and isinstance(node.value, ast.Dict)]
     assert "gguf_files" in [key.value for key in given[-1].keys]
+
+
+# -- What is read is looked at first ----------------------------------------------------------------------------------
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def own(run, tmp_path):
+    """A copy of the run, without what was exported."""
+    return shutil.copytree(run, tmp_path / "own", ignore=shutil.ignore_patterns("export"))
+
+
+COMMANDS = (["export", "--format", "adapter"], ["chat"], ["push", "me/student", "--yes"])
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_an_adapter_that_was_damaged_goes_nowhere(own, words, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    path = own / "train" / "adapter" / "adapter_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+    before = snapshot(own)
+    assert main([words[0], str(own), *words[1:]]) == 2
+    assert f"{path}: changed since it was written; put it back" in capsys.readouterr().err
+    assert snapshot(own) == before
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_student_that_is_not_the_recipes_goes_nowhere(own, words, capsys, monkeypatch):
+    """As after a command that changed recipe.yaml alone: model card and adapter would name another model."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    save(load(RECIPE, ["seed=7", "model.name=somebody/other"]), own / "recipe.yaml")
+    before = snapshot(own)
+    assert main([words[0], str(own), *words[1:]]) == 2
+    assert "curate: not there, or not as the recipe asks for it now" in capsys.readouterr().err
+    assert snapshot(own) == before
+
+
+def test_a_refused_report_changes_nothing(own, capsys):
+    before = snapshot(own)
+    runs = own.rename(own.with_name("pocket")).parent
+    words = ["report", str(RECIPE), "--runs", str(runs), "seed=7"]
+    assert main([*words, "model.name=somebody/other"]) == 2
+    assert "not as the recipe asks for it now" in capsys.readouterr().err
+    (runs / "pocket").rename(own)
+    (own / ".lock").unlink()
+    assert snapshot(own) == before
+
+
+def test_scores_of_another_adapter_are_not_on_the_card(own):
+    (student,) = students(load(own / "recipe.yaml"), own)
+    with student.run.write("train", *STAGES["train"].key(student.recipe, student.run)) as work:
+        shutil.copytree(own / "train" / "adapter", work.folder / "adapter")
+        (work.folder / "history.jsonl").write_text("another training")
+        work.summary = TRAINED
+    export(own, ["adapter"])
+    assert "It has not been evaluated." in (own / "export" / "adapter" / "README.md").read_text()
+
+
+def test_scores_that_were_changed_by_hand_are_not_on_the_card(own):
+    path = own / "evaluate" / "scores.json"
+    path.write_text(path.read_text().replace("0.5", "0.9", 1))
+    with pytest.raises(UserError, match=r"scores\.json: changed since it was written"):
+        export(own, ["adapter"])
+    assert not (own / "export").exists()
+
+
+@pytest.mark.parametrize("where", ["train", "train/adapter", "train.partial", "evaluate/deep/er"])
+def test_an_export_goes_into_no_stages_folder(own, where, capsys):
+    (own / "train.partial").mkdir()
+    (own / "train.partial" / ".key").write_text("a training that was stopped")
+    before = snapshot(own)
+    for format_ in ("adapter", "merged", "all"):
+        assert main(["export", str(own), "--format", format_, "--out", str(own / where)]) == 2
+        assert "is a stage's own, and nothing is added to it" in capsys.readouterr().err
+    assert snapshot(own) == before
+
+
+FOREIGN = ["adapter/mine.txt", "adapter", "adapter.partial/mine.txt", ".adapter.old/mine.txt"]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_an_export_replaces_and_deletes_nothing_that_is_not_an_exports(run, tmp_path, foreign):
+    out = tmp_path / "out"
+    (out / foreign).parent.mkdir(parents=True)
+    (out / foreign).write_text("mine")
+    with pytest.raises(UserError, match="move it away, or delete it"):
+        export(run, ["adapter"], out)
+    assert snapshot(out) == {out / foreign: b"mine"}
+    assert list(out.iterdir()) == [out / foreign.split("/")[0]]
+
+
+def test_an_export_replaces_an_export(run, tmp_path):
+    for _ in range(2):
+        export(run, ["adapter"], tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+        assert not manifests.damage(tmp_path / "adapter", manifests.read(tmp_path / "adapter"))
+
+
+def test_an_export_of_an_earlier_training_is_not_pushed(own, capsys):
+    from ssb_unsloth.export import pushable
+
+    export(own, ["adapter"])
+    stamp = (own / "export" / "adapter" / "manifest.json").read_bytes()
+    assert pushable(own, "adapter")
+    assert (own / "export" / "adapter" / "manifest.json").read_bytes() == stamp
+    (student,) = students(load(own / "recipe.yaml"), own)
+    with student.run.write("train", *STAGES["train"].key(student.recipe, student.run)) as work:
+        shutil.copytree(own / "train" / "adapter", work.folder / "adapter")
+        (work.folder / "history.jsonl").write_text("another training")
+        work.summary = TRAINED
+    assert verify(own)[0].count("made from another train") == 2  # evaluation and export
+    assert pushable(own, "adapter")
+    assert verify(own)[0].count("made from another train") == 1
+    (own / "export" / "adapter" / "README.md").write_text("mine")
+    with pytest.raises(UserError, match=r"README\.md: changed since it was written"):
+        pushable(own, "adapter")
 
 
 # -- The hub ----------------------------------------------------------------------------------------------------------

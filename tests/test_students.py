@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,7 +128,7 @@ def test_a_saved_recipe_with_variants_is_read_back_unchanged(tmp_path):
     assert config.load(tmp_path / "saved.yaml") == recipe
 
 
-def test_kept_replies_are_taken_over_until_the_model_adapter_or_benchmark_changes(tmp_path):
+def test_kept_replies_are_taken_over_until_the_model_adapter_or_benchmark_changes(tmp_path, capsys):
     model, adapter = tmp_path / "model", tmp_path / "adapter"
     for folder in (model, adapter):
         folder.mkdir()
@@ -141,15 +140,11 @@ def test_kept_replies_are_taken_over_until_the_model_adapter_or_benchmark_change
 
     def taken_over(problems=problems, **keys):
         """Whether a new evaluation takes the kept file; it then becomes the kept one."""
-        work = tmp_path / "work"
-        work.mkdir()
         benchmarks = {"sums": (BenchmarkConfig(source="x", temperature=None, **keys), problems)}
-        _carry_over(recipe, run, entrants, benchmarks, work)
-        taken = (work / name).exists()
-        (work / name).write_text("")
-        shutil.rmtree(run.stage("evaluate"), ignore_errors=True)
-        run.root.mkdir(exist_ok=True)
-        work.rename(run.stage("evaluate"))
+        with run.write("evaluate", "key", {}) as work:
+            _carry_over(recipe, run, entrants, benchmarks, work.folder)
+            taken = (work.folder / name).exists()
+            (work.folder / name).write_text("the replies")
         return taken
 
     assert not taken_over()
@@ -162,6 +157,15 @@ def test_kept_replies_are_taken_over_until_the_model_adapter_or_benchmark_change
     (model / "config.json").write_text('{"other": 1}')  # other weights under the same path
     assert not taken_over()
     assert taken_over()
+    for damaged in (
+        name,
+        "origins.json",
+    ):  # by hand, or by the disk: what the stage did not write is never sealed again
+        path = run.stage("evaluate") / damaged
+        path.write_text(path.read_text().replace("e", "f", 1))
+        assert not taken_over()
+        assert taken_over()
+    assert "changed since it was written; these replies are sampled again" in capsys.readouterr().err
 
 
 @pytest.fixture
