@@ -141,9 +141,11 @@ def test_a_place_for_runs_that_is_no_folder_is_named(fails, tmp_path):
 
 
 def test_overrides_stand_before_and_after_options(fails, tmp_path):
-    fails("teach", POCKET, "name=mine", "--runs", str(tmp_path), "seed=5", "--force", "train.epochs=7")
-    recipe = load(tmp_path / "mine" / "recipe.yaml")
-    assert (recipe.name, recipe.seed, recipe.train.epochs) == ("mine", 5, 7)
+    said = fails("teach", POCKET, "seed=-1", "--runs", str(tmp_path), "curate.pairs=-2", "--force", "train.epochs=-7")
+    assert "3 things to mend" in said
+    assert all(f"{key}: {value}" in said for key, value in (("seed", -1), ("curate.pairs", -2), ("train.epochs", -7)))
+    said = fails("teach", POCKET, "--runs", str(tmp_path), "--force", "name=mine")
+    assert str(tmp_path / "mine" / "curate") in said
 
 
 ONE_STUDENT = [stage for stage in STAGES if stage != "base"]

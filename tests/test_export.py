@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ssb_unsloth import manifests
 from ssb_unsloth.backends import Adapter, Request
+from ssb_unsloth.backends.chat_template import render
 from ssb_unsloth.backends.transformers import TransformersSampler, load_model, load_tokenizer
 from ssb_unsloth.cli import main
 from ssb_unsloth.config import ModelConfig, SamplingConfig, load, save
@@ -92,8 +93,7 @@ def exported(run):
 
 @pytest.fixture(scope="module")
 def prompts(tokenizer):
-    sampler = TransformersSampler(None, tokenizer, 1)
-    return [Request(sampler.render(student_messages(p.question)), 0) for p in generate("validation", 12, 0)]
+    return [Request(render(tokenizer, student_messages(p.question)), 0) for p in generate("validation", 12, 0)]
 
 
 @pytest.fixture(scope="module")
