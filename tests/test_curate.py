@@ -10,9 +10,9 @@ import pytest
 from ssb_unsloth import grading
 from ssb_unsloth.backends import Completion, derive_seed
 from ssb_unsloth.config import CurateConfig, SamplingConfig
-from ssb_unsloth.curate import Curator, choose
+from ssb_unsloth.curate import Curator, bring_along, choose
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.prompts import student_messages, teacher_messages
+from ssb_unsloth.prompts import refinement_messages, student_messages, teacher_messages
 from ssb_unsloth.records import Pair, Problem, Rollout, read_jsonl, stable_id
 
 RECORDED = Path(__file__).parent / "data" / "gsm8k" / "recorded_rollouts.jsonl"
@@ -63,7 +63,7 @@ class Scripted:
     """A sampler that answers by a rule, and remembers what it was asked."""
 
     def __init__(self, reply):
-        self.reply, self.calls = reply, []
+        self.reply, self.calls, self.decodings = reply, [], {}
 
     def render(self, messages):
         return [ord(c) for c in json.dumps(messages)]
@@ -71,8 +71,9 @@ class Scripted:
     def sample(self, requests, decoding, adapter=None, title="sample", keep=None):
         prompts = [json.loads("".join(map(chr, r.prompt_ids))) for r in requests]
         self.calls.append((title, prompts, [r.seed for r in requests]))
-        texts = [self.reply(p, r.seed) for p, r in zip(prompts, requests, strict=True)]
-        return [Completion([5, 6, 2], text, "stop") for text in texts]
+        self.decodings[title] = decoding
+        replies = [self.reply(p, r.seed) for p, r in zip(prompts, requests, strict=True)]
+        return [r if isinstance(r, Completion) else Completion([5, 6, 2], r, "stop") for r in replies]
 
 
 PROBLEMS = [Problem(stable_id(f"q{i}"), f"q{i}", str(i)) for i in range(30)]
@@ -114,6 +115,117 @@ def test_every_pair_can_be_traced_to_its_rollouts(tmp_path):
         assert (right.verdict, wrong.verdict, refined.verdict) == ("right", "wrong", "right")
         assert refined.token_ids == pair.reply_ids == [5, 6, 2]
         assert teacher_messages(pair.question, pair.right, pair.wrong) in shown
+
+
+# ---- every setting reaches what it is about
+
+
+def curated(folder, reply, problems=PROBLEMS, **settings):
+    """(statistics, rollouts, refinements, pairs, the sampler) of one curation."""
+    folder.mkdir(exist_ok=True)
+    sampler = Scripted(reply)
+    statistics = make_curator(folder, sampler, **{"pairs": 100, **settings}).run(problems)
+    kinds = {"rollouts": Rollout, "refinements": Rollout, "pairs": Pair}
+    return statistics, *(read_jsonl(folder / f"{name}.jsonl", kind) for name, kind in kinds.items()), sampler
+
+
+def is_refinement(messages):
+    return not messages[1]["content"].startswith("q")
+
+
+def test_rollouts_and_refinements_have_each_their_own_decoding(tmp_path):
+    rollout, refine = SamplingConfig(temperature=0.9, max_tokens=11), SamplingConfig(temperature=0.1, max_tokens=22)
+    *_, sampler = curated(tmp_path, answer, rollout=rollout, refine=refine)
+    assert sampler.decodings == {"rollouts": rollout, "refinements": refine}
+
+
+def test_as_many_rollouts_and_refinements_as_asked_for(tmp_path):
+    _, rollouts, refinements, _, _ = curated(tmp_path, answer, rollouts=7, refinements=3)
+    assert set(Counter(r.problem_id for r in rollouts).values()) == {7}
+    assert set(Counter(r.problem_id for r in refinements).values()) == {3}
+
+
+def test_the_wording_is_that_of_both_prompts(tmp_path):
+    sampler = Scripted(lambda messages, seed: f"\\boxed{{{seed % 2}}}")
+    config = CurateConfig(wave=30, rollout=SamplingConfig(), refine=SamplingConfig())
+    Curator(config, lambda: sampler, 10_000, 1, tmp_path, wording="released").run(PROBLEMS[:2])
+    (_, tutored, _), (_, refined, _) = sampler.calls
+    assert tutored[0] == student_messages("q0", "released") != student_messages("q0")
+    assert refined[0] == refinement_messages("q0", r"\boxed{0}", r"\boxed{1}", "released")
+
+
+def test_the_contrast_is_chosen_as_the_recipe_says(tmp_path):
+    """first: always the first right rollout; random: here and there another."""
+
+    def first_of(rows, verdict):
+        found = {}
+        for row in rows:
+            if row.verdict == verdict:
+                found.setdefault(row.problem_id, row.id)
+        return found
+
+    _, rollouts, _, pairs, _ = curated(tmp_path / "first", answer, rollouts=8, contrast="first")
+    assert len(pairs) > 5
+    assert {p.problem_id: p.right_id for p in pairs}.items() <= first_of(rollouts, "right").items()
+    assert {p.problem_id: p.wrong_id for p in pairs}.items() <= first_of(rollouts, "wrong").items()
+    _, rollouts, _, pairs, _ = curated(tmp_path / "random", answer, rollouts=8, contrast="random")
+    assert not {p.problem_id: p.right_id for p in pairs}.items() <= first_of(rollouts, "right").items()
+    assert not {p.problem_id: p.wrong_id for p in pairs}.items() <= first_of(rollouts, "wrong").items()
+
+
+@pytest.mark.parametrize(("unboxed", "some"), [("wrong", True), ("excluded", False)])
+def test_unboxed_rollouts_are_wrong_or_left_out_as_the_recipe_says(tmp_path, unboxed, some):
+    statistics, *_ = curated(tmp_path, lambda m, seed: answer(m, 0) if seed % 2 else "no idea", unboxed=unboxed)
+    assert statistics.no_answer > 0
+    assert (statistics.mixed > 0) == some
+
+
+@pytest.mark.parametrize(("equality", "right"), [("math", 120), ("string", 0)])
+def test_answers_are_compared_as_the_recipe_says(tmp_path, equality, right):
+    problems = [Problem(p.id, p.question, f"1{i:03}") for i, p in enumerate(PROBLEMS)]
+    reply = lambda m, seed: f"\\boxed{{1,{int(m[1]['content'][1:]):03}}}"  # noqa: E731
+    _, rollouts, *_ = curated(tmp_path, reply, problems, equality=equality)
+    assert sum(r.verdict == "right" for r in rollouts) == right
+
+
+def test_a_reply_that_was_cut_off_is_recorded_so_and_never_right(tmp_path):
+    """Also where its box is."""
+    cut = lambda m, seed: Completion([5, 6], answer(m, seed), "length")  # noqa: E731
+    statistics, rollouts, *_ = curated(tmp_path / "all", cut)
+    assert {(r.verdict, r.finish_reason) for r in rollouts} == {("truncated", "length")}
+    assert (statistics.truncated, statistics.mixed) == (120, 0)
+
+    def cut_refinements(messages, seed):
+        return cut(messages, seed) if is_refinement(messages) else answer(messages, seed)
+
+    statistics, _, refinements, pairs, _ = curated(tmp_path / "refinements", cut_refinements)
+    assert refinements
+    assert {r.finish_reason for r in refinements} == {"length"}
+    assert (pairs, statistics.accepted, statistics.truncated) == ([], 0, 0)  # the count is of rollouts
+
+
+def test_a_refinement_without_a_box_makes_no_pair(tmp_path):
+    def unboxed(messages, seed):
+        return "It is so." if is_refinement(messages) else answer(messages, seed)
+
+    _, _, refinements, pairs, _ = curated(tmp_path, unboxed)
+    assert refinements
+    assert pairs == []
+
+
+def test_pairs_brought_along_are_laid_down_as_many_as_asked_for(tmp_path):
+    *_, pairs, _ = curated(tmp_path / "made", answer)
+    brought = tmp_path / "brought"
+    brought.mkdir()
+    statistics = bring_along(pairs, PROBLEMS, CurateConfig(pairs=3, questions=20), brought)
+    assert (statistics.pairs, statistics.brought, statistics.questions) == (3, len(pairs), 0)
+    assert read_jsonl(brought / "pairs.jsonl", Pair) == pairs[:3]
+    assert read_jsonl(brought / "questions.jsonl", Problem) == PROBLEMS[:20]
+    assert read_jsonl(brought / "rollouts.jsonl", Rollout) == read_jsonl(brought / "refinements.jsonl", Rollout) == []
+    assert json.loads((brought / "statistics.json").read_text())["brought"] == len(pairs)
+
+
+# ---- what is kept, counted and refused
 
 
 def test_a_reply_that_cannot_be_compared_costs_itself_alone(tmp_path, monkeypatch):
