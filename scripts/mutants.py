@@ -106,6 +106,10 @@ OTHER: dict[type[ast.operator], type[ast.operator]] = {
 SPOKEN = ("say", "bar", "UserError", "ValueError", "RuntimeError", "print", "warn")  # what is said may change
 
 
+def _called(call: ast.Call) -> str:
+    return str(getattr(call.func, "id", getattr(call.func, "attr", "")))
+
+
 def spots(tree: ast.Module) -> list[ast.AST]:
     """The nodes that may be changed: not annotations, docstrings, messages, or the names of a module's imports."""
     found: list[ast.AST] = []
@@ -113,9 +117,11 @@ def spots(tree: ast.Module) -> list[ast.AST]:
     def visit(node: ast.AST) -> None:
         if isinstance(node, (ast.Raise, ast.Import, ast.ImportFrom, ast.JoinedStr, ast.Assert)):
             return
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            return
-        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in SPOKEN:
+        if isinstance(node, ast.Expr):
+            value = node.value
+            if isinstance(value, ast.Constant) or (isinstance(value, ast.Call) and _called(value) in SPOKEN):
+                return
+        if isinstance(node, ast.Call) and _called(node) in SPOKEN:
             return
         found.append(node)
         for name, value in ast.iter_fields(node):
@@ -129,16 +135,18 @@ def spots(tree: ast.Module) -> list[ast.AST]:
     return found
 
 
+def _is_text(node: ast.BinOp) -> bool:
+    """A path or a text put together, as far as can be told."""
+    parts = [part for part in ast.walk(node) if isinstance(part, (ast.Constant, ast.JoinedStr))]
+    return any(isinstance(part, ast.JoinedStr) or isinstance(part.value, str) for part in parts)
+
+
 def changes(node: ast.AST, siblings: dict[str, list[str]]) -> Iterator[tuple[str, Any]]:
     """(what it is, a function that makes the change) for every mistake that can be made at this node."""
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in TURNED:
         turned = TURNED[type(node.ops[0])]
         yield f"{ast.unparse(node)}: turned", lambda: node.ops.__setitem__(0, turned())
-    if (
-        isinstance(node, ast.BinOp)
-        and type(node.op) in OTHER
-        and not isinstance(node.left, (ast.Constant, ast.JoinedStr))
-    ):
+    if isinstance(node, ast.BinOp) and type(node.op) in OTHER and not _is_text(node):
         other = OTHER[type(node.op)]
         yield f"{ast.unparse(node)}: {other.__name__}", lambda: setattr(node, "op", other())
     if isinstance(node, ast.BoolOp):
@@ -235,7 +243,7 @@ def seen(mutant: Mutant | None, tests: str) -> bool:
             os.setsid()
             signal.alarm(SECONDS)
             with (
-                open(os.devnull, "w") as nothing,
+                Path(os.devnull).open("w") as nothing,
                 contextlib.redirect_stdout(nothing),
                 contextlib.redirect_stderr(nothing),
             ):

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from ssb_unsloth.config import TrainConfig
+from ssb_unsloth.baselines import grpo
+from ssb_unsloth.config import GrpoConfig, TrainConfig
 from ssb_unsloth.train import common_arguments, lora, trainer_arguments
 
 UNUSUAL = {  # key: (a value that is not the default, the argument, what it becomes)
@@ -93,3 +94,50 @@ def test_the_adapter_is_the_recipes():
     found = lora(config)
     assert (found.r, found.lora_alpha, found.lora_dropout, set(found.target_modules)) == (5, 7, 0.25, {"q_proj"})
     assert (found.bias, found.task_type) == ("none", "CAUSAL_LM")
+
+
+OF_GRPO = {
+    "steps": (17, "max_steps", 17),
+    "generations": (4, "num_generations", 4),
+    "learning_rate": (7e-6, "learning_rate", 7e-6),
+    "temperature": (0.9, "temperature", 0.9),
+    "max_tokens": (77, "max_completion_length", 77),
+    "beta": (0.04, "beta", 0.04),
+    "loss": ("dr_grpo", "loss_type", "dr_grpo"),
+}
+OF_GRPO_ELSEWHERE = {"questions", "questions_per_step", "micro_batch_size", "use_vllm", "gpu_memory_utilization"}
+
+
+def grpo_arguments(folder, **settings):
+    config = TrainConfig(method="grpo", grpo=GrpoConfig(use_vllm=False, **settings))
+    return grpo.arguments(config, 512, 17, torch.float32, folder)
+
+
+def test_no_key_of_grpo_is_forgotten_here():
+    assert {field.name for field in dataclasses.fields(GrpoConfig)} == {*OF_GRPO, *OF_GRPO_ELSEWHERE}
+
+
+@pytest.mark.parametrize("key", OF_GRPO)
+def test_a_key_of_grpo_reaches_its_trainer(tmp_path, key):
+    value, argument, expected = OF_GRPO[key]
+    assert getattr(grpo_arguments(tmp_path), argument) != expected
+    assert getattr(grpo_arguments(tmp_path, **{key: value}), argument) == expected
+
+
+def test_grpo_samples_plainly_and_its_step_is_cut_into_equal_passes(tmp_path):
+    found = grpo_arguments(tmp_path, questions_per_step=3, generations=4, micro_batch_size=6)
+    assert (found.top_p, found.top_k, found.repetition_penalty) == (1.0, 0, 1.0)
+    assert (found.per_device_train_batch_size, found.gradient_accumulation_steps) == (6, 2)
+    assert (found.num_train_epochs, found.max_steps, found.seed) == (1, -1, 17)
+    assert found.use_vllm is False
+
+
+def test_grpo_gives_vllm_its_share_where_it_samples(tmp_path, monkeypatch):
+    settings = {"use_vllm": True, "gpu_memory_utilization": 0.21}
+    asked = {}
+    monkeypatch.setattr(grpo, "GRPOConfig", lambda **arguments: asked.update(arguments))
+    grpo.arguments(TrainConfig(grpo=GrpoConfig(**settings)), 512, 17, torch.float32, tmp_path)
+    assert asked["use_vllm"] is True
+    assert asked["vllm_mode"] == "colocate"
+    assert asked["vllm_gpu_memory_utilization"] == 0.21
+    assert asked["vllm_max_model_length"] == 512
