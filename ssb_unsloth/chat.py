@@ -14,6 +14,7 @@ from .backends import Adapter, Request
 from .config import SamplingConfig
 from .export import adapter_of, finished
 from .prompts import student_messages
+from .terminal import visible
 
 
 def chat(folder: Path, temperature: float, seed: int = 0) -> None:
@@ -38,13 +39,13 @@ def chat(folder: Path, temperature: float, seed: int = 0) -> None:
         if len(prompt) > room:
             screen.print(f"The question takes {len(prompt):,} tokens with its prompt; {room:,} are the limit.")
             continue
-        table = Table(expand=True, title=None if sys.stdin.isatty() else Text(question), title_justify="left")
+        table = Table(expand=True, title=None if sys.stdin.isatty() else Text(visible(question)), title_justify="left")
         replies = []
         for name, adapter in (("base", None), (student.name, student)):
             (reply,) = sampler.sample([Request(prompt, seed + number)], decoding, adapter, quiet=True)
             cut = ", cut off" if reply.finish_reason == "length" else ""
             table.add_column(f"{name} ({len(reply.token_ids)} tokens{cut})", ratio=1)
-            replies.append(Text(reply.text.strip()))  # never read as markup
+            replies.append(Text(visible(reply.text.strip())))  # never read as markup
         table.add_row(*replies)
         screen.print(table)
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import stopping
+from .credentials import refuse_credentials
 from .disk import refusal
 from .environment import prepare
 from .errors import UserError
+from .files import control_character
+from .terminal import complain, tell, write
 
 if TYPE_CHECKING:
     from .config import Recipe
@@ -31,8 +34,15 @@ AT_LAST = 4.8  # seconds after a signal; a run gives its stages less
 BENCHMARKS = ("math500", "aime2024", "aime2025", "gsm8k", "pocket-test", "pocket-test-hard")  # config.BENCHMARKS
 
 
+class Parser(argparse.ArgumentParser):
+    """Argparse's own, whose messages repeat what was typed."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        write(message, file or sys.stderr)
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="ssb",
         description="Semantic Soft Bootstrapping: a small language model teaches itself to reason better.",
         epilog="Start with: ssb run recipes/pocket.yaml (a laptop, minutes, no GPU).",
@@ -127,7 +137,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         stopping.arm(AT_LAST)
     prepare()
-    arguments, rest = parser().parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        _check_words(words)
+    except UserError as error:
+        complain(f"ssb: {error}")
+        return 2
+    arguments, rest = parser().parse_known_args(words)
     # argparse takes positional words in one row only; overrides may stand before and after options.
     if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
         parser().error(f"unknown: {' '.join(rest)}")
@@ -137,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.version:
             from . import __version__
 
-            print(f"ssb_unsloth {__version__}")
+            tell(f"ssb_unsloth {__version__}")
             return 0
         if arguments.command is None:
             parser().print_help()
@@ -147,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "grade":
             from .regrade import run as regrade
 
-            print(regrade(arguments.files, arguments.out))
+            tell(regrade(arguments.files, arguments.out))
             return 0
         if arguments.command == "evaluate" and not arguments.recipe.endswith((".yaml", ".yml")):
             return _evaluate_model(arguments)
@@ -163,17 +179,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _student(arguments)
         return _stage(arguments)
     except UserError as error:
-        print(f"ssb: {error}", file=sys.stderr)
+        complain(f"ssb: {error}")
         return 2
     except OSError as error:
         refused = refusal(error)
         if refused is None:
             raise
-        print(f"ssb: {refused}", file=sys.stderr)
+        complain(f"ssb: {refused}")
         return 2
     except KeyboardInterrupt as stop:
-        print("\nssb: stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        complain("\nssb: stopped. What was finished is kept; the same command goes on from there.")
         return getattr(stop, "code", STOPPED)
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Before anything is made of them: a word may become a file's name, or stand in a message."""
+    for number, word in enumerate(words, start=1):
+        refuse_credentials(word, f"word {number} of the command")
+        if (found := control_character(word, "\n\t")) is not None:
+            raise UserError(f"{word!r} holds the control character {found!r}; leave it out.")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -192,7 +216,7 @@ def _run(arguments: argparse.Namespace) -> int:
     code = Sweep(recipe, root, words, arguments.workers, arguments.force)()
     if code == 0:
         save(recipe, root / "recipe.yaml")  # also where nothing had to be done, after a command that asked for less
-        print(closing_lines(RunDir(root)))
+        tell(closing_lines(RunDir(root)))
     return code
 
 
@@ -201,7 +225,7 @@ def _evaluate_model(arguments: argparse.Namespace) -> int:
     from .standalone import run
 
     hush()
-    print(run(arguments))
+    tell(run(arguments))
     return 0
 
 
@@ -238,7 +262,7 @@ def _stage(arguments: argparse.Namespace) -> int:
         if ran or not beside.exists():
             save(whole, beside)
         if not ran:
-            print(f"{arguments.command}: up to date, {run.stage(arguments.command)}", file=sys.stderr)
+            complain(f"{arguments.command}: up to date, {run.stage(arguments.command)}")
     return 0
 
 
@@ -266,8 +290,8 @@ def _plan(arguments: argparse.Namespace) -> int:
         card, why = measured(here()), ""
     plan = make_plan(recipe, card)
     if why:
-        print(f"ssb: {why}", file=sys.stderr)
-    print(json.dumps(plan.as_dict(), indent=1) if arguments.json else describe(plan))
+        complain(f"ssb: {why}")
+    tell(json.dumps(plan.as_dict(), indent=1) if arguments.json else describe(plan))
     return 0
 
 
@@ -279,7 +303,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     recipe = load(Path(arguments.recipe), arguments.overrides) if arguments.recipe else None
     findings = examine(recipe, machine_only=arguments.machine)
-    print(json.dumps(findings.as_dict(), indent=1) if arguments.json else describe(findings))
+    tell(json.dumps(findings.as_dict(), indent=1) if arguments.json else describe(findings))
     return 0 if findings.can_run else 2
 
 
@@ -287,7 +311,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     from .verify import verify
 
     shown, whole = verify(arguments.folder)
-    print(shown)
+    tell(shown)
     return 0 if whole else 2
 
 
@@ -302,7 +326,7 @@ def _student(arguments: argparse.Namespace) -> int:
     elif arguments.command == "push":
         from .export import push
 
-        print(push(arguments.folder, arguments.repo_id, arguments.format, arguments.public, arguments.yes))
+        tell(push(arguments.folder, arguments.repo_id, arguments.format, arguments.public, arguments.yes))
     else:
         from .chat import chat
 
@@ -317,5 +341,5 @@ def _list_recipes() -> int:
         raise UserError("No folder of recipes here; run this in a checkout of the project.")
     for path in sorted(folder.glob("*.yaml")):
         first = path.read_text(encoding="utf-8").splitlines()[0]
-        print(f"{path}  {first.lstrip('# ')}")
+        tell(f"{path}  {first.lstrip('# ')}")
     return 0

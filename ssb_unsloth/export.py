@@ -33,6 +33,7 @@ from .model_card import model_card, without_folders
 from .progress import say
 from .rundir import KEY, RunDir
 from .students import Student, assert_trained, root_of, scores_of, students
+from .terminal import visible
 
 FORMATS = ("adapter", "merged", "gguf")
 CONVERTERS = ("convert_hf_to_gguf.py", "unsloth_convert_hf_to_gguf.py")  # llama.cpp's, and Unsloth's copy of it
@@ -245,7 +246,7 @@ def push(folder: Path, repo_id: str, format_: str, public: bool, yes: bool) -> s
     if not yes:
         if not sys.stdin.isatty():
             raise UserError(f"Would upload {what}: say --yes, since there is nobody at the terminal to ask.")
-        if input(f"Upload {what}? [y/N] ").strip().lower() not in ("y", "yes"):
+        if input(visible(f"Upload {what}? [y/N] ")).strip().lower() not in ("y", "yes"):
             raise UserError("Nothing was uploaded.")
     api = HfApi(token=token)
     try:

@@ -7,11 +7,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .terminal import visible
+
 
 def bar(description: str, unit: str, total: int | None = None, **kwargs: Any) -> tqdm[Any]:
     """A bar on standard error; where that is a file, a line every ten seconds instead of ten a second."""
     interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(desc=f"{description:<24}", unit=unit, total=total, mininterval=interval, dynamic_ncols=True, **kwargs)
+    return tqdm(
+        desc=f"{visible(description):<24}", unit=unit, total=total, mininterval=interval, dynamic_ncols=True, **kwargs
+    )
 
 
 def bar_for(description: str, unit: str) -> Any:
@@ -53,4 +57,4 @@ def hide_loading_bars() -> None:
 
 def say(text: str) -> None:
     """A line of its own, also while a bar is shown."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(visible(text), file=sys.stderr)

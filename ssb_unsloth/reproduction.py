@@ -21,6 +21,7 @@ from .plan import make_plan, span
 from .report import PUBLISHED, Table, percent, pipes
 from .rundir import RunDir
 from .stats import wilson
+from .terminal import complain, tell
 
 FIGURE_2 = {  # the paper's Figure 2, by eye: first and last
     "loss": (0.56, 0.25),
@@ -137,17 +138,17 @@ def cost(root: Path, spent: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def main() -> int:
     if len(sys.argv) != 2:
-        print("usage: python -m ssb_unsloth.reproduction RUN", file=sys.stderr)
+        complain("usage: python -m ssb_unsloth.reproduction RUN")
         return 2
     root = Path(sys.argv[1])
     try:
         text = compare(root)
     except UserError as error:
-        print(f"ssb: {error}", file=sys.stderr)
+        complain(f"ssb: {error}")
         return 2
     (root / "reproduction.md").write_text(text, encoding="utf-8")
-    print(text)
-    print(f"Written to {root / 'reproduction.md'}; the figures are in {root / 'report'}.")
+    tell(text)
+    tell(f"Written to {root / 'reproduction.md'}; the figures are in {root / 'report'}.")
     return 0
 
 

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from ..prompts import student_messages
 from ..records import Problem
+from ..terminal import tell
 from . import MODEL_DIR
 from .corpus import draw_chat
 from .muon import Muon
@@ -203,15 +204,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     tokenizer = train_tokenizer(args.seed)
     model = train(tokenizer, args.steps, args.seed)
-    print(f"{sum(weight.numel() for weight in model.parameters()):,} parameters")
+    tell(f"{sum(weight.numel() for weight in model.parameters()):,} parameters")
     save(model, tokenizer, args.out)
 
     problems = generate("validation", VALIDATION, seed=0)
-    print(f"accuracy on {len(problems)} validation problems   greedy   temperature 0.8")
+    tell(f"accuracy on {len(problems)} validation problems   greedy   temperature 0.8")
     for name, folder in (("built", args.out), ("shipped", MODEL_DIR)):
         if folder.exists():
             scores = [accuracy(folder, problems, temperature) for temperature in (0.0, 0.8)]
-            print(f"{name:<36}{scores[0]:>10.1%}{scores[1]:>18.1%}   {folder}")
+            tell(f"{name:<36}{scores[0]:>10.1%}{scores[1]:>18.1%}   {folder}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,46 @@
+"""The one way out to the terminal: nothing that a model, a server or a file says is obeyed by it.
+
+Escape sequences in a reply could clear the screen, rewrite what stands above, or set a title; marks of direction could
+turn a line round. They are shown as the characters that they are. Passwords and keys are masked.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TextIO
+
+from .credentials import masked
+
+_DANGEROUS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad"  # control characters but for tab and line feed
+    "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # direction, invisible, other ends of a line
+    "\ud800-\udfff\U000e0000-\U000e007f]"  # halves of characters, tags
+)
+
+
+def visible(text: str) -> str:
+    """The text with each character that a terminal would obey, or not show, written out."""
+    return _DANGEROUS.sub(lambda found: _written(found[0]), masked(text))
+
+
+def _written(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def tell(text: str) -> None:
+    """What a command was asked for, on standard output."""
+    write(text + "\n", sys.stdout)
+
+
+def complain(text: str) -> None:
+    """What else is to be known, on standard error."""
+    write(text + "\n", sys.stderr)
+
+
+def write(text: str, stream: TextIO) -> None:
+    """The text on the stream; what its encoding does not have is written out."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(visible(text).encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
