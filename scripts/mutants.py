@@ -42,7 +42,7 @@ TESTS = {
     "evaluate": "test_evaluate",
     "grading": "test_grading test_curate",
     "losses": "test_losses",
-    "modeling": "test_modeling test_losses test_trainer",
+    "modeling": "test_selfchecks test_trainer",
     "pairs": "test_pairs",
     "problems": "test_problems",
     "records": "test_records test_curate",
@@ -71,6 +71,7 @@ NAMED: list[tuple[str, str, str, str]] = [  # module, right, wrong, tests beyond
     ("train", '"warmup_steps": config.warmup_steps,', "", ""),
     ("train", '"lr_scheduler_type": config.lr_scheduler,', "", ""),
     ("train", '"seed": seed,', "", ""),
+    ("scores", "[b[id_] for id_ in a]", "list(b.values())", ""),
     ("modeling", "Head(layer.weight, layer.bias,", "Head(layer.weight, None,", ""),
 ]
 

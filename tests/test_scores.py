@@ -155,6 +155,21 @@ def test_a_difference_is_paired_question_by_question():
     assert difference.high == pytest.approx(0.3 + 1.96 * error, abs=0.02)
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_difference_is_of_questions_whatever_the_order_of_their_replies(samples):
+    """The student's replies come last question first: interval, test and counts stay what they are."""
+    verdicts = {"base": ["right"] * 7 + ["wrong"] * 13, "ssb": ["right"] * 12 + ["wrong"] * 6 + ["right"] * 2}
+    replies = {
+        model: [Generation(**{**vars(g), "sample": k}) for k in range(samples) for g in generations(model, of, 0.5)]
+        for model, of in verdicts.items()
+    }
+    _, expected = score(replies["base"] + replies["ssb"], {"test": TEST}, seed=0)
+    _, reversed_ = score(replies["base"] + replies["ssb"][::-1], {"test": TEST}, seed=0)
+    assert reversed_ == expected
+    (difference,) = boxed(expected)
+    assert (difference.gained, difference.lost) == ((7, 0) if samples == 1 else (None, None))
+
+
 def test_answers_to_different_questions_are_not_compared():
     replies = generations("base", ["right"] * 3) + generations("ssb", ["wrong"] * 3, first=1)
     with pytest.raises(UserError, match="different questions"):
