@@ -18,12 +18,14 @@ from pathlib import Path
 
 from . import hardware, versions
 from .cards import Card
-from .config import Recipe, SamplerConfig, variant
+from .config import ModelConfig, Recipe, SamplerConfig, variant
 from .environment import TOOLKIT, WITHOUT_FLASHINFER, by_flashinfer, missing_for_flashinfer, wsl
 from .errors import UserError
+from .geometry import geometry
 
 POCKET, GPU = "pocket", "gpu"
 BOTH = (POCKET, GPU)
+FLOAT16_OVERFLOWS = {"gemma2", "gemma3", "gemma3_text"}  # vLLM 0.32 refuses them in it (config/model.py)
 WSL_PINNED = (
     4,
     19,
@@ -149,23 +151,39 @@ def refuse_formats(recipe: Recipe, card: Card | None) -> None:
 
 
 def _wrong_formats(recipe: Recipe, card: Card | None) -> Iterator[tuple[str, str]]:
-    """What is wrong, and the way out: bfloat16 where the card has none, and trained weights in float16, whose gradients
-    torch refuses to scale. Both are what `preset: author_code` meets on a T4.
-    """
+    """What is wrong with the recipe's students, and the way out; what mends the recipe mends its variants."""
     if card is None:
         return
-    told = set()
+    told: set[str] = set()
     for where, student in {"": recipe, **{f"variants.{n}.": variant(recipe, n) for n in recipe.variants}}.items():
-        dtype, said = hardware.choose_model(student.model, card).dtype, ""
-        ways = [f"{where}train.lora.dtype=float32"] * (student.train.lora.dtype == "model")
-        if dtype == "bfloat16" and not card.bfloat16:
-            said = f"model.dtype is bfloat16, which {card.name} does not have"
-            ways = [f"{where}model.dtype=auto", *ways]
-        elif dtype == "float16" and ways:
-            said = f"train.lora.dtype is model, and so float16 on {card.name}: torch does not scale such gradients"
-        if said and said not in told:  # what mends the recipe mends its variants
+        said, ways = _wrong_format(student, card)
+        if said and said not in told:
             told.add(said)
-            yield said, f"set {' '.join(ways)}: the base then is float16, and what is trained float32"
+            yield said, f"set {' '.join(where + way for way in ways)}"
+
+
+def _wrong_format(recipe: Recipe, card: Card) -> tuple[str, list[str]]:
+    """bfloat16 where the card has none; trained weights in float16, whose gradients torch refuses to scale (both are
+    what `preset: author_code` meets on a T4); and float16 for a model that overflows in it.
+    """
+    dtype, cast = hardware.choose_model(recipe.model, card).dtype, recipe.train.lora.dtype == "model"
+    if dtype == "float32" or (dtype == "bfloat16" and card.bfloat16):
+        return "", []
+    if _overflows(recipe):
+        said = f"{recipe.model.name} overflows in float16, and {card.name} has no bfloat16"
+        return said, ["model.dtype=float32 (or take another card)"]
+    trained = ["train.lora.dtype=float32"] * cast
+    if dtype == "bfloat16":
+        return f"model.dtype is bfloat16, which {card.name} does not have", ["model.dtype=auto", *trained]
+    said = f"train.lora.dtype is model, and so float16 on {card.name}: torch does not scale such gradients"
+    return (said, trained) if cast else ("", [])
+
+
+def _overflows(recipe: Recipe) -> bool:
+    try:
+        return geometry(recipe.model)[0].family in FLOAT16_OVERFLOWS
+    except UserError:  # said elsewhere
+        return False
 
 
 # -- What is compiled
@@ -188,7 +206,8 @@ def _flashinfer(recipe: Recipe | None, card: Card) -> Iterator[Finding]:
     if recipe is not None and recipe.sampler.engine == "transformers":
         return
     config = recipe.sampler if recipe is not None else SamplerConfig()
-    chosen = hardware.choose_sampler(config, card)
+    model = hardware.choose_model(recipe.model, card) if recipe is not None else ModelConfig(dtype="bfloat16")
+    chosen = hardware.choose_sampler(config, card, model.dtype)
     parts, missing = by_flashinfer(chosen, card.capability), missing_for_flashinfer(card.capability)
     if parts and missing:
         said = f"vLLM will have FlashInfer compile {' and '.join(parts)}, which it cannot: {missing}"

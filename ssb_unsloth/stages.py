@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -254,6 +255,7 @@ def _train_sft(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
 
 def _train_grpo(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
     from .backends.transformers import load_model, load_tokenizer
+    from .backends.vllm import start
     from .baselines.grpo import train_grpo
     from .problems import load_problems
 
@@ -267,6 +269,7 @@ def _train_grpo(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
         recipe.sampler.max_model_len,
         recipe.seed,
         folder,
+        partial(start, recipe.model, recipe.sampler),
     )
 
 

@@ -11,11 +11,12 @@ float32, where that changes no more than the order of a sum.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import ModelConfig, SamplerConfig, SamplingConfig
+from ..disk import REFUSALS
 from ..environment import prepare
 from ..errors import UserError
 from ..hardware import choose_model, choose_sampler, here
@@ -24,65 +25,136 @@ from ..prompts import Messages
 from . import Adapter, Completion, Keep, Request, check_rank, model_path
 from .chat_template import completion, render, stop_ids
 from .transformers import load_generation_config, load_tokenizer, save_merged
+from .vllm_errors import explained, not_imported, refuse_what_cannot_be_compiled
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def library() -> Any:
-    """vLLM with what is used of it, imported; its settings are read then, so they are made first."""
-    prepare()
-    import vllm
-    import vllm.inputs
-    import vllm.lora.request
-    import vllm.platforms
+    """vLLM with what is used of it, imported; its settings are read then, so they are made first.
 
-    vllm.LLM, vllm.SamplingParams  # noqa: B018  # vLLM itself imports them when they are first named
+    Raises:
+        UserError: it cannot be imported.
+    """
+    prepare()
+    try:
+        import vllm
+        import vllm.inputs
+        import vllm.lora.request
+        import vllm.platforms
+
+        vllm.LLM, vllm.SamplingParams  # noqa: B018  # vLLM itself imports them when they are first named
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise not_imported(error) from error
     return vllm
+
+
+def start(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool, **settings: Any) -> Any:
+    """vLLM's engine (`vllm.LLM`) on a model, with what the recipe says and, over it, vLLM's own `settings`.
+
+    Raises:
+        UserError: it cannot start; the cause, and the key to change.
+    """
+    say("Starting vLLM ...")
+    card = here()
+    model = choose_model(model, card)
+    config = choose_sampler(config, card, model.dtype)
+    if model.quantization != "none":  # vLLM 0.32 has no bitsandbytes any more
+        say(f"vLLM samples from the weights as they are: model.quantization={model.quantization} is for training.")
+    try:
+        refuse_what_cannot_be_compiled(config, card)
+        return library().LLM(
+            model_path(model),
+            revision=model.revision,
+            dtype=model.dtype,
+            trust_remote_code=model.trust_remote_code,
+            max_model_len=config.max_model_len,
+            attention_backend=None if config.attention_backend == "auto" else config.attention_backend,
+            enable_prefix_caching=True,
+            enable_lora=adapters,
+            max_lora_rank=config.max_lora_rank,
+            generation_config="vllm",  # nothing inherited from the model's generation_config
+            disable_log_stats=True,
+            use_tqdm_on_load=False,
+            seed=seed,
+            **{
+                "gpu_memory_utilization": float(config.gpu_memory_utilization),
+                **(_for_cpu(config) if _on_cpu() else {}),
+                **settings,
+            },
+        )
+    except UserError:
+        raise
+    except Exception as error:  # vLLM says no in many ways: pydantic's, torch's, its own
+        if isinstance(error, OSError) and error.errno in REFUSALS:  # the disk's: said where the stage ends
+            raise
+        raise explained(error, model, config) from error
+
+
+def _on_cpu() -> bool:
+    return bool(library().platforms.current_platform.is_cpu())
+
+
+def _for_cpu(config: SamplerConfig) -> dict[str, Any]:
+    return {
+        # There is no graph to capture, and compiling takes longer than it saves.
+        "enforce_eager": True,
+        # A prompt cut into chunks makes vLLM rewind the request's generator, which only CUDA's can do (0.32).
+        "enable_chunked_prefill": False,
+        # Small batches stay in the cache.
+        "max_num_batched_tokens": max(config.max_model_len, 256),
+        "max_num_seqs": 256,
+    }
+
+
+def sample_ids(
+    engine: Any,
+    prompts: Sequence[list[int]],
+    decoding: SamplingConfig,
+    seeds: Sequence[int],
+    stop: Sequence[int],
+    logprobs: int | None = None,
+    **how: Any,
+) -> list[Any]:
+    """vLLM's RequestOutput for each prompt of token ids, sampled with its own seed."""
+    vllm = library()
+    parameters = [
+        vllm.SamplingParams(
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            top_k=decoding.top_k,
+            repetition_penalty=decoding.repetition_penalty,
+            max_tokens=decoding.max_tokens,
+            seed=seed,
+            stop_token_ids=list(stop),
+            logprobs=logprobs,
+            detokenize=False,  # `chat_template.completion` does it, as for the other sampler
+        )
+        for seed in seeds
+    ]
+    asked = [vllm.inputs.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
+    return list(engine.generate(asked, parameters, **{"use_tqdm": False, **how}))
+
+
+def give_weights(engine: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Put other weights into a running engine, by their names in the checkpoint."""
+    if _on_cpu():  # where linear layers keep theirs in another layout
+        engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+    else:
+        engine.llm_engine.model_executor.driver_worker.model_runner.model.load_weights(weights)
+    engine.reset_prefix_cache()  # it holds what the weights before made
 
 
 class VLLMSampler:
     def __init__(self, model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool) -> None:
-        say("Starting vLLM ...")
-        vllm = library()
-        model, config = choose_model(model, here()), choose_sampler(config, here())
-        self._vllm = vllm
+        self._model, self._max_lora_rank = choose_model(model, here()), config.max_lora_rank
         self._tokenizer = load_tokenizer(model)
         self._stop = stop_ids(self._tokenizer, load_generation_config(model))
         self._adapters: dict[Adapter, Any] = {}
-        self._max_lora_rank = config.max_lora_rank
-        on_cpu = vllm.platforms.current_platform.is_cpu()
-        self._model, self._merges = model, on_cpu and model.dtype == "float32"
         self._merged: Adapter | None = None  # the adapter that is in the engine's weights
-        cpu_only: dict[str, Any] = {
-            # There is no graph to capture, and compiling takes longer than it saves.
-            "enforce_eager": True,
-            # A prompt cut into chunks makes vLLM rewind the request's generator, which only CUDA's can do (0.32).
-            "enable_chunked_prefill": False,
-            # Small batches stay in the cache.
-            "max_num_batched_tokens": max(config.max_model_len, 256),
-            "max_num_seqs": 256,
-        }
-        if model.quantization != "none":  # vLLM 0.32 has no bitsandbytes any more
-            say(f"vLLM samples from the weights as they are: model.quantization={model.quantization} is for training.")
-        try:
-            self._engine = vllm.LLM(
-                model_path(model),
-                revision=model.revision,
-                dtype=model.dtype,
-                trust_remote_code=model.trust_remote_code,
-                seed=seed,
-                max_model_len=config.max_model_len,
-                gpu_memory_utilization=float(config.gpu_memory_utilization),
-                attention_backend=None if config.attention_backend == "auto" else config.attention_backend,
-                enable_prefix_caching=True,
-                enable_lora=adapters and not self._merges,
-                max_lora_rank=config.max_lora_rank,
-                generation_config="vllm",  # nothing inherited from the model's generation_config
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                **(cpu_only if on_cpu else {}),
-            )
-        except (ValueError, RuntimeError, OSError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(f"vLLM cannot start on {model.name!r}: {lines[-1]}") from error
+        self._merges = _on_cpu() and self._model.dtype == "float32"
+        self._engine = start(model, config, seed, adapters and not self._merges)
 
     def render(self, messages: Messages) -> list[int]:
         return render(self._tokenizer, messages)
@@ -95,25 +167,9 @@ class VLLMSampler:
         title: str = "sample",
         keep: Keep | None = None,  # the engine gives all at once
     ) -> list[Completion]:
-        parameters = [
-            self._vllm.SamplingParams(
-                temperature=decoding.temperature,
-                top_p=decoding.top_p,
-                top_k=decoding.top_k,
-                repetition_penalty=decoding.repetition_penalty,
-                max_tokens=decoding.max_tokens,
-                seed=request.seed,
-                stop_token_ids=self._stop,
-                detokenize=False,  # `completion` does it, as for the other sampler
-            )
-            for request in requests
-        ]
-        outputs = self._engine.generate(
-            [self._vllm.inputs.TokensPrompt(prompt_token_ids=request.prompt_ids) for request in requests],
-            parameters,
-            lora_request=self._put_on(adapter),
-            use_tqdm=bar_for(title, "reply"),
-        )
+        prompts, seeds = [r.prompt_ids for r in requests], [r.seed for r in requests]
+        lora, bar = self._put_on(adapter), bar_for(title, "reply")
+        outputs = sample_ids(self._engine, prompts, decoding, seeds, self._stop, lora_request=lora, use_tqdm=bar)
         return [completion(self._tokenizer, output.outputs[0].token_ids, self._stop) for output in outputs]
 
     def close(self) -> None:
@@ -144,9 +200,9 @@ class VLLMSampler:
 
     def _request(self, adapter: Adapter) -> Any:
         """An id of its own for each adapter: reusing one would serve the cached prefixes of another."""
+        from vllm.lora.request import LoRARequest
+
         if adapter not in self._adapters:
             number = len(self._adapters) + 1
-            self._adapters[adapter] = self._vllm.lora.request.LoRARequest(
-                f"{adapter.name}-{number}", number, str(adapter.path)
-            )
+            self._adapters[adapter] = LoRARequest(f"{adapter.name}-{number}", number, str(adapter.path))
         return self._adapters[adapter]

@@ -4,7 +4,7 @@ The same LoRA, prompts, seed handling, schedule and clipping as every other meth
 GRPO's own stands under `train.grpo`. One optimizer step samples `generations` replies to each of `questions_per_step`
 questions and uses them once. A reply that is cut off earns 0. A run goes on from its last checkpoint.
 
-Sampling is by plain transformers on a CPU, and by vLLM in the same process on a GPU (not run by us so far).
+Sampling is by plain transformers on a CPU, and by vLLM in the same process on a GPU (rollouts.py).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from ..prompts import student_messages
 from ..records import Problem
 from ..train import cast_adapter, common_arguments, fit, lora, steps_of
 from .log_probs import make_trl_ready
+from .rollouts import Rollouts, StartEngine, in_trl
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about the version of a vLLM that a CPU run does not use
@@ -68,12 +69,15 @@ def train_grpo(
     max_model_len: int,
     seed: int,
     folder: Path,
+    start: StartEngine | None = None,
 ) -> dict[str, Any]:
     """Train into `folder`; the result as `train.fit`'s, with `tokens` (read in training) and `sampled_tokens`.
 
     The first `train.grpo.questions` problems are trained on; the next `probe_questions` measure the student's own reply
     length. History, a row a step: `reward` and `reward_std` over all replies of the step, `same_reward` (share of
     questions whose replies all earned the same), `rollout_tokens` and `rollout_truncated` of the sampled replies.
+
+    `start` starts vLLM, where that is to sample.
 
     Raises:
         UserError: fewer problems than a step takes, or rewards from which nothing can be learned.
@@ -88,18 +92,20 @@ def train_grpo(
     make_trl_ready()
     args = arguments(config, max_model_len, seed, next(model.parameters()).dtype, folder / "checkpoints")
     stops = only_stops(model, tokenizer)  # TRL hands them to transformers, and not to vLLM
-    args.generation_kwargs = {"stop_token_ids": stops} if args.use_vllm else None
-    trainer = Trainer(
-        cast(PreTrainedModel, model),
-        reward_funcs=Verifier(tokenizer, stops),
-        args=args,
-        train_dataset=Dataset.from_list(
-            [{"prompt": student_messages(p.question, wording), "gold": p.gold} for p in trained_on]
-        ),
-        processing_class=tokenizer,
-        peft_config=lora(config),
-        callbacks=[Bar(), EqualRewards()],
-    )
+    with in_trl(start, seed, stops):
+        trainer = Trainer(
+            cast(PreTrainedModel, model),
+            reward_funcs=Verifier(tokenizer, stops),
+            args=args,
+            train_dataset=Dataset.from_list(
+                [{"prompt": student_messages(p.question, wording), "gold": p.gold} for p in trained_on]
+            ),
+            processing_class=tokenizer,
+            peft_config=lora(config),
+            callbacks=[Bar(), EqualRewards()],
+        )
+    if trainer.use_vllm:
+        cast(Rollouts, trainer.vllm_generation).step = lambda: trainer.state.global_step
     if config.lora.dtype == "model":
         cast_adapter(cast(nn.Module, trainer.model))
     probes = rest[: config.probe_questions]
