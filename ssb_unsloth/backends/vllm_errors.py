@@ -85,7 +85,7 @@ def explained(error: Exception, model: ModelConfig, config: SamplerConfig) -> Us
 
 
 def not_imported(error: Exception) -> UserError:
-    """The sentence for a vLLM that cannot be imported: for want of a library, a driver, or another package's version."""
+    """The sentence for a vLLM that cannot be imported: for want of a library, or of another version of a package."""
     said = _short(next(_said(error)))
     return UserError(
         f"vLLM cannot be imported: {said}. `ssb doctor` says why; sampler.engine=transformers does without."
