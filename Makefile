@@ -59,9 +59,10 @@ chaos: setup ## kill the pocket's run at 50 random moments and compare (half an 
 test-gpu: ## the tests that need a CUDA GPU, in the environment that is active; without a GPU they are errors
 	SSB_REQUIRE_GPU=1 HF_HUB_OFFLINE=1 python -m pytest tests/gpu
 
-check: tests ## format, lint, types, and make test
+check: tests ## format, lint, no warning of the compiler's, types, and make test
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+	$(BIN)/python -W error -m compileall -qq -f ssb_unsloth scripts benchmarks tests
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
 
