@@ -15,6 +15,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from . import clock
 from .backends import Request
 from .backends.transformers import TransformersSampler
 from .config import SamplingConfig
@@ -59,7 +60,7 @@ class LengthProbe(TrainerCallback):
             control.should_log = wanted  # logging the length counts as the step's log, and would swallow its loss
 
     def _measure(self) -> None:
-        with resting(self._model):
+        with clock.on(clock.MEASURING), resting(self._model):
             replies = self._sampler.sample(self._requests, self._decoding, title="probe", quiet=True)
         lengths = [len(reply.token_ids) for reply in replies]
         cut = sum(reply.finish_reason == "length" for reply in replies)

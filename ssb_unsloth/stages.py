@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import clock
 from .backends import TrainingBackend, adapter_path, load_sampler, model_path
 from .config import READS, BenchmarkConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig
 from .control_tokens import REMEDY, markers
@@ -190,12 +191,14 @@ def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
 
         tokenizer = load_tokenizer(recipe.model)
         examples = examples_of(recipe, read_pairs(run), tokenizer)[: recipe.train.token_pairs]
-        write_jsonl(work.folder / FILE, measure(model, tokenizer, examples))
+        with clock.on(clock.MEASURING):
+            write_jsonl(work.folder / FILE, measure(model, tokenizer, examples))
     if recipe.train.drift_texts is not None:
         from .backends.transformers import load_tokenizer
         from .drift import drift, unrelated
 
-        result["drift"] = drift(model, unrelated(recipe.train.drift_texts, load_tokenizer(recipe.model)))
+        with clock.on(clock.MEASURING):
+            result["drift"] = drift(model, unrelated(recipe.train.drift_texts, load_tokenizer(recipe.model)))
     write_jsonl(work.folder / "history.jsonl", history)
     losses = [row["loss"] for row in history if "loss" in row]
     steps = {"steps": history[-1]["step"], "first_loss": losses[0], "last_loss": losses[-1]}
@@ -224,7 +227,10 @@ def _train_ssb(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
         folder,
         recipe.prompts.wording,
     )
-    tokens = recipe.train.epochs * sum(len(e.student_ids) + len(e.reply_ids) for e in examples)
+    tokens = sum(len(e.student_ids) + len(e.reply_ids) for e in examples)
+    if recipe.teach.targets == "online":  # the teacher reads with the student
+        tokens += sum(len(e.teacher_ids) + len(e.reply_ids) for e in examples)
+    tokens *= recipe.train.epochs
     return {**result, "tokens": tokens, "backend": backend.name}
 
 

@@ -143,4 +143,8 @@ def train_sft(
         cast_adapter(cast(nn.Module, trainer.model))
     if probes and config.probe_steps:
         trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, probe_tokens, wording))
-    return {**fit(trainer, folder), "tokens": config.epochs * sum(len(row["input_ids"]) for row in rows)}
+    return {
+        **fit(trainer, folder),
+        "tokens": config.epochs * sum(len(row["input_ids"]) for row in rows),
+        "learnt_tokens": sum(len(reply) for _, reply in replies),
+    }
