@@ -26,10 +26,12 @@ def chat(folder: Path, temperature: float, seed: int = 0) -> None:
     Raises:
         UserError: the run is not finished, or its base cannot be loaded.
     """
+    from .backends.adapters import assert_fits
     from .backends.transformers import TransformersSampler, load_model, load_tokenizer
 
     source = finished(folder)
     recipe, screen = source.recipe, Console()
+    assert_fits(recipe.model, adapter_of(source), "transformers")
     sampler = TransformersSampler(load_model(recipe.model), load_tokenizer(recipe.model), batch_size=1)
     decoding = SamplingConfig(temperature=temperature, max_tokens=recipe.curate.rollout.max_tokens)
     room = recipe.sampler.max_model_len - decoding.max_tokens

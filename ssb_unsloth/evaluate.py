@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
-from .backends import Adapter, Request, Sampler, derive_seed, load_sampler
+from .backends import Adapter, Request, Sampler, derive_seed, engine_of, load_sampler
 from .config import BASE, DEFAULT_PROMPT, BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
 from .control_tokens import ControlText
 from .errors import UserError
@@ -97,6 +97,19 @@ def evaluate(
         if entrant.adapter is not None:
             assert_changes_something(entrant, replies, entrants, kept)
     return [g for replies in kept for g in replies]
+
+
+def assert_adapters_fit(entrants: Sequence[Entrant], sampler: SamplerConfig) -> None:
+    """Compare each adapter with its base before an engine starts.
+
+    Raises:
+        UserError: one is of another base, or has what the engine does not put on.
+    """
+    from .backends.adapters import assert_fits
+
+    for entrant in entrants:
+        if entrant.adapter is not None and not entrant.model.name.startswith(("http://", "https://")):
+            assert_fits(entrant.model, entrant.adapter, engine_of(sampler), entrant.name)
 
 
 def decodings(config: BenchmarkConfig) -> list[tuple[SamplingConfig, int]]:

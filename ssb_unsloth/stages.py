@@ -314,7 +314,7 @@ def _probes(recipe: Recipe, run: RunDir, pairs: Sequence[Pair]) -> list[Problem]
 
 
 def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
-    from .evaluate import Entrant, Prompt, base_entrants, evaluate
+    from .evaluate import Entrant, Prompt, assert_adapters_fit, base_entrants, evaluate
     from .problems import load_benchmark
     from .scores import as_rows, score
     from .students import trained
@@ -346,6 +346,7 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
     for name, source in recipe.evaluate.adapters.items():
         path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
         entrants += [Entrant(name, recipe.model, path, seed, prompt) for seed in seeds]
+    assert_adapters_fit(entrants, recipe.sampler)
     _carry_over(recipe, run, entrants, benchmarks, work.folder)
     names = list(dict.fromkeys(entrant.name for entrant in entrants))
     for reference in recipe.evaluate.references:

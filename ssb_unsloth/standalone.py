@@ -14,7 +14,7 @@ from typing import Any
 
 from .config import BENCHMARKS, Recipe, SamplerConfig, load
 from .errors import UserError
-from .evaluate import Entrant, base_entrants, evaluate
+from .evaluate import Entrant, assert_adapters_fit, base_entrants, evaluate
 from .files import local, read_object
 from .hardware import choose, here
 from .manifests import FORMAT, digest
@@ -72,6 +72,7 @@ def _evaluate(recipe: Recipe, entrants: list[Entrant], run: RunDir, force: bool)
     key = digest(determined_by)
     with run.lock():
         if force or not run.is_fresh("evaluate", key):
+            assert_adapters_fit(entrants, recipe.sampler)
             with run.write("evaluate", key, determined_by) as work:
                 for name, (_, problems) in benchmarks.items():
                     write_jsonl(work.folder / f"problems-{name}.jsonl", problems)

@@ -162,7 +162,7 @@ def cast_adapter(model: nn.Module) -> None:
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """The adapter in PEFT's format, two files. Not by Trainer.save_model, which adds its arguments as a pickle."""
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), save_embedding_layers=False)  # the base's own, where LoRA lies on top of them
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; `ssb export` writes one that says something
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

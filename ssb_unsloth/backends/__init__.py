@@ -86,11 +86,9 @@ def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters:
         from .server import ServerSampler
 
         return ServerSampler(model)
-    engine = config.engine
-    if engine == "auto":
-        engine = "vllm" if find_spec("vllm") else "transformers"
-        if engine == "transformers":
-            say("vLLM is not installed here, so plain transformers samples: the same method, slower.")
+    engine = engine_of(config)
+    if (config.engine, engine) == ("auto", "transformers"):
+        say("vLLM is not installed here, so plain transformers samples: the same method, slower.")
     if engine == "vllm":
         if not find_spec("vllm"):
             raise UserError(
@@ -102,6 +100,13 @@ def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters:
     from .transformers import TransformersSampler, load_model, load_tokenizer
 
     return TransformersSampler(load_model(model), load_tokenizer(model), config.batch_size)
+
+
+def engine_of(config: SamplerConfig) -> str:
+    """The engine that `auto` stands for here: "vllm" or "transformers"."""
+    if config.engine == "auto":
+        return "vllm" if find_spec("vllm") else "transformers"
+    return config.engine
 
 
 class TrainingBackend:
@@ -227,7 +232,7 @@ def adapter_path(source: str, key: str, max_rank: int) -> Path:
             raise UserError(
                 f"{key}: {source!r} cannot be loaded: {reason} Check the name and the network, or give a local folder."
             ) from None
-    rank = adapter_config(path, key)["r"]
+    rank = highest_rank(adapter_config(path, key))
     if not (path / "adapter_model.safetensors").is_file():
         raise UserError(f"{key}: {source} holds no adapter_model.safetensors; an adapter as a pickle is not read.")
     if rank > max_rank:
@@ -253,9 +258,16 @@ def adapter_config(folder: Path, key: str = "adapter") -> dict[str, Any]:
     return config
 
 
+def highest_rank(config: dict[str, Any]) -> int:
+    """Of all the modules of an adapter: `rank_pattern` may give some another rank than `r`."""
+    pattern = config.get("rank_pattern")
+    others = pattern.values() if isinstance(pattern, dict) else ()
+    return max(config["r"], *(rank for rank in others if type(rank) is int), 0)
+
+
 def check_rank(adapter: Adapter, most: int) -> None:
     """Raises UserError if the adapter's rank is above what the server was started for."""
-    rank = adapter_config(adapter.path)["r"]
+    rank = highest_rank(adapter_config(adapter.path))
     if rank > most:
         fitting = next((limit for limit in LORA_RANKS if limit >= rank), rank)
         raise UserError(

@@ -147,12 +147,11 @@ def merge(base: nn.Module, adapter: Path) -> nn.Module:
     from peft import PeftModel
 
     student: Any = PeftModel.from_pretrained(base, str(adapter)).eval()
-    tokens: Any = student.peft_config["default"].trainable_token_indices or []
-    tokens = [t for own in tokens.values() for t in own] if isinstance(tokens, dict) else list(tokens)
+    tokens = _trained_tokens(student)
     with torch.no_grad():
         before = _logits(student, tokens)
-        if not tokens:  # PEFT gives those to both already
-            _untie(student)
+        if not tokens:  # PEFT gives those to both ends already
+            _untie(student.get_base_model())
         try:
             merged: Any = student.merge_and_unload(safe_merge=True)
         except ValueError:  # PEFT's: "NaNs detected in the merged weights"
@@ -160,21 +159,26 @@ def merge(base: nn.Module, adapter: Path) -> nn.Module:
         after = _logits(merged, tokens)
     if not (after - before).abs().max() <= CLOSE * before.abs().max():
         raise UserError(f"{adapter}: merged into its base it would be another model than beside it, so it is not.")
-    return merged
+    ends = merged.get_input_embeddings(), merged.get_output_embeddings()
+    if None not in ends and ends[0].weight is not ends[1].weight:  # or whoever loads it would make them one again
+        merged.config.tie_word_embeddings = merged.config.get_text_config().tie_word_embeddings = False
+    result: nn.Module = merged
+    return result
 
 
-def _untie(student: Any) -> None:
-    """Give the head a matrix of its own where it is the input embedding's and the adapter changes either."""
-    model = student.get_base_model()
-    ends = [_innermost(model.get_input_embeddings()), _innermost(model.get_output_embeddings())]
-    if None in ends or ends[0].weight is not ends[1].weight:
-        return
-    changed = [model.get_input_embeddings(), model.get_output_embeddings()] != ends
-    if changed:
-        import torch
+def _trained_tokens(student: Any) -> list[int]:
+    given = student.peft_config["default"].trainable_token_indices or []
+    return [token for own in given.values() for token in own] if isinstance(given, dict) else list(given)
 
-        ends[1].weight = torch.nn.Parameter(ends[1].weight.detach().clone(), requires_grad=False)
-        model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
+
+def _untie(model: Any) -> None:
+    """Give the head a matrix of its own where it is the input embedding's and an adapter changes either."""
+    import torch
+
+    outer = [model.get_input_embeddings(), model.get_output_embeddings()]
+    embedding, head = map(_innermost, outer)
+    if head is not None and embedding.weight is head.weight and outer != [embedding, head]:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
 
 
 def _innermost(module: Any) -> Any:

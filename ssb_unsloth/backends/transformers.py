@@ -14,6 +14,7 @@ from ..hardware import choose_model, here
 from ..progress import bar, hide_loading_bars
 from ..prompts import Messages
 from . import Adapter, Completion, Keep, Request, model_path, unloadable
+from .adapters import assert_fits, merge
 from .chat_template import completion, end_of_turn, pad_id, render, set_date, set_variables, stop_ids
 
 if TYPE_CHECKING:
@@ -147,13 +148,14 @@ def save_merged(model: ModelConfig, adapter: Path | None, folder: Path, dtype: s
     taken unquantized, also where the run had it in 8 or 4 bits.
 
     Raises:
-        UserError: the base cannot be loaded, or the merged weights are not finite.
+        UserError: the base cannot be loaded, the adapter is not one of this base, or the merged weights are not finite.
     """
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     hide_loading_bars()
+    if adapter is not None:
+        assert_fits(model, adapter, "transformers")
     try:
         base: Any = AutoModelForCausalLM.from_pretrained(
             model_path(model),
@@ -163,12 +165,7 @@ def save_merged(model: ModelConfig, adapter: Path | None, folder: Path, dtype: s
         )
     except (OSError, ValueError) as error:
         raise unloadable(f"Model {model.name!r}", model, error) from None
-    merged = base
-    if adapter is not None:
-        try:
-            merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload(safe_merge=True)
-        except ValueError:  # PEFT's: "NaNs detected in the merged weights"
-            raise UserError(f"{adapter}: merged weights are not finite; the training has diverged.") from None
+    merged: Any = base if adapter is None else merge(base, adapter)
     merged.to(getattr(torch, dtype or choose_model(model, here()).dtype))
     merged.save_pretrained(folder, max_shard_size="4GB")
     load_tokenizer(model).save_pretrained(folder)
@@ -274,7 +271,7 @@ class TransformersSampler:
                 yield self._model
         elif weight.device.type == "cpu" and weight.dtype == torch.float32 and not isinstance(self._model, PeftModel):
             # A merged copy: on a CPU the adapter's many small products take as long as the model itself.
-            yield PeftModel.from_pretrained(copy.deepcopy(self._model), str(adapter.path)).merge_and_unload().eval()
+            yield merge(copy.deepcopy(self._model), adapter.path).eval()
         else:
             if adapter not in self._loaded:
                 name = f"{adapter.name}-{len(self._loaded) + 1}"
