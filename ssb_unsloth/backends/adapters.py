@@ -6,8 +6,10 @@ shape by shape: PEFT itself leaves out what finds no place, and an engine may sa
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -82,9 +84,6 @@ def _stored(adapter: Path, key: str) -> Shapes:
 
 def _expected(model: ModelConfig, adapter: Path, key: str) -> Shapes:
     """What PEFT would save of an adapter with this configuration on this model; on no device, so without memory."""
-    import copy
-    import warnings
-
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
     base = copy.deepcopy(_without_weights(json.dumps(asdict(model))))
@@ -146,9 +145,10 @@ def merge(base: nn.Module, adapter: Path) -> nn.Module:
     import torch
     from peft import PeftModel
 
-    student: Any = PeftModel.from_pretrained(base, str(adapter)).eval()
-    tokens = _trained_tokens(student)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT's, of what happens to ends that are one matrix: below they become two
+        student: Any = PeftModel.from_pretrained(base, str(adapter)).eval()
+        tokens = _trained_tokens(student)
         before = _logits(student, tokens)
         if not tokens:  # PEFT gives those to both ends already
             _untie(student.get_base_model())
