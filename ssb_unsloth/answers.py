@@ -1,9 +1,9 @@
 r"""How a final answer is read: its normal form and its structure.
 
-    text --_spell--> one spelling of the same LaTeX --_parse--> Answer: numbers, words, lists, tuples, intervals, ...
+    text --spelling.spell--> one spelling of the same LaTeX --_parse--> Answer: numbers, words, lists, tuples, ...
 
-Nothing here decides whether two answers are equal (that is `grading`), nothing here is slow, and nothing fails: every
-string is read as something, at worst as a leaf that equals only itself.
+What stands beside a number is read in `units`. Nothing here decides whether two answers are equal (that is `grading`),
+nothing here is slow, and every string is read as something, at worst as a leaf that equals only itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import functools
 import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
+
+from .spelling import ASIDE, spell
+from .units import number_in_words, quantity
 
 MAX_LENGTH = 1000  # characters; a longer answer is not read and equals only itself
 
@@ -35,6 +38,8 @@ class Answer:
     is_percent: bool = False
     is_words: bool = False
     unit: str = ""  # "cm^2"; "" if there is none, or none that is known
+    is_bare: bool = True  # nothing stands beside the number, no noun either
+    before_scale: Fraction | None = None  # the 2 of `2 million`
 
 
 _PLAIN = re.compile(r"-?(?:[0-9]{1,15}|[0-9]{1,3}(?:,[0-9]{3}){1,4})(\.[0-9]{1,15})?")
@@ -52,105 +57,7 @@ def read(text: str, thousands: bool = True) -> Answer:
     if thousands and (plain := _PLAIN.fullmatch(text)):  # most answers
         text = text.replace(",", "")
         return _number(Fraction(text), text, _significant(text) if plain[1] else 0)
-    return _parse(_spell(text), thousands)
-
-
-# -- One spelling -----------------------------------------------------------------------------------------------------
-
-_CHARACTERS = str.maketrans(
-    {
-        **dict.fromkeys("−–—‐‑", "-"),
-        **dict.fromkeys("\u00a0\u2009\u202f\u2002\u2003\u3000\t\n\r~", " "),
-        **dict.fromkeys('“”"`\0', ""),
-        **{a: rf"^{{{b}}}" for a, b in zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789", strict=True)},
-        **{a: rf"_{{{b}}}" for a, b in zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)},
-        **{a: rf"\frac{{{b}}}{{{c}}}" for a, b, c in zip("½⅓⅔¼¾⅕⅛", "1121311", "2334458", strict=True)},
-        **{"×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "∕": "/", "±": r"\pm ", "∓": r"\mp "},
-        **{"π": r"\pi ", "θ": r"\theta ", "∞": r"\infty ", "√": r"\sqrt ", "∅": r"\emptyset ", "º": "°"},
-        **{"≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "≈": r"\approx "},
-        **{"∛": r"\sqrt[3]", "≡": "="},
-        **{"，": ",", "’": "'", "％": "%", "⟨": "(", "⟩": ")", "（": "(", "）": ")"},
-    }
-)
-
-_ASIDE = r"(?![A-Za-z])"  # the command's name ends here
-_TEXT = r"(?:text(?:bf|it|rm|sf|tt|normal|up)?|mbox|hbox|math(?:rm|bf|it|sf|tt)|operatorname\*?)"
-_NUMERALS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-_NUMERALS += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
-
-_SPELLINGS = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in [
-        # Delimiters, currency, grouped digits (10,\!080 and 10{,}080 and 10\,080)
-        (r"\\\$|(?<![^\s-])\$(?=\s*[\d.])", "¤"),
-        (r"(?<!\\)\\[()\[\]]|\$", ""),
-        (r"(?<=\d)\s*(?:,\s*\\!|\{\s*,\s*\}|(?<!\\)\\[, ])\s*(?=\d{3}(?!\d))", ""),
-        (r"(?<=\d)[eE]([+-]?\d\d?)$", r"\\cdot10^{\1}"),
-        # Spacing and sizes
-        (rf"(?<!\\)\\[,;:!> ]|\\(?:q?quad|thinspace|displaystyle|textstyle|limits){_ASIDE}|\\(?:left|right)\.", " "),
-        (rf"\\(?:left|right|middle|[bB]igg?[lrm]?){_ASIDE}|\\[hv]space\*?\{{[^{{}}]*\}}", " "),
-        # Words are kept between quotation marks until it is known what they are
-        (r"\\math(?:rm|bf|it|sf|tt)\s*\{\s*([A-Za-z])\s*\}", r"\1"),
-        (rf"\\{_TEXT}\s*\{{([^{{}}]*)\}}", r'"\1"'),
-        (r'"\s*"', " "),
-        # Several names for one thing
-        (rf"\\[dtc]frac{_ASIDE}", r"\\frac"),
-        (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
-        (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
-        (r"(\d*\.\d*)\\(?:dot|bar)\s*\{?(\d+)\}?", r"\1\\overline{\2}"),
-        (rf"\\equiv{_ASIDE}", "="),
-        (rf"\\[dt]binom{_ASIDE}", r"\\binom"),
-        (rf"\\(?:times|ast|cdot){_ASIDE}", r"\\cdot "),
-        (rf"\\div{_ASIDE}", "/"),
-        (rf"\\l(?:eq|eqslant|e){_ASIDE}|<=", r"\\le "),
-        (rf"\\g(?:eq|eqslant|e){_ASIDE}|>=", r"\\ge "),
-        (rf"\\lt{_ASIDE}", "<"),
-        (rf"\\gt{_ASIDE}", ">"),
-        (rf"\\neq?{_ASIDE}|!=", r"\\ne "),
-        (rf"\\(?:langle|lparen){_ASIDE}", "("),
-        (rf"\\(?:rangle|rparen){_ASIDE}", ")"),
-        (rf"\\lbrace{_ASIDE}", r"\\{"),
-        (rf"\\rbrace{_ASIDE}", r"\\}"),
-        (rf"\\lbrack{_ASIDE}", "["),
-        (rf"\\rbrack{_ASIDE}", "]"),
-        (rf"\\varnothing{_ASIDE}|\\\{{\s*\\\}}|^\s*\{{\s*\}}\s*$", r"\\emptyset "),
-        (rf"\+\s*\\infty{_ASIDE}|(?<![\\A-Za-z])inf(?:inity)?{_ASIDE}", r"\\infty "),
-        (rf"\^\s*(?:\{{\s*\\circ\s*\}}|\\circ{_ASIDE})|\\(?:text)?degree{_ASIDE}|(?<=\d)\s*deg{_ASIDE}", "°"),
-        (r'\\%|(?<=[\d}\s"])(?:percent(?:age)?|pct)\b', "%"),
-        (r'"\s*%\s*"', "%"),
-        (rf'"?\s*(?:,\s*)?(?<![A-Za-z\\])(?:and|or){_ASIDE}\s*"?|\\(?:lor|land|vee|wedge){_ASIDE}|;', ","),
-        (rf"(?<![\\A-Za-z])(?=(?:pi|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp|sqrt|infty){_ASIDE})", r"\\"),
-        (r"(?<![\\A-Za-z])abs\s*\(([^()]*)\)", r"|\1|"),
-        (r"\+\s*-", "-"),
-        (r"\^\s*(?:\(([^()]*)\)|(-?\d{2,}|-\d))", r"^{\1\2}"),  # 2^(n+1), 2^10 and 10^-2, as in plain text
-        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"^\\\{\s*[a-z]\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid|:|\|)(.*)\\\}$", r"\1"),  # { x | x > 5 }
-        (r'(?<=\d)[\s"]*([ap])\.?\s?m\b\.?[\s"]*$', r"\1m"),
-        # The base of a numeral: (52)_8, 52_{(8)}, 52 (base 8)
-        (r'^\(?\s*([\dA-F]+)\s*\)?\s*"?\s*\(?\s*(?:in )?base[\s-]*(\w+)\s*\)?\s*"?$', r"\1_{\2}"),
-        (r'^\(?\s*([\dA-F]+)\s*\)?\s*_\s*\{?[\s"(]*(?:base )?(\w+)[\s")]*\}?$', r"\1_{\2}"),
-        *((rf"(?<=_\{{){name}\}}$", f"{number}}}") for number, name in enumerate(_NUMERALS)),
-    ]
-]
-
-
-_ANNOUNCED = re.compile(
-    r"(?i)^(?:(?:\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer(?:\s+is)?[\s:}]+|=|\\approx(?![A-Za-z]))"
-)
-
-
-def _spell(text: str) -> str:
-    """The same answer with one spelling for each construct, and without delimiters and spacing commands."""
-    text = re.sub(r"^\s*\*\*(.*)\*\*\s*$", r"\1", text.translate(_CHARACTERS))  # Markdown's bold
-    text = re.sub(r"\\+$", "", text.replace("**", "^").replace("*", r"\cdot ").strip())
-    text = _ANNOUNCED.sub("", text)
-    if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:  # in pairs they enclose formulas, else one is a currency
-        text = re.sub(r"(?<!\\)\$", "", text)
-    while inner := re.fullmatch(r"\$+([^$]+)\$+|\\(?:boxed|fbox)\s*\{(.*)\}", text):
-        text = (inner[1] or inner[2] or "").strip()
-    for pattern, replacement in _SPELLINGS:
-        text = pattern.sub(replacement, text)
-    return text
+    return _parse(spell(text), thousands)
 
 
 # -- Structure --------------------------------------------------------------------------------------------------------
@@ -227,10 +134,14 @@ def _collection(kind: str, answers: list[Answer]) -> Answer:
 
 
 _VARIABLE = re.compile(
-    r"\s*(?:[A-Za-z]|[A-Za-z]_\{?\w\}?|\\[a-z]+(?:\s*[A-Z]+)?|[A-Za-z]\s*(?:\^\s*\{-1\}\s*)?\([a-z,\s]+\)"
+    r"\s*(?:[A-Za-z]|[A-Za-z]_\{?\w+\}?|m?\\[a-z]+(?:\s*[A-Z]+)?|[A-Za-z]\s*(?:\^\s*\{-1\}\s*)?\([\w,\s]+\)"
     r"|\([a-z](?:\s*,\s*[a-z])+\)"
+    # Lengths and the like, which have capital letters: AB, |AB|, \overline{AB}, [ABC], S_{ABC}; a norm
+    r"|[A-Z]{2,3}|\|\s*[A-Z]{1,3}\s*\||\[[A-Z]{3,6}\]"
+    r"|m?\|?\s*\\(?:overline|overrightarrow|vec|widehat|bar)\s*\{\s*[A-Za-z]+\s*\}\s*\|?|\\\|[\sA-Za-z]+\\\|"
     r'|(?P<words>"[^"]*"|[A-Za-z ]{4,}))\s*'
 )
+_NEGATED = re.compile(r"\s*-\s*([A-Za-z](?:_\{?\w+\}?)?|\\[a-z]+)\s*")
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
 
 
@@ -238,13 +149,14 @@ def _relation(text: str, thousands: bool) -> Answer | None:
     r"""`x = 5`, `x \in [2, 3]`, `2 < x \le 3`: the value, with the variable beside it. None if it is no such thing."""
     sides = split(text, "=", r"\in")
     if len(sides) > 1:
-        left, right = (sides[0], sides[-1]) if _VARIABLE.fullmatch(sides[0]) else (sides[-1], sides[0])
+        is_turned = not _VARIABLE.fullmatch(sides[0]) and len(split(text, r"\in")) == 1  # `5 = x`
+        left, right = (sides[-1], sides[0]) if is_turned else (sides[0], sides[-1])
         variable = _VARIABLE.fullmatch(left)
         if not variable or not right.strip() or re.fullmatch(r"\s*[A-Za-z]\s*=\s*[A-Za-z]\s*", text):  # `a = b`
             return None
         name = "" if variable["words"] else _compact(left)
         return replace(_parse(right, thousands), variable=name, equation=_compact(_arguments(text)))
-    sides = re.split(rf"(<|>|\\(?:le|ge|ne){_ASIDE})", text)
+    sides = _positive(re.split(rf"(<|>|\\(?:le|ge|ne){ASIDE})", text))
     if len(sides) == 3 and _VARIABLE.fullmatch(sides[2]):
         sides = [sides[2], _FLIPPED[sides[1]], sides[0]]
     if len(sides) == 3 and _VARIABLE.fullmatch(sides[0]):
@@ -264,6 +176,18 @@ def _relation(text: str, thousands: bool) -> Answer | None:
     else:
         return None
     return replace(_collection(brackets, _parse_all([low, high])), variable=_compact(name))
+
+
+def _positive(sides: list[str]) -> list[str]:
+    """`-x > -1` and `-3 < -x < 5` multiplied by -1; everything else as it is."""
+    if len(sides) in (3, 5) and any(map(_NEGATED.fullmatch, sides[::2])):
+        sides = [_FLIPPED[side] if place % 2 else _negative(side) for place, side in enumerate(sides)]
+    return sides
+
+
+def _negative(text: str) -> str:
+    is_sum = re.search(r"[-+]", text.strip()[1:])
+    return f"-({text})" if is_sum else text.strip()[1:] if text.strip().startswith("-") else f"-{text.strip()}"
 
 
 def _bracketed(text: str) -> Answer | None:
@@ -290,116 +214,39 @@ def _bracketed(text: str) -> Answer | None:
 
 
 def _with_sign(text: str, plus_minus: str, minus_plus: str) -> str:
-    return re.sub(rf"\\mp{_ASIDE}", minus_plus, re.sub(rf"\\pm{_ASIDE}", plus_minus, text))
+    return re.sub(rf"\\mp{ASIDE}", minus_plus, re.sub(rf"\\pm{ASIDE}", plus_minus, text))
 
 
-# -- Numbers with units -----------------------------------------------------------------------------------------------
+# -- Numbers with something beside them -------------------------------------------------------------------------------
 
-_UNITS = {
-    name: names[0]
-    for names in (
-        ["mm", "millimeter", "millimetre"],
-        ["cm", "centimeter", "centimetre"],
-        ["m", "meter", "metre"],
-        ["km", "kilometer", "kilometre"],
-        ["in", "inch", "inche"],
-        ["ft", "foot", "feet"],
-        ["yd", "yard"],
-        ["mi", "mile"],
-        ["g", "gram"],
-        ["mg", "milligram"],
-        ["kg", "kilogram"],
-        ["oz", "ounce"],
-        ["lb", "pound"],
-        ["sec", "s", "second"],
-        ["min", "minute"],
-        ["hr", "h", "hour"],
-        ["day"],
-        ["week"],
-        ["month"],
-        ["year", "yr"],
-        ["ml", "milliliter", "millilitre"],
-        ["l", "liter", "litre"],
-        ["degree", "deg"],
-        ["radian", "rad"],
-        ["dollar", "usd", "buck", "¤"],
-        ["cent"],
-        ["euro", "€"],
-        ["mph"],
-        ["unit"],
-    )
-    for name in names
-}
-_SIZES = {  # of units that measure the same: in meters, grams, seconds, liters, dollars
-    **{"mm": ("m", "0.001"), "cm": ("m", "0.01"), "m": ("m", "1"), "km": ("m", "1000")},
-    **{"in": ("m", "0.0254"), "ft": ("m", "0.3048"), "yd": ("m", "0.9144"), "mi": ("m", "1609.344")},
-    **{"mg": ("g", "0.001"), "g": ("g", "1"), "kg": ("g", "1000")},
-    **{"oz": ("g", "28.349523125"), "lb": ("g", "453.59237")},
-    **{"sec": ("s", "1"), "min": ("s", "60"), "hr": ("s", "3600"), "day": ("s", "86400"), "week": ("s", "604800")},
-    **{"ml": ("l", "0.001"), "l": ("l", "1"), "cent": ("$", "0.01"), "dollar": ("$", "1")},
-}
 _ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")  # of degrees: these are not a unit at the end
-_POWERS = {"square": "^2", "sq": "^2", "squared": "^2", "cubic": "^3", "cu": "^3", "cubed": "^3"}
-_UNIT = re.compile(
-    r'(?P<amount>.*(?:\d|[})\]]|\\pi|(?P<letter>[A-Za-z])(?=\s*")))(?P<gap>\s*)'
-    r'(?:"\s*(?P<words>[^"]*[^\W\d_][^"]*)"|(?P<plain>[A-Za-z]{2,}(?:[\s/]+[A-Za-z.]+)*|[\u3400-\u9fff]+))'
-    r"\s*(?:\^\s*\{?\s*(?P<power>[23])\s*\}?)?\s*",
-    re.S,
-)
+_TIME = re.compile(r'[\s"]*(\d\d?)(?::(\d\d))?([\s"]*)([ap])\.?\s?m\.?[\s"]*', re.I)
 
 
 def _quantity(text: str, thousands: bool) -> Answer | None:
-    """A number with a percent sign, currency, degrees or another unit: the number, with that beside it."""
+    """A number with a percent sign, degrees, half of the day, modulus or unit: the number, with that beside it."""
     if text.endswith("%"):
-        return replace(_parse(text.rstrip("% "), thousands), is_percent=True)
-    if match := re.fullmatch(r'(-?)\s*"?(?:USD?)?\s*([¤€£¥₹])(?:USD?)?"?\s*([-\d.\\(].*)', text, re.S):
-        return replace(_parse(match[1] + match[3], thousands), unit=_unit(match[2], ""))
-    if match := re.fullmatch(r"(.*[\d}])\s*([€£¥₹])", text, re.S):
-        return replace(_parse(match[1], thousands), unit=_unit(match[2], ""))
+        return replace(_parse(text.rstrip("% "), thousands), is_percent=True, is_bare=False)
     if (match := re.fullmatch(r'(.*\S)\s*°\s*"?\s*[CF]?\s*"?', text, re.S)) and not _ANGLE.search(text):
-        return replace(_parse(match[1], thousands), unit="degree")
-    if match := re.fullmatch(r"(\d\d?)(?::(\d\d))?([ap]m)", text.replace('"', "")):
-        return replace(_leaf(f"{match[1]}:{match[2] or '00'}"), unit=match[3])
+        return replace(_parse(match[1], thousands), unit="degree", is_bare=False)
+    if (match := _TIME.fullmatch(text)) and (match[2] or match[3] or match[4].islower()):  # `2AM` may be a product
+        return replace(_leaf(f"{match[1]}:{match[2] or '00'}"), unit=f"{match[4].lower()}m")
     if match := re.fullmatch(r"(.+?)\s*(?:\\pmod|\(\s*\\?b?mod)\s*\{?\s*(\d+)\s*\}?\s*\)?\s*", text.replace('"', "")):
-        return replace(_parse(match[1], thousands), unit=f"mod {match[2]}")
-    if (match := _UNIT.fullmatch(text)) and not re.search('[":]', match["amount"]):
-        unit = _unit(match["words"] or match["plain"], match["power"] or "")
-        # Letters without quotation marks may be variables, if they are not a known unit or words that stand apart
-        plain = match["plain"] or ""
-        stands_apart = (match["gap"] and re.match(r"[A-Za-z]{4,}|[A-Za-z]{2,} [A-Za-z]{2,}", plain)) or plain > "\u3400"
-        if unit or (match["words"] and not match["letter"]) or stands_apart:
-            return replace(_parse(match["amount"], thousands), unit=unit)
+        return replace(_parse(match[1], thousands), unit=f"mod {match[2]}", is_bare=False)
+    if found := quantity(text):
+        answer = _scaled(_parse(found.amount, thousands), found.scale)
+        return replace(answer, unit=found.unit or answer.unit, is_bare=False)
     return None
 
 
-def size(answer: Answer) -> tuple[str, Fraction] | None:
-    """What a number with a unit measures, and how much: ("m^2", 1/10,000) for 1 cm². None if that is not known."""
-    name, _, power = answer.unit.partition("^")
-    if answer.value is None or name not in _SIZES:
-        return None
-    base, factor = _SIZES[name]
-    return base + power, answer.value * Fraction(factor) ** int(power or 1)
-
-
-_LETTER_UNIT = re.compile(r"(.*[\d}])(?:(?:\s|\\[, ]|~)+([mgshLNJ])|\s*(m)(?=[²³]))\s*(\^\{?[23]\}?|[²³])?\s*", re.S)
-
-
-def with_letter_unit(text: str) -> Answer | None:
-    """The answer as a number with a unit of one letter, `5 m` or `5m²`, which `read` takes for a variable."""
-    match = _LETTER_UNIT.fullmatch(text)
-    return read(rf"{match[1]}\text{{ {match[2] or match[3]}}}{match[4] or ''}") if match else None
-
-
-def _unit(words: str, power: str) -> str:
-    """The unit's canonical name if it is one of a few dozen that are often confused, else ""."""
-    power = f"^{power}" if power else ""
-    names = []
-    for word in re.findall(r"[^\W\d_]+|[¤€£]|\^\s*\{?[23]", words.lower()):
-        if word in _POWERS or word.startswith("^"):
-            power = _POWERS.get(word, "^" + word[-1])
-        else:
-            names.append(word if word in _UNITS else word.removesuffix("s"))
-    return _UNITS[names[0]] + power if len(names) == 1 and names[0] in _UNITS else ""
+def _scaled(answer: Answer, scale: Fraction) -> Answer:
+    """`2 million` is 2,000,000; what stood before the word is kept beside it."""
+    if scale == 1:
+        return answer
+    if answer.value is None:
+        return _leaf(rf"{_number(scale, '').form}\cdot({answer.source})")
+    number = _number(answer.value * scale, "")
+    return replace(number, source=number.form, before_scale=answer.value)
 
 
 # -- Leaves -----------------------------------------------------------------------------------------------------------
@@ -414,15 +261,17 @@ _NUMBER = re.compile(
 
 
 _MEANINGS = {
-    **{name: str(number) for number, name in enumerate(_NUMERALS)},
     **dict.fromkeys(["no solution", "no solutions", "empty set"], r"\emptyset"),
     **dict.fromkeys(["all real numbers", "all reals", "real numbers", r"\mathbb{r}"], r"(-\infty, \infty)"),
 }
 
 
 def _leaf(text: str) -> Answer:
-    if meaning := _MEANINGS.get(_without_article(text.replace('"', " "))):
+    bare = text.replace('"', " ")
+    if meaning := _MEANINGS.get(_without_article(bare)):
         return _parse(meaning, False)
+    if (number := number_in_words(bare.strip(" ."))) is not None:
+        return _number(number, _number(number, "").form)
     if words := _words(text):
         return words
     text = re.sub(r"^([+-]?\d+)\s+(\d+)\s*/\s*(\d+)$", _mixed, text)
@@ -452,10 +301,24 @@ def _significant(decimal: str) -> int:
     return len(decimal.replace(".", "").lstrip("-0"))
 
 
+_FLOAT_DIGITS = 15  # that a float holds; the one or two behind them are its rounding errors, as in 0.30000000000000004
+
+
+def is_float(digits: int) -> bool:
+    """Whether a decimal with so many significant digits was printed by a computer."""
+    return _FLOAT_DIGITS < digits <= _FLOAT_DIGITS + 2
+
+
 def half_unit(decimal: str) -> Fraction:
-    r"""Half a unit in the last place of `1.25` or `1.25\cdot10^{-3}`: how far rounding may have moved it."""
+    r"""Half a unit in the last place of `1.25` or `1.25\cdot10^{-3}`: how far rounding may have moved it.
+
+    A float's last place is its 15th digit.
+    """
     mantissa, _, power = decimal.partition(r"\cdot10^")
-    return Fraction(10) ** (int(power.strip("{}") or 0) - len(mantissa.partition(".")[2])) / 2
+    places = len(mantissa.partition(".")[2])
+    if is_float(digits := _significant(mantissa)):
+        places -= digits - _FLOAT_DIGITS
+    return Fraction(10) ** (int(power.strip("{}") or 0) - places) / 2
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -479,17 +342,31 @@ def _value(match: re.Match[str]) -> Fraction | None:
     return -value if match["sign"] == "-" else value
 
 
+_CHOICE = re.compile(
+    r"(?i:(?:the )?(?:correct |right )?(?:option|choice|answer)(?: is)?:?) ?\(?([A-H])\)?(?:[.:)] .+| [^\w(].*)?"
+)
+# Two or three letters without quotation marks are a product of variables otherwise
+_WORDS = "yes no odd red tan up on off in out cat dog cow pig hen bee ant fox owl bat rat boy man men day all any few"
+_WORDS += " mon tue wed thu fri sat sun jan feb mar apr may jun jul aug sep oct nov dec new old big low hot wet dry tie"
+_WORDS += " win top bus car pen cup hat ice oil air gas ann amy tom tim jim bob sam dan ben ron max mia eve eva ava ivy"
+_WORDS += " kim lee liz meg sue joe jon ray roy ted ian leo zoe ali ash jen kay ken pat rob val yea nay true yep nope"
+_SHORT_WORDS = frozenset(_WORDS.split())
+
+
 def _words(text: str) -> Answer | None:
     r"""`\text{Evelyn}`, `Evelyn`, `an ellipse`: the words in lower case; a single letter (a choice) as it is."""
     plain = re.sub(r"\s+", " ", text.replace('"', " ")).strip(" .,")
+    if match := _CHOICE.fullmatch(plain):
+        return Answer(match[1], source=match[1])
     if match := re.fullmatch(r"\(?\s*([A-Za-z])\s*\)(?: [^\s(].*)?|([A-H])[.:] .+", plain):
         choice = match[1] or match[2]
         return Answer(choice, source=choice)  # `(C)`, `C)`, `(C) 12` and `C. 12` name a choice
     quoted = re.fullmatch(r'\s*("[^"]*"[\s.]*)+', text)
-    if not (quoted and re.search(r"[^\W\d_]{2}", plain)) and not re.search(r"(?<![\\\w{])[^\W\d_]{4,}", plain):
-        return None
-    plain = _without_article(plain)
-    return Answer(re.sub(r"[\s.\-']+", " ", plain).strip(), source=plain, is_words=True)
+    bare = _without_article(plain)
+    is_word = re.search(r"(?<![\\\w{])[^\W\d_]{4,}", plain) or re.fullmatch(r"(?i:the) [a-z]{2,}", plain)
+    if is_word or bare in _SHORT_WORDS or (quoted and re.search(r"[^\W\d_]{2}", plain)):
+        return Answer(re.sub(r"[\s.\-']+", " ", bare).strip(), source=bare, is_words=True)
+    return None
 
 
 def _without_article(text: str) -> str:

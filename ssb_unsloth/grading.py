@@ -28,10 +28,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 
-from .answers import MAX_LENGTH, Answer, half_unit, read, size, split, with_letter_unit
+from .answers import MAX_LENGTH, Answer, half_unit, is_float, read, split
 from .errors import UserError
 from .judge import Question, asked, same_formula, trouble
-from .replies import announced, boxes_side_by_side, last_boxed, last_expression, leading_formula
+from .replies import (
+    announced,
+    behind_thoughts,
+    boxes_of_parts,
+    boxes_side_by_side,
+    last_boxed,
+    last_expression,
+    leading_formula,
+)
+from .spelling import characters
+from .units import differ, size, totals, with_letter_unit
 
 ROUNDED_DIGITS = 6
 
@@ -75,13 +85,22 @@ def grade(text: str, gold: str, finish_reason: str = "stop", same: Callable[[str
             return Grade(Verdict.NO_ANSWER, None)
         compared = compare(answer, gold) if same is None else Compared(same(answer, gold))
         if not compared.equal and same is None and read(gold).kind in ("list", "set"):
-            answer = boxes_side_by_side(text)
-            compared = compare(answer, gold)
+            answer, compared = _spread(text, gold)
         return Grade(Verdict.RIGHT if compared.equal else Verdict.WRONG, answer, compared.note)
     except UserError:
         raise
     except Exception as error:
         return Grade(Verdict.TRUNCATED if finish_reason == "length" else Verdict.WRONG, answer, _described(error))
+
+
+def _spread(text: str, gold: str) -> tuple[str, Compared]:
+    """An answer with several parts in several boxes. Those of labelled parts are compared in their order."""
+    if parts := boxes_of_parts(text):
+        ordered = "(" + ", ".join(re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", part) for part in parts) + ")"
+        if (compared := compare(ordered, gold)).equal:
+            return ", ".join(parts), compared
+    answer = boxes_side_by_side(text)
+    return answer, compare(answer, gold)
 
 
 Judgement = Callable[[str, str], bool]
@@ -119,6 +138,7 @@ def format_free(text: str, gold: str) -> bool:
     boxed = grade(text, gold)
     if boxed.verdict != Verdict.NO_ANSWER:
         return boxed.verdict == Verdict.RIGHT
+    text = text[behind_thoughts(text) :]
     phrase = announced(text)
     answer = (phrase if read(gold).is_words else leading_formula(phrase)) or last_expression(text)
     return answer is not None and equivalent(answer, gold)
@@ -234,22 +254,25 @@ def _equal(answer: str, gold: str) -> bool:
         return bool(answer.strip())
     if max(len(answer), len(gold)) > MAX_LENGTH:
         return False
+    answer, gold = characters(answer), characters(gold)
     ours, golds = read(answer), read(gold)
     if _same(ours, golds) or _decimal_comma(answer, gold) or _decimal_comma(gold, answer):
+        return True
+    if any(_same(read(total), golds) for total in totals(answer)) or any(_same(ours, read(t)) for t in totals(gold)):
         return True
     # `100,200` was read as a number; beside a list, or a gold tuple, it is two numbers.
     if (ours.kind, golds.kind) in _TWO_READINGS:
         return _same(read(answer, thousands=False), read(gold, thousands=False))
     if golds.value is not None and (quantity := with_letter_unit(answer)):
-        return _same(quantity, golds)
+        return _same(read(quantity), golds)
     if ours.value is not None and (quantity := with_letter_unit(gold)):
-        return _same(ours, quantity)
+        return _same(ours, read(quantity))
     return any(_approximates(one, other) for one, other in ((answer, gold), (gold, answer)))
 
 
 def _approximates(one: str, other: str) -> bool:
     r"""`\sqrt{2} \approx 1.414` answers both `\sqrt{2}` and `1.414`."""
-    sides = re.split(r"\\approx(?![A-Za-z])|≈", one)
+    sides = re.split(r"\\approx(?![A-Za-z])", one)
     values = [side for side in sides if not re.fullmatch(r"\s*[A-Za-z]?\s*", side)]
     return len(sides) > 1 and any(_equal(side, other) for side in values)
 
@@ -276,9 +299,15 @@ def normal_form(answer: str) -> str:
 
 
 def _same(answer: Answer, gold: Answer) -> bool:
-    if _differ(answer.unit, gold.unit):
-        return size(answer) is not None and size(answer) == size(gold)
-    if _differ(answer.variable, gold.variable) and not _are_functions(answer.variable, gold.variable):
+    if differ(answer.unit, gold.unit):
+        measured = size(answer.value, answer.unit)
+        return measured is not None and measured == size(gold.value, gold.unit)
+    if (
+        answer.variable
+        and gold.variable
+        and answer.variable != gold.variable
+        and not _are_functions(answer.variable, gold.variable)
+    ):
         return False
     kinds = {answer.kind, gold.kind}
     if kinds == {"leaf"}:
@@ -305,11 +334,6 @@ def _are_functions(one: str, other: str) -> bool:
     return re.fullmatch(r"y[A-Za-z]\([a-z]\)", "".join(sorted((one, other), key=len))) is not None
 
 
-def _differ(one: str, other: str) -> bool:
-    """Whether both are given and are not the same."""
-    return bool(one and other and one != other)
-
-
 def _same_sequence(answer: Sequence[Answer], gold: Sequence[Answer]) -> bool:
     return len(answer) == len(gold) and all(map(_same, answer, gold))
 
@@ -323,8 +347,11 @@ def _same_set(answer: Sequence[Answer], gold: Sequence[Answer]) -> bool:
 
 def _same_leaf(answer: Answer, gold: Answer) -> bool:
     if answer.value is not None and gold.value is not None:
+        # The question may have asked "how many million": then `2` answers `2 million`, but `$2` does not
+        if gold.before_scale is not None and answer.is_bare and answer.value == gold.before_scale:
+            return True
         return _same_number(answer, answer.value, gold, gold.value)
-    if answer.form == gold.form:
+    if answer.form == gold.form or _same_name(answer.form, gold.form):
         return bool(answer.form)
     if answer.is_words or gold.is_words:
         return answer.form.casefold().replace(" ", "") == gold.form.casefold().replace(" ", "")
@@ -337,20 +364,29 @@ def _same_leaf(answer: Answer, gold: Answer) -> bool:
     return same_formula(_exact(answer), _exact(gold))
 
 
+def _same_name(one: str, other: str) -> bool:
+    """`Gil` and `gil`: three letters that can be spoken, of which only the first may be a capital."""
+    spoken = "[A-Za-z][aeiouy][a-z]"
+    return one.casefold() == other.casefold() and all(re.fullmatch(spoken, name) for name in (one, other))
+
+
 def _same_number(answer: Answer, ours: Fraction, gold: Answer, golds: Fraction) -> bool:
     if answer.is_percent and not gold.is_percent:
-        return golds in (ours, ours / 100)
+        return any(golds == value or _rounded(gold, value) for value in (ours, ours / 100))
     if gold.is_percent and not answer.is_percent:
-        return ours in (golds, golds / 100)
+        return _same_number(gold, golds, answer, ours)
     return ours == golds or _rounded(answer, golds) or _rounded(gold, ours)
 
 
 def _rounded(decimal: Answer, exact: Fraction) -> bool:
-    """Whether the decimal is the rounded value of a fraction that no decimal can write."""
-    has_decimal = pow(10, exact.denominator.bit_length(), exact.denominator) == 0
-    if decimal.digits < ROUNDED_DIGITS or decimal.value is None or has_decimal:
+    """Whether the decimal is a fraction's rounded value where no decimal can write it, or the float that it became."""
+    if decimal.digits < ROUNDED_DIGITS or decimal.value is None:
         return False
-    return abs(decimal.value - exact) <= half_unit(decimal.source)
+    has_decimal = pow(10, exact.denominator.bit_length(), exact.denominator) == 0
+    unit = 2 * half_unit(decimal.source)
+    if has_decimal:
+        return is_float(decimal.digits) and round(decimal.value / unit) * unit == exact
+    return abs(decimal.value - exact) <= unit / 2
 
 
 def _exact(answer: Answer) -> str:

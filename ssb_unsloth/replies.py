@@ -9,12 +9,31 @@ _BOX_PARTS = re.compile(
 )
 
 
+# Where a block of thoughts ends; what ends a turn is no text behind it
+_THOUGHTS_END = r"(?i:</(?:think|thinking|thought|reasoning)>|\[/think\]|◁/think▷)"
+_PIECE = re.compile(rf"({_THOUGHTS_END})|(<\|[^|<>]*\|>|</s>|\s+)|[^\s<\[◁]+|.", re.S)
+
+
+def behind_thoughts(text: str) -> int:
+    """Where the text behind the last `</think>` starts; 0 where there is none: then the thoughts are all there is."""
+    if not re.search(_THOUGHTS_END, text):
+        return 0
+    start, ended = 0, 0
+    for piece in _PIECE.finditer(text):
+        if piece[1]:
+            ended = piece.end()
+        elif not piece[2]:
+            start = ended
+    return start
+
+
 def last_boxed(text: str) -> str | None:
     r"""The content of the last balanced `\boxed{...}` or `\fbox{...}` that holds anything, or None.
 
     "Last" is the last to open, so of nested boxes the innermost counts. Escaped braces do not count. A box that is
     never closed is passed over, as is an empty one (replies quote the instruction). `\boxed 42`, without braces, is
-    read as it was meant: the number or the single letter that follows.
+    read as it was meant: the number or the single letter that follows. A box within `<think>...</think>` counts only
+    where nothing stands behind it.
     """
     found = _boxes(text)
     return text[max(found)[0] : max(found)[1]].strip() if found else None
@@ -36,11 +55,35 @@ def boxes_side_by_side(text: str) -> str:
     return ", ".join(dict.fromkeys(contents[::-1]))
 
 
+_NAME = r"([a-h]|[1-9]|i{1,3}|iv|v|vi)"
+_LABEL = re.compile(
+    rf"(?<![\w\\])\({_NAME}\)|(?<![\w(]){_NAME}\)|\b(?:part|case|question|problem)\s+{_NAME}\b|^\W{{0,4}}([1-9])\.\s",
+    re.I | re.M,
+)
+_LABELS = [["a", "b", "c", "d", "e", "f", "g", "h"], [*"123456789"], ["i", "ii", "iii", "iv", "v", "vi"]]
+
+
+def boxes_of_parts(text: str) -> list[str]:
+    r"""`(a) \boxed{3} (b) \boxed{4}`: the last box of each part, if all parts have a label and a box; or nothing."""
+    boxes = sorted(_boxes(text))
+    labels = [(match.end(), match[match.lastindex or 0].lower()) for match in _LABEL.finditer(text)]
+    parts: dict[str, str] = {}
+    place, label = 0, ""
+    for start, end in boxes:
+        while place < len(labels) and labels[place][0] < start:
+            label, place = labels[place][1], place + 1
+        if label in parts and label != next(reversed(parts)):
+            return []  # back in an earlier part
+        parts[label] = text[start:end].strip()
+    is_enumerated = any(list(parts) == order[: len(parts)] for order in _LABELS)
+    return list(parts.values()) if is_enumerated and len(parts) > 1 else []
+
+
 def _boxes(text: str) -> list[tuple[int, int]]:
     """Where the contents of all balanced boxes that hold anything start and end."""
     found: list[tuple[int, int]] = []
     opened: list[tuple[int, bool]] = []  # where each open brace's content begins, and whether the brace is a box's
-    for match in _BOX_PARTS.finditer(text):
+    for match in _BOX_PARTS.finditer(text, behind_thoughts(text)):
         token = match[0]
         if token == "{":
             opened.append((match.end(), False))
@@ -61,7 +104,7 @@ _ANNOUNCED = re.compile(r"(?i)answer(?:\s+is\b|\s*[:=])[\s:*]*")
 def announced(text: str) -> str:
     """What follows the last "answer is" or "answer:" in its sentence, or nothing."""
     sentences = _ANNOUNCED.split(text)[1:] or [""]
-    return re.split(r"\n|\.(?!\d)|<\|", sentences[-1])[0].strip(" *")[:200]
+    return re.split(r"\n|\.(?!\d)|<\||</", sentences[-1])[0].strip(" *")[:200]
 
 
 _NAMES = "pi|sqrt|exp|ln|log|sin|cos|tan|and|or"

@@ -105,7 +105,10 @@ def test_last_boxed_matches_its_definition(pieces):
     assert last_boxed(text) == reference_last_boxed(text)
 
 
-@pytest.mark.parametrize("piece", [r"\boxed{", r"\boxed", "{", "}", "\\", r"\boxed{1}", "a"])
+@pytest.mark.parametrize(
+    "piece",
+    [r"\boxed{", r"\boxed", "{", "}", "\\", r"\boxed{1}", "a", "</think>", "</think> ", "<", "</think>a", "<|a|>"],
+)
 def test_last_boxed_is_linear(piece):
     start = time.perf_counter()
     last_boxed(piece * (200_000 // len(piece)))
@@ -113,7 +116,8 @@ def test_last_boxed_is_linear(piece):
 
 
 @pytest.mark.parametrize(
-    "piece", ["1 ", "1,", "(1,", r"\(", "$", "answer is ", "answer: 1 ", r"\boxed{1}, ", r"\frac{1}{"]
+    "piece",
+    ["1 ", "1,", "(1,", r"\(", "$", "answer is ", "answer: 1 ", r"\boxed{1}, ", r"\frac{1}{", r"(a) \boxed{1}", "(a) "],
 )
 def test_finding_an_answer_is_linear(piece):
     reply = piece * (100_000 // len(piece))
@@ -218,6 +222,76 @@ def test_an_enumeration_may_be_spread_over_boxes(reply, gold, verdict, answer):
     assert grade(reply, gold) == Grade(Verdict(verdict), answer)
 
 
+@pytest.mark.parametrize(
+    ("reply", "gold", "verdict", "answer"),
+    [
+        (r"(a) \boxed{3} (b) \boxed{4}", "3, 4", "right", "3, 4"),
+        (r"(a) \boxed{4} (b) \boxed{3}", "3, 4", "wrong", "3"),  # each part has its own
+        (
+            "**Part (a)** First, we add: \\boxed{3}.\n\n**Part (b)** Then, by (a) above: \\boxed{4}.",
+            "3,4",
+            "wrong",
+            "4",
+        ),
+        (
+            "**Part (a)** First, we add: \\boxed{3}.\n\n**Part (b)** Then we multiply: $\\boxed{4}$.",
+            "3,4",
+            "right",
+            "3, 4",
+        ),
+        (r"a) \boxed{1,000}; b) \boxed{x+1}; c) \boxed{\frac12}", r"1000, 1+x, 0.5", "right", r"1,000, x+1, \frac12"),
+        (r"(i) \boxed{2} (ii) \boxed{5}", "2,5", "right", "2, 5"),
+        ("1. The sum is \\boxed{2}\n2. The product is \\boxed{5}", "2,5", "right", "2, 5"),
+        (r"Part A: 1 + 1 = \boxed{2}, so \boxed{3}. Part B: \boxed{4}", "3,4", "right", "3, 4"),  # a part's last box
+        (r"(a) \boxed{3} (b) \boxed{4} (c) \boxed{5}", "3, 4", "wrong", "5"),
+        (r"(a) \boxed{3} (c) \boxed{4}", "3, 4", "wrong", "4"),
+        (r"(b) \boxed{3} (a) \boxed{4}", "3, 4", "wrong", "4"),
+        (r"(a) nothing yet (b) \boxed{4}", "3, 4", "wrong", "4"),
+        (r"\boxed{3} (b) \boxed{4}", "3, 4", "wrong", "4"),
+        (r"(a) \boxed{3} (b) \boxed{4}", "4", "right", "4"),  # one answer is asked for: the last box
+        (r"(a) \boxed{3} (b) \boxed{4}", "3", "wrong", "4"),
+        (r"(a) \boxed{3} (b) \boxed{4}", "7", "wrong", "4"),
+        (r"(a) \boxed{3} (b) \boxed{4}. Together: \boxed{3, 4}", "3, 4", "right", "3, 4"),
+    ],
+)
+def test_parts_may_have_a_box_each(reply, gold, verdict, answer):
+    graded = grade(reply, gold)
+    assert (graded.verdict, graded.answer) == (verdict, answer)
+
+
+@pytest.mark.parametrize("end", ["</think>", "</thinking>", "</THINK>", "[/THINK]", "◁/think▷"])
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        (r"<think>so \boxed{5}END It is \boxed{7}.", "7"),
+        (r"<think>so \boxed{5}END It is 7.", None),
+        (r"so \boxed{5}END \boxed{7}", "7"),  # the template opened the block
+        (r"<think>so \boxed{5}END", "5"),
+        ("<think>so \\boxed{5}END\n\n", "5"),
+        (r"<think>so \boxed{5}END<|im_end|>", "5"),
+        (r"<think>so \boxed{5}END</s>", "5"),
+        (r"<think>so \boxed{5}", "5"),  # never ended
+        (r"<think>a \boxed{1}END b <think>c \boxed{2}END \boxed{3}", "3"),
+        (r"<think>a \boxed{1}END b <think>c \boxed{2}END d", None),
+        (r"<think>\boxed{ENDEND x}", None),
+    ],
+)
+def test_a_box_among_the_thoughts_is_not_the_answer(reply, answer, end):
+    reply = reply.replace("END", end)
+    assert last_boxed(reply) == answer
+    assert grade(reply, "5").verdict == {"5": "right", None: "no_answer"}.get(answer, "wrong")
+    assert string_equal(reply, "5") is (answer == "5")
+
+
+def test_thoughts_hold_no_answer_without_a_box_either():
+    assert format_free("<think>the answer is 5</think> I say 7.", "7")
+    assert not format_free("<think>the answer is 5</think> I say 7.", "5")
+    assert not format_free(r"<think>\boxed{5}</think> I do not know.", "5")
+    assert format_free("<think>the answer is 5</think>", "5")
+    assert grade(r"<think>(a) \boxed{3} (b) \boxed{4}</think> (a) \boxed{5} (b) \boxed{6}", "5, 6").answer == "5, 6"
+    assert grade(r"<think>(a) \boxed{3} (b) \boxed{4}</think> (a) \boxed{5} (b) \boxed{6}", "3, 4").verdict == "wrong"
+
+
 def test_gold_from():
     assert gold_from("2 + 2 = <<2+2=4>>4\n#### 4", "####") == "4"
     assert gold_from("#### 3\n#### 1,000 ", "####") == "1,000"
@@ -263,7 +337,7 @@ def test_normal_form(answer, form):
     assert normal_form(answer) == form
 
 
-@pytest.mark.parametrize("name", ["math500_cases.jsonl", "hand_cases.jsonl"])
+@pytest.mark.parametrize("name", sorted(path.name for path in (DATA / "grading").glob("*_cases.jsonl")))
 def test_cases_are_as_expected(name):
     """Every case as expected, and every known miss still missed (or its mark has to go)."""
     wrong = []
