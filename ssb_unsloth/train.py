@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ from typing import Any, cast
 from peft import LoraConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase, PrinterCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from .arguments import SSBConfig
 from .backends import model_path
@@ -119,6 +121,7 @@ def fit(trainer: Sealed, folder: Path, rate: str = "train.learning_rate") -> dic
     trainer.remove_callback(StillNumbers)  # SSBTrainer's own does not know the recipe's key
     trainer.add_callback(StillNumbers(rate))
     trainer.add_callback(LogWhereSaved())
+    _keep_events(trainer, folder.parent / "tensorboard")
     trainer.train(resume_from_checkpoint=True)
     model = cast(PeftModel, trainer.model)
     parameters = list(model.parameters())
@@ -129,6 +132,15 @@ def fit(trainer: Sealed, folder: Path, rate: str = "train.learning_rate") -> dic
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "total_parameters": sum(p.numel() for p in parameters),
     }
+
+
+def _keep_events(trainer: Sealed, folder: Path) -> None:
+    """TensorBoard's files beside the stage's folder, where they outlive the checkpoints, and no hash depends on them.
+    A folder for each time that the training is begun or gone on with; TENSORBOARD_LOGGING_DIR overrules it.
+    """
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = str(folder / time.strftime("%Y-%m-%d-%H%M%S"))
 
 
 def history(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -243,3 +245,27 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoint_before_is_kept(undisturbed
             run("ssb", folder)
     assert steps(folder) == [2]
     assert outcome(folder, run("ssb", folder)) == undisturbed[1]
+
+
+class Writer:
+    """In the place of TensorBoard's, which is an extra: a file of what it is given."""
+
+    def __init__(self, log_dir):
+        Path(log_dir).mkdir(parents=True)
+        self.path = Path(log_dir) / "events"
+
+    def add_scalar(self, key, value, step):
+        with self.path.open("a") as file:
+            file.write(f"{step} {key} {value}\n")
+
+    def __getattr__(self, name):
+        return lambda *args: None
+
+
+def test_event_files_outlive_the_checkpoints(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    run("sft", tmp_path / "train.partial", report_to=["tensorboard"])
+    (written,) = (tmp_path / "tensorboard").glob("*/events")
+    assert "8 train/loss" in written.read_text()
+    assert {path.name for path in (tmp_path / "train.partial").iterdir()} == {"adapter", "checkpoints"}
