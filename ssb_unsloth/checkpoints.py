@@ -109,7 +109,7 @@ def fault(checkpoint: Path) -> str | None:
         return "it was not written to its end"
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"its {SEAL} is damaged"
 
 

@@ -184,8 +184,12 @@ def is_finite(value: Any) -> bool:
         return False
 
 
-def check_folder(path: Path, most_bytes: int, key: str) -> None:
-    """Whether a folder is as small as a data set that is read whole. Raises UserError where it is not."""
+def check_folder(path: Path, most_bytes: int, key: str, up_to: int | None = None) -> None:
+    """Whether a folder is as small as one that is read whole; only files below `up_to` bytes count towards its size.
+
+    Raises:
+        UserError: it has more files than MOST_FILES or more bytes; `key` is what names it.
+    """
     count = total = 0
     waiting = [path]
     while waiting:
@@ -197,8 +201,20 @@ def check_folder(path: Path, most_bytes: int, key: str) -> None:
             count += 1
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(Path(entry.path))
-            elif entry.is_file():
+            elif entry.is_file() and (up_to is None or entry.stat().st_size < up_to):
                 total += entry.stat().st_size
         if count > MOST_FILES or total > most_bytes:
             held = f"more than {MOST_FILES:,} files" if count > MOST_FILES else f"more than {most_bytes >> 30} GiB"
             raise UserError(f"{key}: the folder {path} holds {held}; name the file, or a folder that holds it alone.")
+
+
+def check_input(path: Path, up_to: int) -> None:
+    """Whether a file or folder can be read to tell its identity; files from `up_to` bytes on are not.
+
+    Raises:
+        UserError: it is a pipe or a device, or a folder of gigabytes.
+    """
+    if path.is_dir():
+        check_folder(path, 1 << 30, "input", up_to)
+    elif not path.is_file():
+        raise UserError(f"{path}: cannot be read, since it is a pipe or a device; expected an ordinary file.")

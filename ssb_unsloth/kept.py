@@ -97,7 +97,7 @@ class Kept:
             if row["check"] != _check(row["of"], row["reply"]):
                 return False
             self.replies[row["of"]] = None if row["reply"] is None else Completion(**row["reply"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return False
         return True
 

@@ -27,6 +27,7 @@ from typing import IO, Any
 
 from . import clock, disk, manifests
 from .errors import UserError
+from .files import check_input
 from .manifests import FORMAT, digest, file_hash
 from .progress import say
 
@@ -268,6 +269,7 @@ def fingerprint(path: Path) -> str:
     """
     if not path.exists():
         raise UserError(f"{path}: no such file.")
+    check_input(path, SMALL)
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
     return digest(
         [

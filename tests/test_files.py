@@ -3,18 +3,21 @@
 import json
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
 from bad_input import complaint
 
 from ssb_unsloth.backends import adapter_config
+from ssb_unsloth.cli import main
 from ssb_unsloth.config import ProblemsConfig
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.files import check_folder, local, parse_json, read_lines, read_object, read_text
 from ssb_unsloth.geometry import from_config
 from ssb_unsloth.problems import load_problems
 from ssb_unsloth.records import Rollout, read_jsonl, read_rows
+from ssb_unsloth.rundir import fingerprint
 
 ROW = '{"question": "1 + 1?", "answer": "2"}'
 
@@ -120,6 +123,26 @@ def test_a_folder_of_gigabytes_is_no_data_set(tmp_path):
         load_problems(ProblemsConfig(source=str(tmp_path)))
     with pytest.raises(UserError, match="holds more than 10,000 files"):
         check_folder(Path("/usr"), 1 << 60, "problems.source")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "gigabytes", "files"])
+def test_an_input_that_cannot_be_told_by_its_content_is_not_waited_for(tmp_path, kind):
+    path = tmp_path / "rows.jsonl"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "files":
+        path = Path("/usr")
+    else:
+        path.mkdir()
+        for number in range(20):
+            with (path / f"{number}.jsonl").open("wb") as file:
+                file.truncate(60 << 20)  # sparse
+    start = time.process_time()
+    with pytest.raises(UserError, match=r"pipe or a device|holds more than"):
+        fingerprint(path)
+    words = ["run", "recipes/pocket.yaml", f"problems.source={path}", "--runs", str(tmp_path / "runs")]
+    assert main(words) == 2
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("seed", range(60))
