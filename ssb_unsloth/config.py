@@ -293,6 +293,15 @@ def load(path: Path, overrides: Sequence[str] = (), servers: bool = False) -> Re
         if "base" in base:
             raise UserError(f"{base_path}: a recipe that is a `base` cannot have one itself; there is one level.")
         given = merged(base, given)
+    return resolve(given, overrides, str(path), servers)
+
+
+def resolve(given: dict[str, Any], overrides: Sequence[str], where: str, servers: bool = False) -> Recipe:
+    """The recipe of these keys, with `key=value` overrides put over them. `where` they stand, for the message.
+
+    Raises:
+        UserError: as `load`.
+    """
     whole = merged(given, _on_preset(overrides_merged(overrides, Recipe)))
     for section, key in ((whole.get("evaluate"), "benchmarks"), (whole, "variants")):
         if isinstance(section, dict) and key in section:
@@ -308,7 +317,7 @@ def load(path: Path, overrides: Sequence[str] = (), servers: bool = False) -> Re
             everyone += [resolved] if resolved is not None else []
         wrong += _too_many(recipe, everyone) + ([] if servers else _servers(everyone))
     if wrong or recipe is None:
-        heading = f"{path}: {len(wrong)} thing{'s' * (len(wrong) > 1)} to mend:"
+        heading = f"{where}: {len(wrong)} thing{'s' * (len(wrong) > 1)} to mend:"
         raise UserError("\n".join([heading, *(f"  {line}" for line in wrong)]))
     return recipe
 

@@ -23,13 +23,16 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from . import clock, disk, manifests
 from .errors import UserError
 from .files import check_input
 from .manifests import FORMAT, digest, file_hash
 from .progress import say
+
+if TYPE_CHECKING:
+    from .config import ModelConfig
 
 SMALL = 1 << 26  # bytes; the contents of larger input files are not read to tell whether they changed
 KEY = ".key"
@@ -48,11 +51,14 @@ class Work:
 
 
 class RunDir:
-    """One student's stages. `places` says which of them lie elsewhere, because another student has made the same."""
+    """One student's stages. `places` says which of them lie elsewhere, because another student has made the same;
+    `model_before`, of a later round, which model the student of the round before was trained on.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.places: dict[str, Path] = {}
+        self.model_before: ModelConfig | None = None
 
     def stage(self, name: str) -> Path:
         return self.places.get(name, self.root / name)
@@ -155,6 +161,11 @@ class RunDir:
         }
         disk.write_text(partial / manifests.NAME, manifests.text(manifests.seal(partial, files, manifest)))
         self._take_place(name)
+
+    def kept(self, name: str) -> str | None:
+        """The key of a stage that was stopped and has kept replies; None where there is none."""
+        partial = self._places(name)[1]
+        return _key_in(partial) if (partial / "kept").exists() else None
 
     def settle(self, name: str) -> None:
         """Put in order what a kill may have left: a stage that is finished but for its name gets it, and of two folders
@@ -262,7 +273,8 @@ def _is_finished(folder: Path) -> bool:
 
 
 def fingerprint(path: Path) -> str:
-    """Identity of an input file or folder: content where it is small, else name, size and time of change.
+    """Identity of an input file or folder: the content of every file in it, as far as it is small or a stage wrote it;
+    else size and time of change. Where it lies says nothing.
 
     Raises:
         UserError: there is no such file.
@@ -271,15 +283,20 @@ def fingerprint(path: Path) -> str:
         raise UserError(f"{path}: no such file.")
     check_input(path, SMALL)
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    return digest(
-        [
-            [
-                str(f.relative_to(path)),
-                file_hash(f) if f.stat().st_size < SMALL else [f.stat().st_size, f.stat().st_mtime_ns],
-            ]
-            for f in files
-        ]
-    )
+    return digest([[f.relative_to(path).as_posix(), _content(f)] for f in files])
+
+
+def _content(file: Path) -> str | list[int]:
+    stat = file.stat()
+    if stat.st_size < SMALL:
+        return file_hash(file)
+    for folder in list(file.absolute().parents)[:3]:  # a run may be copied, and then only the times are others
+        if (folder / manifests.NAME).is_file():
+            manifest = manifests.read(folder) or {"files": {}, "sizes": {}}
+            name = file.absolute().relative_to(folder).as_posix()
+            if manifest["sizes"].get(name) == stat.st_size:
+                return str(manifest["files"][name])
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def versions() -> dict[str, str]:

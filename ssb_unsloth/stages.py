@@ -8,29 +8,27 @@ one student; `evaluate` and `report` to all students of the recipe together.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import clock
-from .backends import TrainingBackend, adapter_path, load_sampler, model_path
-from .config import READS, BenchmarkConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig
+from . import clock, disk, identity
+from .backends import TrainingBackend, adapter_path, load_sampler
+from .config import READS, BenchmarkConfig, Recipe
 from .control_tokens import REMEDY, markers
 from .errors import UserError
-from .files import local, read_object
-from .manifests import FORMAT, damage, digest
+from .files import read_object
+from .manifests import FORMAT, digest
 from .memory import explained
 from .progress import say
 from .records import EXAMPLES, EXAMPLES_BENCHMARK, Pair, Problem, Rollout, read_jsonl, write_jsonl
-from .rundir import RunDir, Work, fingerprint
+from .rundir import RunDir, Work
 
 if TYPE_CHECKING:
-    from .evaluate import Benchmarks, Entrant
+    pass
 
-ORIGINS = "origins.json"  # of the evaluate stage: what each file of generations depends on
 BEFORE = "round-before"  # the place of the train stage whose student becomes the base of this round
 
 
@@ -65,43 +63,6 @@ def _adapters(recipe: Recipe, run: RunDir) -> dict[str, str]:
     from .students import trained
 
     return {s.label: (s.run.manifest("train") or {})["id"] for s in trained(recipe, run.root)}
-
-
-def _model_identity(recipe: Recipe, trained: bool = False) -> dict[str, Any]:
-    """`trained`: the stage loads it by `model.backend`; to the samplers that key says nothing."""
-    identity = {**asdict(recipe.model), "files": _files(recipe.model)}
-    if not trained:
-        del identity["backend"]
-    return identity
-
-
-def _files(model: ModelConfig) -> str | None:
-    """The contents of a local model; a hub id has none here."""
-    path = Path(model_path(model))
-    return fingerprint(path) if path.exists() else None
-
-
-def _sampler_identity(config: SamplerConfig) -> dict[str, Any]:
-    """Without what depends on how full the card is at the moment."""
-    return {key: value for key, value in asdict(config).items() if key != "gpu_memory_utilization"}
-
-
-def _problems_identity(config: ProblemsConfig) -> dict[str, Any]:
-    path = local(config.source, "problems.source")
-    is_file = config.source != "pocket" and path.exists()  # a run folder of that name may lie here
-    return {**asdict(config), "files": fingerprint(path) if is_file else None}
-
-
-def _adapter_identity(source: str) -> list[str]:
-    path = local(source)
-    return [source, fingerprint(path)] if path.exists() else [source]
-
-
-def _pairs_identity(recipe: Recipe) -> str | None:
-    from .pairs import local_path
-
-    path = local_path(recipe.curate.pairs_file) if recipe.curate.pairs_file else None
-    return fingerprint(path) if path else None
 
 
 def _curate(recipe: Recipe, run: RunDir, work: Work) -> None:
@@ -295,12 +256,9 @@ def _train_identity(recipe: Recipe) -> dict[str, Any]:
     """GRPO reads problems and no pairs. The others read none of its settings; their tokens are compared with a teacher
     that is shown this hint.
     """
-    train, prompts = asdict(recipe.train), asdict(recipe.prompts)
-    if recipe.train.drift_texts is not None:
-        texts = local(recipe.train.drift_texts, "train.drift_texts")
-        train["drift_texts"] = fingerprint(texts) if texts.exists() else recipe.train.drift_texts
+    train, prompts = identity.of_training(recipe.train), asdict(recipe.prompts)
     if recipe.train.method == "grpo":
-        return {"train": train, "prompts": prompts, "problems": _problems_identity(recipe.problems)}
+        return {"train": train, "prompts": prompts, "problems": identity.of_problems(recipe.problems)}
     del train["grpo"]
     return {"train": train, "prompts": prompts, "hint": recipe.teach.hint}
 
@@ -314,6 +272,7 @@ def _probes(recipe: Recipe, run: RunDir, pairs: Sequence[Pair]) -> list[Problem]
 
 
 def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
+    from .carried import carry_over, origins
     from .evaluate import Entrant, Prompt, assert_adapters_fit, base_entrants, evaluate
     from .problems import load_benchmark
     from .scores import as_rows, score
@@ -322,8 +281,6 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
     if not recipe.evaluate.benchmarks:
         raise UserError("evaluate.benchmarks: empty, so there is nothing to evaluate on; name one in the recipe.")
     benchmarks = {name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()}
-    for name, (_, problems) in benchmarks.items():
-        write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
     if run.manifest("curate") is not None:
         # The first pairs' own questions: no score, since the students were trained on them, but the report shows the
         # replies.
@@ -347,7 +304,10 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
         path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
         entrants += [Entrant(name, recipe.model, path, seed, prompt) for seed in seeds]
     assert_adapters_fit(entrants, recipe.sampler)
-    _carry_over(recipe, run, entrants, benchmarks, work.folder)
+    carry_over(run.stage("evaluate"), work.folder, origins(entrants, benchmarks, recipe.sampler))
+    for name, (_, problems) in benchmarks.items():
+        if name != EXAMPLES_BENCHMARK:
+            write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
     names = list(dict.fromkeys(entrant.name for entrant in entrants))
     for reference in recipe.evaluate.references:
         if reference not in names:
@@ -357,45 +317,9 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
     scored = [g for g in generations if g.benchmark in recipe.evaluate.benchmarks]
     scores, differences = score(scored, recipe.evaluate.benchmarks, recipe.seed, against)
     result = {"scores": as_rows(scores), "differences": as_rows(differences)}
-    (work.folder / "scores.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    disk.write_text(work.folder / "scores.json", json.dumps(result, indent=1) + "\n")
     work.tokens = sum(g.n_tokens for g in generations)
     work.summary = {"generations": len(generations)}
-
-
-def _carry_over(recipe: Recipe, run: RunDir, entrants: Sequence[Entrant], benchmarks: Benchmarks, folder: Path) -> None:
-    """Take from the finished stage the replies that another student or benchmark more does not change."""
-    from .evaluate import decodings
-    from .records import generations_file
-
-    files = {e.model.name: _files(e.model) for e in entrants}  # weights may change under the same path
-    origins = {
-        generations_file(e.name, e.seed, name, decoding.temperature): digest(
-            [
-                asdict(e.model),
-                files[e.model.name],
-                None if e.adapter is None else fingerprint(e.adapter),
-                e.prompt,
-                _sampler_identity(recipe.sampler),
-                [asdict(problem) for problem in problems],
-                asdict(decoding),
-                samples,
-            ]
-        )
-        for e in entrants
-        for name, (config, problems) in benchmarks.items()
-        for decoding, samples in decodings(config)
-    }
-    finished, manifest = run.stage("evaluate"), run.manifest("evaluate") or {"files": {}, "sizes": {}}
-    damaged = {found.path: found for found in damage(finished, manifest, [ORIGINS, *origins])}
-    known: dict[str, str] = {}
-    if ORIGINS in manifest["files"] and finished / ORIGINS not in damaged:  # without it everything is sampled again
-        known = read_object(finished / ORIGINS)
-    for name, origin in origins.items():
-        if finished / name in damaged:
-            say(f"{damaged[finished / name]}; these replies are sampled again.")
-        elif name in manifest["files"] and known.get(name) == origin and not (folder / name).exists():
-            shutil.copyfile(finished / name, folder / name)
-    (folder / ORIGINS).write_text(json.dumps(origins, indent=1) + "\n", encoding="utf-8")
 
 
 def _report(recipe: Recipe, run: RunDir, work: Work) -> None:
@@ -415,9 +339,8 @@ def _base(recipe: Recipe, run: RunDir, work: Work) -> None:
     """The student of the round before, merged into its weights: the base of this round."""
     from .backends.transformers import save_merged
 
-    model = dict((run.manifest(BEFORE) or {})["determined_by"]["model"])
-    model.pop("files")
-    save_merged(ModelConfig(**model), run.stage(BEFORE) / "adapter", work.folder / "model")
+    assert run.model_before is not None
+    save_merged(run.model_before, run.stage(BEFORE) / "adapter", work.folder / "model")
 
 
 STAGES = {
@@ -428,13 +351,11 @@ STAGES = {
             "curate",
             lambda r: (),
             lambda r, run: {
-                "model": _model_identity(r),
-                "problems": _problems_identity(r.problems),
-                "sampler": _sampler_identity(r.sampler),
-                "curate": asdict(r.curate),
+                "model": identity.of_model(r.model),
+                "problems": identity.of_problems(r.problems),
+                "sampler": identity.of_sampler(r.sampler),
+                "curate": identity.of_curation(r.curate),
                 "prompts": asdict(r.prompts),
-                "rollouts": fingerprint(local(r.curate.rollouts_file)) if r.curate.rollouts_file else None,
-                "pairs": _pairs_identity(r),
             },
             _curate,
         ),
@@ -442,7 +363,7 @@ STAGES = {
             "teach",
             lambda r: ("curate",),
             lambda r, run: {
-                "model": _model_identity(r, trained=True),
+                "model": identity.of_model(r.model, trained=True),
                 "prompts": asdict(r.prompts),
                 "teach": asdict(r.teach),
                 "temperature": _stored_temperature(r),
@@ -452,20 +373,20 @@ STAGES = {
         Stage(
             "train",
             lambda r: READS[r.train.method],
-            lambda r, run: {"model": _model_identity(r, trained=r.train.method == "ssb"), **_train_identity(r)},
+            lambda r, run: {"model": identity.of_model(r.model, trained=r.train.method == "ssb"), **_train_identity(r)},
             _train,
         ),
         Stage(
             "evaluate",
             lambda r: (),
             lambda r, run: {
-                "model": _model_identity(r),
-                "sampler": _sampler_identity(r.sampler),
+                "model": identity.of_model(r.model),
+                "sampler": identity.of_sampler(r.sampler),
                 "wording": r.prompts.wording,
                 "default_prompt": r.evaluate.default_prompt,
-                "adapters": {name: _adapter_identity(source) for name, source in r.evaluate.adapters.items()},
+                "adapters": {name: identity.of_path(source) for name, source in r.evaluate.adapters.items()},
                 "references": r.evaluate.references,
-                "benchmarks": {name: _problems_identity(b) for name, b in r.evaluate.benchmarks.items()},
+                "benchmarks": {name: identity.of_problems(b) for name, b in r.evaluate.benchmarks.items()},
                 "students": _adapters(r, run),
             },
             _evaluate,
@@ -473,7 +394,7 @@ STAGES = {
         Stage(
             "report",
             lambda r: ("evaluate",),
-            lambda r, run: {"recipe": {**asdict(r), "sampler": _sampler_identity(r.sampler), "card": None}},
+            lambda r, run: {"recipe": identity.of_recipe(r)},
             _report,
         ),
     )
@@ -503,7 +424,10 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
         run.check("base")  # the model of a later round
     if not force and run.is_fresh(name, key):
         return False
-    with explained(name, recipe, run.stage(name)), run.write(name, key, determined_by) as work:
+    with (
+        explained(name, recipe, run.stage(name)),
+        run.write(name, key, determined_by, by_file=name == "evaluate") as work,
+    ):
         stage.run(recipe, run, work)
     say(f"{name}: done, {run.stage(name)}")
     return True

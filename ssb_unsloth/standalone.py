@@ -1,6 +1,7 @@
 """`ssb evaluate MODEL --benchmark NAME`: a model on benchmarks, without a recipe of one's own.
 
-It writes the recipe that the command amounts to, and then does what the stage does: what is kept is not sampled again.
+It does what the stage does: what is kept is not sampled again. A model has a folder of its own; what other calls have
+asked of it stays there, and is not part of the table.
 """
 
 from __future__ import annotations
@@ -8,21 +9,26 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from .config import BENCHMARKS, Recipe, SamplerConfig, load
+from . import disk
+from .carried import carry_over, copy, origins, sealed
+from .config import BENCHMARKS, Recipe, SamplerConfig, resolve, save
 from .errors import UserError
-from .evaluate import Entrant, assert_adapters_fit, base_entrants, evaluate
+from .evaluate import Benchmarks, Entrant, assert_adapters_fit, base_entrants, evaluate
 from .files import local, read_object
 from .hardware import choose, here
+from .identity import of_path
 from .manifests import FORMAT, digest
+from .memory import explained
 from .pocket import MODEL_DIR
 from .problems import load_benchmark
-from .records import write_jsonl
+from .records import Problem, read_jsonl, write_jsonl
 from .report import evaluation_section, plain, score_table
-from .rundir import RunDir, fingerprint
+from .rundir import RunDir, Work
 from .scores import as_rows, score
 
 MODEL = "model"  # the entrant's name where no adapter makes it a base
@@ -39,8 +45,8 @@ def run(arguments: argparse.Namespace) -> str:
     adapters = {**own, **dict(_adapter(given) for given in arguments.adapter)}
     if len(adapters) < len(own) + len(arguments.adapter):
         raise UserError("--adapter: two adapters have the same name; say NAME=DIR.")
-    out = arguments.out or arguments.runs / f"evaluate-{_file_name(word)}"
-    recipe = _recipe(arguments, model, out)
+    out = arguments.out or arguments.runs / f"evaluate-{_file_name(word)}-{_distinction(word)}"
+    recipe = _recipe(arguments, model)
     entrants = []
     if not own:  # MODEL is itself an adapter otherwise, and is not asked without it
         name = "base" if adapters else MODEL
@@ -58,35 +64,78 @@ def run(arguments: argparse.Namespace) -> str:
 
 def _evaluate(recipe: Recipe, entrants: list[Entrant], run: RunDir, force: bool) -> str:
     benchmarks = {name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()}
+    wanted = origins(entrants, benchmarks, recipe.sampler)
     determined_by = {
         "format": FORMAT,
         "seed": recipe.seed,
-        "entrants": [
-            [e.name, asdict(e.model), _identity(e.model.name), e.adapter and fingerprint(e.adapter), e.prompt]
-            for e in entrants
-        ],
-        "sampler": asdict(recipe.sampler),
-        "benchmarks": {name: asdict(config) for name, (config, _) in benchmarks.items()},
-        "problems": digest({name: [asdict(p) for p in problems] for name, (_, problems) in benchmarks.items()}),
+        "entrants": [[e.name, e.prompt] for e in entrants],
+        "benchmarks": {name: {**asdict(config), "source": None} for name, (config, _) in benchmarks.items()},
+        "replies": wanted,
     }
-    key = digest(determined_by)
-    with run.lock():
+    key, folder = digest(determined_by), run.stage("evaluate")
+    with run.lock(), explained("evaluate", recipe, folder):
+        run.settle("evaluate")
         if force or not run.is_fresh("evaluate", key):
             assert_adapters_fit(entrants, recipe.sampler)
+            known = sealed(folder)
+            _refuse_to_replace(run, key, known, wanted, force)
             with run.write("evaluate", key, determined_by) as work:
-                for name, (_, problems) in benchmarks.items():
-                    write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
-                generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)
-                against = [(entrant.name, entrants[0].name) for entrant in entrants[1:]]
-                scores, differences = score(generations, recipe.evaluate.benchmarks, recipe.seed, against)
-                work.tokens = sum(g.n_tokens for g in generations)
-                rows = {"scores": as_rows(scores), "differences": as_rows(differences)}
-                (work.folder / "scores.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-                (work.folder / "report.md").write_text(_page(recipe, rows), encoding="utf-8")
-    folder = run.stage("evaluate")
-    rows = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+                others = _others(folder, known, wanted, benchmarks)
+                carry_over(folder, work.folder, {**others, **wanted}, repeated=wanted if force else ())
+                copy(folder, work.folder, _problem_files(folder, others, benchmarks))
+                _score(recipe, entrants, benchmarks, work)
+            save(recipe, run.root / "recipe.yaml")
+    rows = read_object(folder / "scores.json")
     lines = plain(score_table(rows["scores"], rows["differences"]))
     return "\n".join([*lines, "", f"Report  {folder / 'report.md'}", f"Replies {folder}/*.jsonl"])
+
+
+def _refuse_to_replace(run: RunDir, key: str, known: Mapping[str, str], wanted: Mapping[str, str], force: bool) -> None:
+    """No reply goes that the user has not given up by --force, and nothing of a recipe's run at all."""
+    folder, manifest = run.stage("evaluate"), run.manifest("evaluate")
+    of_recipe = manifest is not None and "entrants" not in manifest["determined_by"]
+    if of_recipe or any(run.stage(name).exists() for name in ("curate", "teach", "train", "report")):
+        raise UserError(f"--out {run.root}: holds the run of a recipe; take another folder.")
+    if force:
+        return
+    what = ""
+    if run.kept("evaluate") not in (None, key):
+        what = "what an evaluation that was stopped has kept; its own command goes on with it"
+    elif folder.is_dir() and any(folder.iterdir()) and not known:
+        what = "an evaluation of an older version, or one that has been changed"
+    elif other := [name for name, origin in wanted.items() if known.get(name, origin) != origin]:
+        what = f"{other[0]}, replies of another model, to other problems or sampled otherwise"
+    if what:
+        raise UserError(f"--out {run.root}: holds {what}. Take another folder, or --force to replace it.")
+
+
+def _others(
+    folder: Path, known: Mapping[str, str], wanted: Mapping[str, str], benchmarks: Benchmarks
+) -> dict[str, str]:
+    """The replies of earlier calls that this one does not ask for; none where a benchmark's problems are others now."""
+    for name, (_, problems) in benchmarks.items():
+        asked = folder / f"problems-{name}.jsonl"
+        if asked.exists() and read_jsonl(asked, Problem) != list(problems):
+            return {}
+    return {name: origin for name, origin in known.items() if name not in wanted}
+
+
+def _problem_files(folder: Path, others: Mapping[str, str], benchmarks: Benchmarks) -> list[str]:
+    """The files of problems that earlier calls asked, if their replies stay."""
+    asked = [path.name for path in folder.glob("problems-*.jsonl")] if others else []
+    return [name for name in asked if name not in [f"problems-{benchmark}.jsonl" for benchmark in benchmarks]]
+
+
+def _score(recipe: Recipe, entrants: list[Entrant], benchmarks: Benchmarks, work: Work) -> None:
+    for name, (_, problems) in benchmarks.items():
+        write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
+    generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)
+    against = [(entrant.name, entrants[0].name) for entrant in entrants[1:]]
+    scores, differences = score(generations, recipe.evaluate.benchmarks, recipe.seed, against)
+    work.tokens = sum(g.n_tokens for g in generations)
+    rows = {"scores": as_rows(scores), "differences": as_rows(differences)}
+    disk.write_text(work.folder / "scores.json", json.dumps(rows, indent=1) + "\n")
+    disk.write_text(work.folder / "report.md", _page(recipe, rows))
 
 
 def _page(recipe: Recipe, rows: dict[str, list[dict[str, object]]]) -> str:
@@ -122,9 +171,9 @@ def _file_name(word: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", parts[-1]).strip(".") if parts else MODEL
 
 
-def _identity(name: str) -> str | None:
-    path = local(name)
-    return fingerprint(path) if path.exists() else None
+def _distinction(word: str) -> str:
+    """Sets models apart whose names end alike; the same for a folder however its path is spelt."""
+    return digest([word.partition("#")[2], of_path(word, "MODEL")])[:6]
 
 
 def _limits(model: str) -> dict[str, Any]:
@@ -140,8 +189,8 @@ def _limits(model: str) -> dict[str, Any]:
     return {"sampler": {"max_model_len": context}, "curate": {"rollout": unused, "refine": unused}}
 
 
-def _recipe(arguments: argparse.Namespace, model: str, out: Path) -> Recipe:
-    """The command as a recipe, written to `out` and read back with the overrides."""
+def _recipe(arguments: argparse.Namespace, model: str) -> Recipe:
+    """The command as a recipe."""
     if not arguments.benchmark:
         raise UserError(f"--benchmark: name at least one: {', '.join(BENCHMARKS)}, or NAME=FILE.")
     sampled = arguments.samples is not None or arguments.temperature is not None
@@ -164,10 +213,4 @@ def _recipe(arguments: argparse.Namespace, model: str, out: Path) -> Recipe:
         "evaluate": {"benchmarks": benchmarks, "default_prompt": arguments.default_prompt},
         **_limits(model),
     }
-    path = out / "recipe.yaml"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")  # JSON is YAML
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written to ({error.strerror}).") from None
-    return choose(load(path, arguments.overrides, servers=True), here())
+    return choose(resolve(recipe, arguments.overrides, "ssb evaluate", servers=True), here())

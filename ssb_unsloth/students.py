@@ -71,9 +71,6 @@ def students(recipe: Recipe, root: Path) -> list[Student]:
                     raise UserError(f"variants.{name}: the table has a {row!r} already; give it another name.")
                 run = RunDir(root / "students" / label if found else root)
                 chosen = replace(wanted, rounds=1)
-                if before is not None:
-                    merged = str(run.root / "base" / "model")
-                    chosen = replace(chosen, model=replace(chosen.model, name=merged, revision=None))
                 before = found[label] = Student(row, chosen, run, before)
     _share(list(found.values()))
     return list(found.values())
@@ -142,3 +139,7 @@ def _share(everyone: Sequence[Student]) -> None:
             if folder != home:
                 student.run.places[stage] = folder
         trained_by[student.label] = identities["train"]
+        if student.before is not None:
+            student.run.model_before = student.before.recipe.model
+            merged = str(student.run.stage("base") / "model")
+            student.recipe = replace(student.recipe, model=replace(student.recipe.model, name=merged, revision=None))
