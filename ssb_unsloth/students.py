@@ -10,12 +10,13 @@ ablations sample their rollouts once.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .config import READS, Recipe, variant
+from .config import READS, Recipe, load, variant
 from .errors import UserError
 from .files import read_object
 from .manifests import digest
@@ -77,8 +78,16 @@ def students(recipe: Recipe, root: Path) -> list[Student]:
 
 
 def root_of(folder: Path) -> Path:
-    """The run folder that a student's own folder lies in; of a run folder that itself."""
-    return folder.parent.parent if folder.parent.name == "students" else folder
+    """The run folder that a student's own folder lies in; of a run folder that itself.
+
+    `--runs` may name a folder `students` as well: so whether the recipe above has that student is asked.
+    """
+    above = folder.parent.parent
+    if folder.parent.name == "students" and (above / "recipe.yaml").is_file():
+        with contextlib.suppress(UserError):  # a recipe that is none of ours
+            if folder in [student.run.root for student in students(load(above / "recipe.yaml"), above)]:
+                return above
+    return folder
 
 
 def trained(recipe: Recipe, root: Path) -> list[Student]:

@@ -85,13 +85,13 @@ def _asked_for(root: Path, folder: Path, stages: Stages) -> tuple[list[str], dic
         return [str(Damage(path, "missing"))], {}
     saved = [path, *sorted(root.glob("students/*/recipe.yaml"))]
     wrong = [str(Damage(file, "changed since ssb wrote it")) for file in saved if not is_as_saved(file)]
+    if any("entrants" in found.manifest["determined_by"] for found in stages.values() if found.manifest):
+        return wrong, {}  # `ssb evaluate MODEL`, which needs no other stage
     try:
         recipe = load(path)
         everyone = students(recipe, root)
     except UserError as error:
         return [*wrong, str(error)], {}
-    if any("entrants" in found.manifest["determined_by"] for found in stages.values() if found.manifest):
-        return wrong, {}  # `ssb evaluate MODEL`, which needs no other stage
     asked = {
         student.run.stage(name): (STAGES[name], student.recipe, student.run)
         for student in everyone

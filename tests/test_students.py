@@ -10,13 +10,13 @@ import pytest
 import recomputed
 
 from ssb_unsloth import config
+from ssb_unsloth.carried import carry_over, origins
 from ssb_unsloth.cli import main
 from ssb_unsloth.config import BenchmarkConfig
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluate import Entrant
 from ssb_unsloth.records import Problem, generations_file, write_jsonl
 from ssb_unsloth.rundir import RunDir
-from ssb_unsloth.stages import _carry_over
 from ssb_unsloth.students import students
 from ssb_unsloth.sweep import _replies
 
@@ -142,7 +142,7 @@ def test_kept_replies_are_taken_over_until_the_model_adapter_or_benchmark_change
         """Whether a new evaluation takes the kept file; it then becomes the kept one."""
         benchmarks = {"sums": (BenchmarkConfig(source="x", temperature=None, **keys), problems)}
         with run.write("evaluate", "key", {}) as work:
-            _carry_over(recipe, run, entrants, benchmarks, work.folder)
+            carry_over(run.stage("evaluate"), work.folder, origins(entrants, benchmarks, recipe.sampler))
             taken = (work.folder / name).exists()
             (work.folder / name).write_text("the replies")
         return taken
