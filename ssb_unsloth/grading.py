@@ -299,6 +299,8 @@ def normal_form(answer: str) -> str:
 
 
 def _same(answer: Answer, gold: Answer) -> bool:
+    if (answer.is_percent and gold.unit) or (gold.is_percent and answer.unit):
+        return False
     if differ(answer.unit, gold.unit):
         measured = size(answer.value, answer.unit)
         return measured is not None and measured == size(gold.value, gold.unit)

@@ -105,6 +105,7 @@ def same_formula(answer: str, gold: str) -> bool:
     ours, golds = _letters(answer), _letters(gold)
     if any(letter.swapcase() in golds for letter in ours - golds):
         return False
+    answer, gold = (formula.replace("e", "e^{1}") if formula == "e" else formula for formula in (answer, gold))
     if re.fullmatch("[A-Za-z]", answer) or re.fullmatch("[A-Za-z]", gold):  # a lone letter it compares as text
         answer, gold = f"({answer})+1", f"({gold})+1"
     return _asked_in_time(*(_PRODUCT.sub(r"\\cdot ", formula) for formula in (answer, gold)))

@@ -153,6 +153,7 @@ _CONSTRUCTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (rf"(?<!\\)\\[,;:!> ]|\\(?:q?quad|thinspace){ASIDE}|\\(?:left|right)\.", " "),
     (rf"\\(?:left|right|middle|[bB]igg?[lrm]?){ASIDE}", " "),
     # Words are kept between quotation marks until it is known what they are
+    (r"(?<=[A-Za-z])\\math(?:rm|bf|it|sf|tt)\s*\{\s*([A-Za-z])\s*\}", r" \1"),
     (r"\\math(?:rm|bf|it|sf|tt)\s*\{\s*([A-Za-z])\s*\}", r"\1"),
     (
         rf"\\{TEXT}\s*\{{([^{{}}]*)\}}",

@@ -216,7 +216,7 @@ class Quantity:
 
 _CODES = "USD|US|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|NZD|SGD|HKD|CHF|KRW|PHP|MXN|[Rr]s"
 _BEFORE = re.compile(
-    rf'(-?)\s*"?\s*(?:(?:US|A|C|CA|AU|NZ|HK|S|NT|R)?D?\s*([¤€£¥₹₩])\s*(?:USD?)?|((?:{_CODES})(?![A-Za-z])\.?))"?\s*'
+    rf'(-?)\s*"?\s*(?:(?:US|A|C|CA|AU|NZ|HK|S|NT|R)?D?\s*([¤€£¥₹₩])\s*(?:USD?)?|((?:{_CODES})(?![A-Za-z])\.?))\s*"?\s*'
     r"([-\d.\\({].*)",
     re.S,
 )
