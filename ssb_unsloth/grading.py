@@ -2,6 +2,8 @@ r"""Is a reply's boxed answer the gold answer? The project's one grader.
 
     reply --replies.last_boxed--> answer --answers.read--> normal form and structure --_same--> verdict
 
+`read` goes over `spelling` (one way to write a thing) and `units` (what stands beside a number).
+
 Three steps decide, the cheapest first. Equal normal forms are equal, and numbers are compared exactly, as fractions.
 Structures are compared part by part: tuples in order, sets and lists in any order, intervals with their brackets,
 matrices with their shape. Only what is left (surds, polynomials, equations) goes to `judge`, as single formulas.
@@ -9,14 +11,19 @@ matrices with their shape. Only what is left (surds, polynomials, equations) goe
 Decisions that a reader may look for:
   - `50\%` equals `50` (the question asked for a percentage) and `0.5` (the same number), though these two differ.
   - A unit, currency, half of the day or modulus is ignored where the other side has none; two known ones must agree
-    (`5 cm` is not `5 m`, but `500 cm` is). Degrees equal the same angle in radians where that is written with pi.
+    (`5 cm` is not `5 m`, but `500 cm` is; `mph` stands beside any speed). A noun that is not known is ignored. Degrees
+    equal the same angle in radians where that is written with pi.
+  - Scale words multiply: `2 million` is 2,000,000 and not `2`. Only a bare `2` answers the gold answer `2 million`.
+  - Letters beside a number are a unit if they are a known one, a common noun or words that stand apart; else variables.
   - `i` is the imaginary unit, unless it is an index.
   - A decimal equals a number that no decimal can write (2/3, pi) if it is that number rounded to 6 or more
-    significant digits, 7 if the number is irrational (3.14159 is not pi); otherwise decimals are exact.
+    significant digits, 7 if the number is irrational (3.14159 is not pi). One of 16 or 17 digits was printed by a
+    computer and equals what it is to 15 digits (0.30000000000000004 is 0.3). Otherwise decimals are exact.
   - A comma between digits that are no thousands may stand for the decimal point of the same digits: `1,22` and `1.22`.
   - A numeral with a base, `52_8`, equals only the same digits in the same base: the form was asked for.
   - Words are compared without case, articles and punctuation; variables keep their case.
-  - `x = 5` equals `5`, but not `y = 5`. `(1, 2)` equals `1, 2` in this order; `\{1, 2\}` equals `2, 1` but no tuple.
+  - Inequalities are not solved, but for a sign: `-x > -1` is `x < 1`.
+  - `x = 5`, `|AB| = 5` and `f(2) = 5` equal `5`, but not `y = 5`. `(1, 2)` equals `1, 2` in this order; `\{1, 2\}` equals `2, 1` but no tuple.
 """
 
 from __future__ import annotations
