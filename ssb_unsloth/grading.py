@@ -23,7 +23,8 @@ Decisions that a reader may look for:
   - A numeral with a base, `52_8`, equals only the same digits in the same base: the form was asked for.
   - Words are compared without case, articles and punctuation; variables keep their case.
   - Inequalities are not solved, but for a sign: `-x > -1` is `x < 1`.
-  - `x = 5`, `|AB| = 5` and `f(2) = 5` equal `5`, but not `y = 5`. `(1, 2)` equals `1, 2` in this order; `\{1, 2\}` equals `2, 1` but no tuple.
+  - `x = 5`, `|AB| = 5` and `f(2) = 5` equal `5`, but not `y = 5`.
+  - `(1, 2)` equals `1, 2` in this order; `\{1, 2\}` equals `2, 1` but no tuple.
 """
 
 from __future__ import annotations
