@@ -129,7 +129,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def main() -> None:
-    from ssb_unsloth.report import pipes
+    from ssb_unsloth.markdown import pipes
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 
+from .markdown import code, escaped, fenced, opening
 from .records import EXAMPLES, EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, generations_file, read_jsonl
 from .rundir import RunDir
 
@@ -23,7 +23,7 @@ def worked_examples(run: RunDir, student: str, seed: int) -> str:
         for before, after in _telling(replies.get("base", []), replies.get(student, [])):
             problem = problems[before.problem_id]
             parts += [
-                f"### {benchmark}, {problem.id}, gold answer {_inline(problem.gold)}",
+                f"### {opening(benchmark)}, {escaped(problem.id)}, gold answer {code(problem.gold)}",
                 "",
                 _fenced("Question", problem.question),
                 _fenced(f"Base: {before.verdict}", before.text),
@@ -37,10 +37,10 @@ def _shown_to_teacher(pair: Pair, rollouts: Mapping[str, Rollout]) -> list[str]:
     if pair.teacher_prompt is not None:
         return [_fenced("What the teacher is shown, brought along", pair.teacher_prompt[-1]["content"])]
     wrong = rollouts.get(pair.wrong_id)
-    answer = "" if wrong is None else f", answer {_inline(wrong.answer or 'none')}"
+    answer = "" if wrong is None else f", answer {code(wrong.answer or 'none')}"
     return [
-        _fenced(f"Wrong rollout {pair.wrong_id}{answer}", pair.wrong),
-        _fenced(f"Right rollout {pair.right_id}", pair.right),
+        _fenced(f"Wrong rollout {escaped(pair.wrong_id)}{answer}", pair.wrong),
+        _fenced(f"Right rollout {escaped(pair.right_id)}", pair.right),
     ]
 
 
@@ -51,11 +51,11 @@ def _pairs(run: RunDir, student: str, seed: int) -> list[str]:
     parts = ["## From a question to a pair, and what base and student now answer", ""]
     for pair in pairs:
         parts += [
-            f"### {pair.problem_id}, gold answer {_inline(pair.gold)}",
+            f"### {opening(pair.problem_id)}, gold answer {code(pair.gold)}",
             "",
             _fenced("Question", pair.question),
             *_shown_to_teacher(pair, rollouts),
-            _fenced(f"Refinement {pair.refinement_id}, which the student learns", pair.reply),
+            _fenced(f"Refinement {escaped(pair.refinement_id)}, which the student learns", pair.reply),
             _fenced(f"Base, greedy: {answers['base'][pair.problem_id].verdict}", answers["base"][pair.problem_id].text),
             _fenced(
                 f"Student, greedy: {answers[student][pair.problem_id].verdict}", answers[student][pair.problem_id].text
@@ -91,19 +91,6 @@ def _telling(base: Sequence[Generation], student: Sequence[Generation]) -> list[
     return gained[:2] + lost[:1] + neither[:1]
 
 
-def _inline(text: str) -> str:
-    """A code span on one line that no text can break out of."""
-    text = " ".join(text.split())
-    ticks = "`" * (_longest_run(text) + 1)
-    return f"{ticks} {text} {ticks}" if "`" in text else f"`{text}`"
-
-
 def _fenced(title: str, text: str) -> str:
-    """A block that no text can break out of: the fence is longer than any run of backticks inside."""
-    fence = "`" * max(3, _longest_run(text) + 1)
-    return f"{title}:\n\n{fence}text\n{text}\n{fence}\n"
-
-
-def _longest_run(text: str) -> int:
-    """Length of the longest run of backticks."""
-    return max((len(run) for run in re.findall(r"`+", text)), default=0)
+    """A block under its title, which is Markdown."""
+    return f"{title}:\n\n{fenced(text)}\n"

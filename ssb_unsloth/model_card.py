@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from .config import BASE, Recipe
+from .markdown import code, escaped, fenced, pipes
 from .prompts import text as prompt_text
 from .students import Student, scores_of
 
@@ -52,13 +53,13 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
 {OmegaConf.to_yaml(head).strip()}
 ---
 
-# {recipe.name}: {base}, trained by {method.upper()}
+# {escaped(recipe.name)}: {escaped(base)}, trained by {method.upper()}
 
-{_what(format_)} Student `{student.name}` of the recipe `{recipe.name}` of ssb_unsloth, seed {recipe.seed}.
+{_what(format_)} Student {code(student.name)} of the recipe {code(recipe.name)} of ssb_unsloth, seed {recipe.seed}.
 
-- **Base**: `{base}`{f", revision `{recipe.model.revision}`" if recipe.model.revision else ""}{rounds}
+- **Base**: {code(base)}{f", revision {code(recipe.model.revision)}" if recipe.model.revision else ""}{rounds}
 - **Method**: {METHODS.get(method, method)}.
-- **Data**: `{source}`, split `{recipe.problems.split}`: {asked}.
+- **Data**: {code(source)}, split {code(recipe.problems.split)}: {asked}.
 - **Training**: {trained["steps"]:,} steps at a learning rate of {recipe.train.learning_rate:g}; loss {losses};
   LoRA of rank {recipe.train.lora.r}, {share:.1f} % of all parameters.
 
@@ -86,13 +87,11 @@ the licence of the data as well. The code that made them is Apache-2.0.
 
 ## How it was made
 
-Versions: {", ".join(f"{name} {version}" for name, version in manifest.get("versions", {}).items())}.
+Versions: {", ".join(f"{name} {escaped(version)}" for name, version in manifest.get("versions", {}).items())}.
 
 <details><summary>The whole recipe</summary>
 
-```yaml
-{OmegaConf.to_yaml(without_folders(OmegaConf.to_container(OmegaConf.structured(recipe)))).strip()}
-```
+{fenced(OmegaConf.to_yaml(without_folders(OmegaConf.to_container(OmegaConf.structured(recipe)))).strip(), "yaml")}
 
 </details>
 """
@@ -147,13 +146,13 @@ def _scores(scores: Sequence[dict[str, Any]], student: Student) -> str:
     scores = [s for s in scores if s["model"] in (BASE, student.name) and s["seed"] == student.recipe.seed]
     if not scores:
         return "It has not been evaluated."
-    lines = ["| benchmark | decoding | model | questions | accuracy | 95 % interval |", "|---|---|---|---|---|---|"]
+    table = [["benchmark", "decoding", "model", "questions", "accuracy", "95 % interval"]]
     for s in sorted(scores, key=lambda s: (s["benchmark"], s["temperature"])):
         decoding = f"T = {s['temperature']:g}" if s["temperature"] else "greedy"
-        figures = f"{100 * s['value']:.1f} % | {100 * s['low']:.1f} to {100 * s['high']:.1f}"
-        lines.append(f"| {s['benchmark']} | {decoding} | {s['model']} | {s['n_questions']:,} | {figures} |")
+        figures = f"{100 * s['value']:.1f} %", f"{100 * s['low']:.1f} to {100 * s['high']:.1f}"
+        table.append([s["benchmark"], decoding, s["model"], f"{s['n_questions']:,}", *figures])
     scoring = "pass@1 by the last `\\boxed{}`, mathematically equal to the gold answer, one training run."
-    return "\n".join(lines) + f"\n\nAccuracy is {scoring}"
+    return pipes(table) + f"\n\nAccuracy is {scoring}"
 
 
 def _loading(format_: str, base_name: str, rank: int, files: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from .config import READS, Recipe
 from .costs import student_rows, student_table
 from .examples import worked_examples
+from .markdown import Markdown, escaped, opening, pipes
 from .prompts import text
 from .records import Pair, read_jsonl, read_rows
 from .rundir import RunDir, versions
@@ -179,7 +180,7 @@ def difference_table(differences: Sequence[Row], scoring: str = "equivalent") ->
                     "" if d["gained"] is None else f"{d['gained']}, {d['lost']}",
                     p_value(d["p"]),
                     p_value(d["p_holm"]),
-                    "yes" if d["significant"] else "**no**",
+                    "yes" if d["significant"] else Markdown("**no**"),
                 ]
             )
     return table
@@ -228,12 +229,6 @@ def p_value(p: float) -> str:
 def plain(table: Table) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-
-
-def pipes(table: Table) -> str:
-    head, *rows = table
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
 def evaluation_section(
@@ -299,7 +294,10 @@ def evaluation_section(
         if prompt is None:
             parts.append("Prompt *default*: the question alone, under whatever the chat template says by itself.")
         else:
-            parts += [f"Prompt *{name}*, the system prompt before the question:", "> " + prompt.replace("\n", "\n> ")]
+            parts += [
+                f"Prompt *{escaped(name)}*, the system prompt before the question:",
+                "> " + prompt.replace("\n", "\n> "),
+            ]
     return "\n\n".join(parts)
 
 
@@ -327,7 +325,9 @@ def _how(benchmarks: Mapping[str, Row], questions: Mapping[str, int]) -> str:
         n = f"{questions.get(name, 0):,}"
         if b["count"] and questions.get(name) != b["count"]:
             n = f"**only the first {n} of {b['count']:,}**"
-        told.append(f"- {name}: {n} questions, {' and '.join(ways)}{penalty}, at most {b['max_tokens']:,} tokens")
+        told.append(
+            f"- {opening(name)}: {n} questions, {' and '.join(ways)}{penalty}, at most {b['max_tokens']:,} tokens"
+        )
     return "\n".join(["The decoding is ours, the paper's being unstated:\n", *told])
 
 
@@ -346,7 +346,7 @@ def _markdown(recipe: Recipe, report: dict[str, Any]) -> str:
     gains = "![Each gain over the base, split into reasoning and format](gains.png)\n\n"
     if len(gain_table(report["differences"])) == 1:
         gains = ""
-    return f"""# {recipe.name}: {TITLES[recipe.train.method]} of {recipe.model.name}
+    return f"""# {escaped(recipe.name)}: {TITLES[recipe.train.method]} of {escaped(recipe.model.name)}
 
 Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}.
 
@@ -365,7 +365,7 @@ Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}.
 
 ## Versions
 
-{", ".join(f"{name} {version}" for name, version in report["versions"].items())}
+{", ".join(f"{name} {escaped(version)}" for name, version in report["versions"].items())}
 """
 
 

@@ -17,8 +17,9 @@ from typing import Any
 from .config import load
 from .errors import UserError
 from .hardware import here
+from .markdown import escaped, pipes
 from .plan import make_plan, span
-from .report import PUBLISHED, Table, percent, pipes
+from .report import PUBLISHED, Table, percent
 from .rundir import RunDir
 from .stats import wilson
 from .terminal import complain, tell
@@ -49,7 +50,7 @@ def compare(root: Path) -> str:
         raise UserError(
             f"{error.filename}: not there, so the run is not finished: `ssb run` goes on with it."
         ) from None
-    parts = [f"# {report['recipe']} beside the paper", ""]
+    parts = [f"# {escaped(report['recipe'])} beside the paper", ""]
     tables = [
         ("Table 1: accuracy", table_1(report["scores"], report["decoding"])),
         ("Figure 2: first and last", figure_2(history)),

@@ -23,6 +23,7 @@ from .files import local, read_object
 from .hardware import choose, here
 from .identity import of_path
 from .manifests import FORMAT, digest
+from .markdown import escaped
 from .memory import explained
 from .pocket import MODEL_DIR
 from .problems import load_benchmark
@@ -141,7 +142,7 @@ def _score(recipe: Recipe, entrants: list[Entrant], benchmarks: Benchmarks, work
 def _page(recipe: Recipe, rows: dict[str, list[dict[str, object]]]) -> str:
     described = {name: asdict(config) for name, config in recipe.evaluate.benchmarks.items()}
     section = evaluation_section(rows["scores"], rows["differences"], described, recipe.seed)
-    return f"# Evaluation of {recipe.model.name}\n\nSeed {recipe.seed}.\n\n{section}\n"
+    return f"# Evaluation of {escaped(recipe.model.name)}\n\nSeed {recipe.seed}.\n\n{section}\n"
 
 
 def _model(word: str) -> tuple[str, dict[str, Path]]:
