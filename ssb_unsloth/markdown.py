@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from .terminal import visible
 
 _MARKUP = re.compile(
-    r"[\\`*\[\]|~$]"  # anywhere
+    r"[\\`*|~$]"  # anywhere
+    r"|\](?=[:(\[])|\[(?=\^|[ xX]\])"  # links, notes and boxes to tick
     r"|(?<![^\W_])_|_(?![^\W_])"  # not between letters, where it is none
     r"|<(?=[A-Za-z/!?])|&(?=#?\w+;)"  # tags and entities
     r"|:(?=//)|(?<=www)\.|@(?=\w)",  # what becomes a link by itself

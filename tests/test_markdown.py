@@ -22,6 +22,8 @@ NASTY = [
     "<script>alert(1)</script> <b>",
     "`code` ``more``",
     "&lt; &#60; &amp",
+    "[x]: http://evil.example",
+    "[a][b] [^1] [[a](b)](c)",
     "~~gone~~ $x^2$",
     "back\\slash \\| \\",
     "two\nlines\n\n# heading\n- item\n> quote",
