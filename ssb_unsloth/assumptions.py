@@ -10,7 +10,7 @@ from dataclasses import dataclass
 GIB = 2**30
 LOSS_ROWS = 256  # losses.CHUNK_ROWS
 LOSS_BLOCK = 2**25  # elements of the loss's scratch on a GPU (losses.py)
-PEAK = (0.5, 0.2)  # share of the stated peak: at best, at worst
+PEAK = (0.5, 0.15)  # share of the stated peak: at best, at worst
 BANDWIDTH = (0.8, 0.4)  # the same of the stated bandwidth
 START = (30.0, 180.0)  # seconds to import, load and warm up, a stage with a model on a GPU
 STEP = (0.01, 0.05)  # seconds for a token of the length probe, which transformers samples: bound by launches

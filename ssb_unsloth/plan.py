@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,9 @@ from . import hardware
 from .assumptions import ENVIRONMENT_BYTES, GIB, PEAK
 from .cards import CARDS, Card, card_named
 from .config import Recipe, variant
+from .errors import UserError
 from .geometry import Geometry, geometry
+from .hardware import KEPT_FREE_MIB
 from .planner import Plan, Planner, StagePlan
 
 SMALL = 100_000_000  # parameters; ours: a CPU can do with a model up to here
@@ -187,6 +189,27 @@ def cost(plan: Plan) -> str:
         return f"Cost: {span(plan.seconds)}. With card.price=1.50, the price of an hour, it is said in money."
     low, high = plan.money
     return f"Cost: {span(plan.seconds)}, at {plan.price:g} an hour {low:,.2f} to {high:,.2f}."
+
+
+def beside(recipe: Recipe, stage: str, used: Mapping[str, Any], card: Card) -> str:
+    """What a stage used (its manifest's `cost`) beside what was planned for it on the card, as a line; "" where no plan
+    can be made of it. `recipe` is the student's own, or the whole one for what is done for all students together.
+    """
+    alone = recipe if stage in ("evaluate", "report") else replace(recipe, variants={}, seeds=[], rounds=1)
+    try:
+        planned = next((s for s in make_plan(alone, card).stages if s.name == stage), None)
+    except UserError:  # a model whose config says too little
+        return ""
+    if planned is None or not planned.memory:
+        return ""
+    time = "no time planned" if planned.seconds is None else f"planned {span(planned.seconds)}"
+    sampling = stage in ("curate", "evaluate") or (stage == "train" and recipe.train.method == "grpo")
+    vllm = ", of which vLLM takes all that it is given" if sampling and recipe.sampler.engine != "transformers" else ""
+    return (
+        f"{stage}: {used['seconds'] / 60:.1f} min ({time}); {used['peak_device_bytes'] / GIB:.2f} GiB by torch{vllm}"
+        f" (planned {planned.bytes / GIB:.2f}, {KEPT_FREE_MIB / 1024:.1f} of it beside torch);"
+        f" {used['tokens']:,} tokens (planned {planned.sampled or planned.read:,.0f})"
+    )
 
 
 def span(seconds: tuple[float, float]) -> str:

@@ -20,8 +20,10 @@ from .config import READS, BenchmarkConfig, Recipe
 from .control_tokens import REMEDY, markers
 from .errors import UserError
 from .files import read_object
+from .hardware import here
 from .manifests import FORMAT, digest
 from .memory import explained
+from .plan import beside
 from .progress import say
 from .records import EXAMPLES, EXAMPLES_BENCHMARK, Pair, Problem, Rollout, read_jsonl, write_jsonl
 from .rundir import RunDir, Work
@@ -401,6 +403,14 @@ STAGES = {
 }
 
 
+def _beside_the_plan(name: str, recipe: Recipe, run: RunDir) -> None:
+    """On a GPU: what the stage took, beside what was planned."""
+    card, manifest = here(), run.manifest(name)
+    line = beside(recipe, name, manifest["cost"], card) if card is not None and manifest is not None else ""
+    if line:
+        say(line)
+
+
 def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
     """Run a stage in this process unless it is fresh. Returns whether it ran.
 
@@ -430,4 +440,5 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
     ):
         stage.run(recipe, run, work)
     say(f"{name}: done, {run.stage(name)}")
+    _beside_the_plan(name, recipe, run)
     return True

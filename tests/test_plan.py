@@ -1,6 +1,7 @@
 """The plan's arithmetic against real models: parameters, LoRA, what autograd keeps, targets; then its answers."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -8,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from ssb_unsloth import cli, hub, planner, speed
-from ssb_unsloth.assumptions import ENVIRONMENT_DOWNLOAD, INSTALL, LOSS_BLOCK, LOSS_ROWS, NETWORK
+from ssb_unsloth import assumptions, cli, hardware, hub, planner, speed
+from ssb_unsloth.assumptions import ENVIRONMENT_DOWNLOAD, INSTALL, LOSS_BLOCK, LOSS_ROWS, NETWORK, PEAK, Assumptions
 from ssb_unsloth.backends import Adapter, check_rank
 from ssb_unsloth.cards import CARDS, Card
 from ssb_unsloth.config import LoraConfig, ModelConfig, load
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.geometry import SHIPPED, from_config, geometry
-from ssb_unsloth.plan import card_for, describe, make_plan, span
+from ssb_unsloth.hardware import KEPT_FREE_MIB
+from ssb_unsloth.plan import beside, card_for, describe, make_plan, span
 from ssb_unsloth.planner import target_bytes
 
 ROOT = Path(__file__).parent.parent
@@ -276,6 +278,70 @@ def test_a_stated_speed_gives_an_unknown_card_its_times_and_wins_over_the_tables
     slower = make_plan(three_b("card.tflops=31.2"), CARDS["a100-40gb"])
     assert slower.seconds[1] > 2 * plan.seconds[1]
     assert "card.tflops and card.bandwidth" in describe(slower)
+
+
+def test_after_a_stage_on_a_gpu_the_plan_stands_beside_what_was_used(three_b):
+    recipe, card = three_b("variants={sft: {train: {method: sft}}}"), CARDS["a100-40gb"]
+    planned = {s.name: s for s in make_plan(recipe, card).stages}
+    used = {"seconds": 600.0, "tokens": 901_000, "peak_device_bytes": 12 * 2**30, "peak_rss_bytes": 1}
+    said = beside(recipe, "train", used, card)
+    assert f"train: 10.0 min (planned {span(planned['train'].seconds)}); 12.00 GiB by torch (planned" in said
+    assert f"(planned {planned['train'].bytes / 2**30:.2f}, 1.5 of it beside torch)" in said
+    assert f"901,000 tokens (planned {planned['train'].read:,.0f})" in said
+    assert "vLLM takes all" in beside(recipe, "evaluate", used, card)
+    assert f"(planned {planned['evaluate'].sampled:,.0f})" in beside(recipe, "evaluate", used, card)  # all students'
+    assert "no time planned" in beside(recipe, "teach", used, UNKNOWN)
+    assert beside(recipe, "report", used, card) == ""
+    assert beside(three_b("model.name=no/model"), "train", used, card) == ""
+
+
+ROWS = ROOT / "benchmarks" / "results" / "gpu"
+
+
+def test_the_plan_holds_what_was_measured_on_a_gpu():
+    """Rows of an H100, Qwen2.5-3B's geometry: time within the plan's shares of the peak, memory below the plan."""
+    g, _ = geometry(ModelConfig(name="Qwen/Qwen2.5-3B-Instruct"))
+    lora, peak = g.lora_parameters(32, MODULES), 1e12 * CARDS["h100"].tflops
+    (step,) = [r for r in rows("unsloth-train") if (r["contestant"], r["option"]) == ("ours", "hidden")]
+    tokens = step["batch"] * step["prompt"] + step["rows"]
+    operations = 3 * g.forward_operations(tokens, 0, tokens / step["batch"]) + 6 * lora * tokens
+    operations += 6 * step["rows"] * g.H * g.V
+    (taught,) = [r for r in rows("teacher-pass") if (r["contestant"], r["option"]) == ("ours", None)]
+    read = taught["pairs"] * 200 + taught["rows"]  # benchmarks.teacher_pass: prompts of 200
+    for row, done in ((step, operations), (taught, g.forward_operations(read, 0, read / taught["pairs"]))):
+        for seconds in row["seconds"].values():
+            assert PEAK[1] <= done / seconds / peak <= PEAK[0]
+    longest = step["batch"] * (step["prompt"] + step["reply"][1])
+    planned = g.weight_bytes(2) + 16 * lora + longest * (g.L * g.H * 2 + g.saved_bytes(2, 32))
+    planned += 2 * LOSS_ROWS * g.V * 4 + 2 * (LOSS_BLOCK // g.V) * g.V * 4 + step["batch"] * 600 * g.H * 8
+    assert step["total_bytes"] <= planned <= 1.3 * step["total_bytes"]
+    (caps,) = [line["figures"] for line in lines("unsloth-train") if line["check"] == "memory-caps"]
+    assert 1e9 * caps["beside_allocator_gb"] <= KEPT_FREE_MIB * 2**20
+
+
+def lines(name):
+    (path,) = ROWS.glob(f"*-h100-{name}.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def rows(check):
+    return [row for line in lines(check) if line["check"] == check for row in line["figures"]["rows"]]
+
+
+def test_every_number_that_the_plan_rests_on_stands_in_the_docs_with_its_origin():
+    text = (ROOT / "docs" / "plan.md").read_text()
+    table = {line.split("|")[1].strip(" `"): line for line in text.splitlines() if line.startswith("| `")}
+    names = {n for n in vars(assumptions) if n.isupper() and n not in ("GIB", "POCKET", "SIZES")}
+    fields = {f"Assumptions.{name}": value for name, value in vars(Assumptions()).items()}
+    numbers = {name: getattr(assumptions, name) for name in names} | fields
+    numbers |= {name: getattr(hardware, name) for name in ("KEPT_FREE_MIB", "MOST_OF_THE_CARD", "CPU_SHARE")}
+    assert set(table) == set(numbers)
+    for name, value in numbers.items():
+        _, _, stated, origin, _ = table[name].split("|")
+        found = [float(n.replace(",", "")) for n in re.findall(r"[\d.,]*\d(?:e\d+)?", stated)]
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else (value,)
+        assert found == [pytest.approx(float(part), rel=5e-3) for part in parts], name
+        assert len(origin.strip()) > 3, name
 
 
 def test_the_cost_in_money_is_the_time_at_the_stated_price(three_b, capsys, tmp_path):

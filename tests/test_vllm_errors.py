@@ -184,17 +184,13 @@ def test_the_real_vllm_that_does_not_start(tmp_path):
         ("architecture", model("architecture", architectures=["OddForCausalLM"]), short),
         ("custom", custom, short),
         ("backend", pocket, {**short, "attention_backend": "NO_SUCH"}),
-        ("memory", pocket, {"max_model_len": 512, "gpu_memory_utilization": 0.9}),
     ]
     words = [sys.executable, "-c", REAL, json.dumps(cases)]
-    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "0.0001"}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=600, env=env)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     said = dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
-    print(said)
     assert "sampler.max_model_len=" in said["length"]
     assert "OddForCausalLM" in said["architecture"]
     assert "sampler.engine=transformers" in said["architecture"]
     assert "model.trust_remote_code=true" in said["custom"]
     assert "sampler.attention_backend=auto" in said["backend"]
-    for text in said.values():
-        assert text is None or "pydantic" not in text
+    assert not [text for text in said.values() if "pydantic" in text]
