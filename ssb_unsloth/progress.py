@@ -37,12 +37,13 @@ def hush() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what vLLM's native code says of NUMA nodes, among others
-    quiet = ("torchao", "torch.utils._pytree", "vllm.triton_utils.importing", "bitsandbytes.backends.cpu.ops")
-    for name in quiet:
+    torch = ("torch.utils._pytree", "torch.utils.cpp_extension", "torch._library.triton")
+    for name in (*torch, "torchao", "vllm.triton_utils.importing", "bitsandbytes.backends.cpu.ops"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="IProgress not found")  # a plain bar does
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=SyntaxWarning)  # of their files, compiled as they are first imported
 
 
 def hide_loading_bars() -> None:
