@@ -31,7 +31,7 @@ from .errors import UserError
 from .manifests import FORMAT, digest
 from .model_card import model_card, without_folders
 from .progress import say
-from .rundir import KEY, RunDir
+from .rundir import RunDir, refuse_in_stage
 from .students import Student, assert_trained, root_of, scores_of, students
 from .terminal import visible
 
@@ -74,7 +74,7 @@ def export(folder: Path, formats: Sequence[str], out: Path | None = None) -> lis
             place of an export lies what none has written. What was written before stays.
     """
     source, out = finished(folder), out or folder / "export"
-    _refuse_stages(out)
+    refuse_in_stage(out)
     converter = find_converter() if "gguf" in formats else None
     written = []
     if "adapter" in formats:
@@ -132,13 +132,6 @@ def _all_or_nothing(folder: Path) -> Iterator[None]:
         if refused := disk.refusal(error, folder):
             raise refused from None
         raise
-
-
-def _refuse_stages(out: Path) -> None:
-    """Nothing is added to what a stage has closed, nor to what one is writing."""
-    for folder in (out.resolve(), *out.resolve().parents):
-        if (folder / manifests.NAME).is_file() or (folder / KEY).is_file():
-            raise UserError(f"--out {out}: {folder} is a stage's own, and nothing is added to it; take another folder.")
 
 
 def _adapter(source: Student, into: Path) -> None:

@@ -13,6 +13,7 @@ from . import manifests
 from .errors import UserError
 from .grading import VERDICTS, Verdict, format_free, gold_from, grade, string_equal
 from .records import Problem, generations_file, read_jsonl, read_rows, write_jsonl
+from .rundir import refuse_in_stage
 
 SHOWN = 20  # changes listed for a file; the rest is counted
 ASKED = ("model", "run_seed", "benchmark", "temperature")  # what all replies to one set of problems share
@@ -179,10 +180,10 @@ def run(paths: Sequence[Path], out: Path | None) -> str:
     results = [regrade(path) for path in files_in(paths)]
     names = [result.path.name for result in results]
     if out is not None:
-        for result in results:
-            target = out / result.path.name
-            if names.count(result.path.name) > 1 or target.resolve() == result.path.resolve():
-                raise UserError(f"--out {out}: {target.name} would be overwritten; give a folder of its own.")
+        refuse_in_stage(out)
+        for name in names:
+            if names.count(name) > 1 or (out / name).exists():
+                raise UserError(f"--out {out}: {name} would be overwritten; give a folder of its own.")
         try:
             out.mkdir(parents=True, exist_ok=True)
             for result in results:

@@ -241,6 +241,13 @@ def _key_in(partial: Path) -> str | None:
     return (partial / KEY).read_text(encoding="utf-8")
 
 
+def refuse_in_stage(out: Path) -> None:
+    """Nothing is added to what a stage has closed, nor to what one is writing. Raises UserError for such an --out."""
+    for folder in (out.resolve(), *out.resolve().parents):
+        if (folder / manifests.NAME).is_file() or (folder / KEY).is_file():
+            raise UserError(f"--out {out}: {folder} is a stage's own, and nothing is added to it; take another folder.")
+
+
 def _refuse_foreign(final: Path) -> None:
     """A folder is replaced only where a stage has closed it. Raises UserError for any other."""
     if final.is_mount():

@@ -160,6 +160,18 @@ def test_the_plan_is_close_to_what_the_run_used(finished):
     compare_with_the_plan(finished[0])
 
 
+def test_a_finished_run_is_as_written_until_a_bit_is_flipped(finished):
+    run = finished[0]
+    table = ssb("verify", str(run)).stdout
+    assert "all as written" in table
+    path = run / "train" / "adapter" / "adapter_model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert f"{path}: changed since it was written" in ssb("verify", str(run), code=2).stdout
+    assert f"{path}: changed since it was written" in ssb("report", *finished[1][1:], "--force", code=2).stderr
+    path.write_bytes(data)
+
+
 def test_a_finished_run_stands_beside_the_paper(finished):
     """The last step of `make reproduce`, on a run whose benchmarks the paper does not have."""
     command = [sys.executable, "-m", "ssb_unsloth.reproduction", str(finished[0])]

@@ -9,6 +9,7 @@ from ssb_unsloth.cli import main
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.records import write_jsonl
 from ssb_unsloth.regrade import regrade
+from ssb_unsloth.rundir import RunDir
 
 ROWS = [
     {"text": r"so \boxed{5,600}", "gold": "5600", "verdict": "wrong"},  # graded as a string by somebody else
@@ -52,6 +53,35 @@ def test_out_gets_the_verdicts_of_today(save, tmp_path, capsys):
     assert regrade(out / "replies.jsonl").changes == []
     assert main(["grade", str(tmp_path / "replies.jsonl"), "--out", str(tmp_path)]) == 2
     assert "overwritten" in capsys.readouterr().err
+
+
+def test_out_overwrites_nothing(save, tmp_path, capsys):
+    path = save(ROWS)
+    theirs, stage = tmp_path / "theirs", tmp_path / "run" / "evaluate"
+    theirs.mkdir(), stage.mkdir(parents=True)
+    (theirs / path.name).write_text("mine")
+    (stage / "manifest.json").write_text("{}")
+    for out, said in ((theirs, "would be overwritten"), (stage, "a stage's own"), (stage / "deep", "a stage's own")):
+        assert main(["grade", str(path), "--out", str(out)]) == 2
+        assert said in capsys.readouterr().err
+    assert (theirs / path.name).read_text() == "mine"
+    assert [file.name for file in stage.iterdir()] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("byte", [0, 100, -3])
+def test_replies_of_a_stage_that_were_changed_since_are_not_graded(tmp_path, capsys, byte):
+    rows = [{**row, "problem_id": f"p{i}"} for i, row in enumerate(ROWS)]
+    with RunDir(tmp_path).write("evaluate", "key", {}) as work:
+        write_jsonl(work.folder / "replies.jsonl", rows)
+    path = tmp_path / "evaluate" / "replies.jsonl"
+    assert main(["grade", str(path)]) == 0
+    data = bytearray(path.read_bytes())
+    data[byte] ^= 1
+    path.write_bytes(data)
+    assert main(["grade", str(path.parent)]) == 2
+    assert (
+        "replies.jsonl: changed since it was written; put it back as it was, or grade a copy" in capsys.readouterr().err
+    )
 
 
 def test_replies_without_verdicts_are_graded_for_the_first_time(save):

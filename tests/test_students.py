@@ -1,11 +1,14 @@
 """Which students a recipe asks for, and what they share: decided from the recipe alone."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import finished_run
 import pytest
 import recomputed
 
@@ -18,7 +21,7 @@ from ssb_unsloth.evaluate import Entrant
 from ssb_unsloth.records import Problem, generations_file, write_jsonl
 from ssb_unsloth.rundir import RunDir
 from ssb_unsloth.students import students
-from ssb_unsloth.sweep import _replies
+from ssb_unsloth.sweep import Sweep, _replies
 
 ROOT = Path(__file__).parent.parent
 POCKET = ROOT / "recipes" / "pocket.yaml"
@@ -166,6 +169,35 @@ def test_kept_replies_are_taken_over_until_the_model_adapter_or_benchmark_change
         assert not taken_over()
         assert taken_over()
     assert "changed since it was written; these replies are sampled again" in capsys.readouterr().err
+
+
+def test_a_run_that_is_up_to_date_is_looked_at_by_sizes_and_times(tmp_path, capsys):
+    root = finished_run.make(POCKET, tmp_path / "pocket")
+
+    def again():
+        code = Sweep(config.load(POCKET), root, [], 1, False)()
+        return code, capsys.readouterr().err
+
+    code, said = again()
+    assert code == 0
+    assert said.count(": up to date") == 5
+    assert f"`ssb verify {root}` reads every byte" in said
+    path = root / "train" / "history.jsonl"
+    data = path.read_bytes()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    os.utime(path, (time.time() + 9, time.time() + 9))
+    code, said = again()
+    assert code == 0
+    assert f"{path}: touched since its stage was finished; `ssb verify {root}` reads all of it" in said
+    path.write_bytes(data + b"\n")
+    code, said = again()
+    assert code == 2
+    assert f"ssb: {path}: changed since it was written: {len(data) + 1:,} bytes, not {len(data):,}" in said
+    assert f"`ssb verify {root}` reads every byte" in said
+    path.unlink()
+    code, said = again()
+    assert code == 2
+    assert f"ssb: {path}: missing" in said
 
 
 @pytest.fixture
