@@ -110,6 +110,14 @@ class KDLoss:
     student_entropy: Tensor | None = None  # with `stats`: nats
 
 
+def placed(teacher: Any, device: torch.device) -> Any:
+    """The same teacher with its tensors on that device; from pinned memory without waiting for them."""
+    if isinstance(teacher, Tensor):
+        return teacher.to(device, non_blocking=True)
+    moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(teacher).items()}
+    return type(teacher)(**moved)
+
+
 def row_weights(
     lengths: Tensor, total: int | Tensor | None = None, denominator: Literal["example", "token"] = "example"
 ) -> Tensor:

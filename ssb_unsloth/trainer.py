@@ -28,7 +28,7 @@ from .checkpoints import Sealed
 from .collator import Ahead, PairCollator, View
 from .config import ModelConfig
 from .errors import UserError
-from .losses import Teacher, kd_loss, row_weights
+from .losses import Teacher, kd_loss, placed, row_weights
 from .modeling import as_teacher, embedded, hidden_states, output_head
 from .rows import by_name, read
 
@@ -128,7 +128,7 @@ class SSBTrainer(Sealed):
         with self.accelerator.autocast():
             student_NH = _through(wrapped, model, partial(_reply_states, model, inputs["student"], device))
             if "targets" in inputs:
-                teacher = _to(inputs["targets"], device)
+                teacher = placed(inputs["targets"], device)
             else:
                 with as_teacher(model):
                     teacher = _reply_states(model, inputs["teacher"], device).to(head.weight.dtype)
@@ -195,12 +195,3 @@ def _through(wrapped: nn.Module, model: nn.Module, function: Callable[[], Tensor
 
 def _reply_states(model: nn.Module, view: View, device: torch.device) -> Tensor:
     return view.reply_rows(hidden_states(model, view.input_ids.to(device), view.attention_mask.to(device)))
-
-
-def _to(targets: Teacher, device: torch.device) -> Teacher:
-    if isinstance(targets, Tensor):
-        return targets.to(device, non_blocking=True)
-    moved: dict[str, Any] = {
-        k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(targets).items()
-    }
-    return type(targets)(**moved)
