@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from .terminal import complain, tell, write
 
 if TYPE_CHECKING:
     from .config import Recipe
+    from .students import Student
 
 STAGE_HELP = {
     "base": "merge the student of the round before into the weights (recipes with rounds)",
@@ -211,6 +213,8 @@ def _run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--workers: {arguments.workers} is below 1.")
     if arguments.command == "sweep" and not recipe.variants and len(recipe.seeds) < 2:
         raise UserError(f"{arguments.recipe}: names no variants and no seeds, so there is one student: use `ssb run`.")
+    if not recipe.evaluate.benchmarks:
+        raise UserError("evaluate.benchmarks: empty, so there is nothing to evaluate on; name one in the recipe.")
     root = arguments.runs / recipe.name
     words = [str(arguments.recipe), *arguments.overrides, "--runs", str(arguments.runs)]
     code = Sweep(recipe, root, words, arguments.workers, arguments.force)()
@@ -245,7 +249,8 @@ def _stage(arguments: argparse.Namespace) -> int:
     if recipe.threads is not None:  # read by torch and vLLM when they are imported
         os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
     run = RunDir(arguments.runs / recipe.name)
-    whole = recipe
+    whole = asked = recipe
+    first: Callable[[], None] | None = None
     if arguments.command not in ("evaluate", "report"):
         everyone = students(recipe, run.root)
         labels = {student.label: student for student in everyone}
@@ -256,14 +261,21 @@ def _stage(arguments: argparse.Namespace) -> int:
         chosen = labels[arguments.student] if arguments.student else everyone[0]
         recipe, run = chosen.recipe, chosen.run
         whole = whole if chosen is everyone[0] else recipe
+        first = partial(_preflight, asked, everyone, arguments.runs / asked.name)
     with run.lock(patience=stopping.SECONDS + 2):
-        ran = run_stage(arguments.command, recipe, run, arguments.force)
+        ran = run_stage(arguments.command, recipe, run, arguments.force, first)
         beside = run.root / "recipe.yaml"  # what the folder's stages were made with: a refused command changes nothing
         if ran or not beside.exists():
             save(whole, beside)
         if not ran:
             complain(f"{arguments.command}: up to date, {run.stage(arguments.command)}")
     return 0
+
+
+def _preflight(recipe: Recipe, everyone: Sequence[Student], root: Path) -> None:
+    from .preflight import check
+
+    check(recipe, everyone, root)
 
 
 def _load(arguments: argparse.Namespace) -> Recipe:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import disk
+from . import disk, trackers
 from .errors import UserError
 from .files import local
 from .presets import PRESETS
@@ -189,7 +189,9 @@ class TrainConfig:
     probe_questions: int = 32
     drift_texts: str | None = None  # ours: KL(base ‖ student) on the "text"s of a .jsonl file, or on "pocket" drills
     token_pairs: int = 24  # ours: pairs followed token by token, KL before and after; 0: none
-    report_to: list[str] = field(default_factory=list)  # e.g. [tensorboard]
+    report_to: list[str] = field(
+        default_factory=list
+    )  # trackers.py's names, e.g. [tensorboard]; the extra [trackers] brings it
 
 
 @dataclass
@@ -556,6 +558,7 @@ def _impossible(recipe: Recipe) -> list[str]:
             wrong.append(
                 f"model.template.{name}: expected a variable's name and a text, a number, true, false or null."
             )
+    wrong += trackers.wrong(r.train.report_to)
     if not _is_day(r.model.date):
         wrong.append(f"model.date: {r.model.date!r} is no day written as 2026-01-31.")
     share = r.sampler.gpu_memory_utilization

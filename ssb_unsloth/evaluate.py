@@ -130,6 +130,16 @@ def decodings(config: BenchmarkConfig) -> list[tuple[SamplingConfig, int]]:
     ]
 
 
+def check_room(benchmark: str, problem: Problem, length: int, max_tokens: int, max_model_len: int) -> None:
+    """A prompt of that length leaves room for the reply."""
+    if length + max_tokens > max_model_len:
+        raise UserError(
+            f"Benchmark {benchmark!r}: problem {problem.id} takes {length} tokens and its reply up to {max_tokens},"
+            f" more than sampler.max_model_len ({max_model_len}). Raise it, or lower the benchmark's max_tokens; a"
+            " benchmark is never scored on a part of its problems."
+        )
+
+
 def _jobs(entrant: Entrant, benchmarks: Benchmarks, folder: Path) -> list[_Job]:
     return [
         _Job(entrant, name, problems, decoding, samples, folder)
@@ -181,12 +191,7 @@ class _Job:
                 except ControlText as error:
                     raise UserError(f"Benchmark {self.benchmark!r}: problem {problem.id}: {error}.") from None
             ids = prompts[problem.id]
-            if len(ids) + decoding.max_tokens > max_model_len:
-                raise UserError(
-                    f"Benchmark {self.benchmark!r}: problem {problem.id} takes {len(ids)} tokens and its reply up to"
-                    f" {decoding.max_tokens}, more than sampler.max_model_len ({max_model_len}). Raise it, or lower the"
-                    " benchmark's max_tokens; a benchmark is never scored on a part of its problems."
-                )
+            check_room(self.benchmark, problem, len(ids), decoding.max_tokens, max_model_len)
             requests[name] = Request(ids, self._seed(problem, sample))
         adapter = Adapter(f"{entrant.name}-{entrant.seed}", entrant.adapter) if entrant.adapter else None
         kind = f"T={decoding.temperature:g}" if decoding.temperature else "greedy"

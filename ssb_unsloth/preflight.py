@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from .backends import adapter_path
 from .config import READS, BenchmarkConfig, Recipe
 from .errors import UserError
-from .evaluate import PROMPTS, base_entrants, check_room
+from .evaluate import PROMPTS, Entrant, assert_adapters_fit, base_entrants, check_room
 from .problems import load_benchmark
 from .records import Problem
 
@@ -36,7 +36,8 @@ def check(recipe: Recipe, everyone: Sequence[Student], root: Path) -> None:
     benchmarks = {name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()}
     for name, source in recipe.evaluate.adapters.items():
         if not Path(source).expanduser().resolve().is_relative_to(root.resolve()):  # this run's own come later
-            adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
+            path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
+            assert_adapters_fit([Entrant(name, recipe.model, path, recipe.seed)], recipe.sampler)
     rows = [e.name for e in base_entrants(recipe.model, 0, recipe.evaluate.default_prompt)]
     check_references(recipe, [*rows, *(student.name for student in everyone), *recipe.evaluate.adapters])
     first = [student.recipe for student in everyone if student.before is None]  # later rounds have the same model

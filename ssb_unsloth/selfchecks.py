@@ -11,7 +11,7 @@ Shapes: S sequence, N reply tokens, V vocabulary, H hidden.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +22,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from .backends import model_path, unloadable
 from .backends.chat_template import as_text, render
 from .collator import Example, view
-from .config import LoraConfig, ModelConfig
+from .config import LoraConfig, ModelConfig, Recipe
 from .errors import UserError
 from .losses import Teacher, head_logits, kd_loss, placed, row_weights
-from .modeling import as_teacher, causal_lm, hidden_states, output_head, resting
+from .modeling import as_teacher, backbone, causal_lm, hidden_states, output_head, resting
 from .prompts import Messages, student_messages, teacher_messages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from transformers import PreTrainedTokenizerBase
+
+Targets = Callable[[Sequence[str]], Teacher]  # pair ids to the teacher's rows [N, ...]
 
 QUESTION = "Mia has 12 shells and gives 5 of them to Tom. How many has she left?"
 RIGHT, WRONG = "She has 12 - 5 = \\boxed{7} left.", "She has 12 + 5 = \\boxed{17} left."
@@ -72,7 +72,7 @@ def skeleton(model: ModelConfig) -> nn.Module:
         config = AutoConfig.from_pretrained(model_path(model), **where)
         with torch.device("meta"):
             lm: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # what a config can be wrong in has no end
         raise unloadable(f"Model {model.name!r}", model, error) from None
     return lm.eval()
 
@@ -113,16 +113,38 @@ def check_arithmetic(lm: Any, name: str) -> None:
     output_head(lm)  # refuses what is no plain linear head
     draw = torch.Generator().manual_seed(0)
     few = nn.Linear(layer.in_features, 16, bias=layer.bias is not None)
-    hidden_1SH = torch.randn((1, 8, layer.in_features), generator=draw)
+    hidden_1SH: Any = torch.randn((1, 8, layer.in_features), generator=draw)
     with torch.no_grad():
         few.weight.copy_(torch.randn(few.weight.shape, generator=draw) * 60 / layer.in_features**0.5)  # as far as caps
         try:
             lm.set_output_embeddings(few)
-            (lm.model if lm.base_model is lm else lm.base_model).forward = lambda *_, **__: _States(hidden_1SH)
+            for part in {lm.base_model, backbone(lm)} - {lm}:
+                part.forward = lambda *_, **__: _States(last_hidden_state=hidden_1SH)
             theirs = lm(input_ids=torch.zeros((1, 8), dtype=torch.int64)).logits
+            ours = head_logits(hidden_1SH, output_head(lm))
+        except RuntimeError as error:  # torch's: a layer without weights, or of another width
+            raise UserError(
+                f"{name}: between its hidden states and its head there is another layer ({_first_line(error)}):"
+                f" {OTHER_METHODS}."
+            ) from error
         except Exception:  # it wants more of its backbone than states
             return
-    _compare(head_logits(hidden_1SH, output_head(lm)), theirs, name)
+    _compare(ours, theirs, name)
+
+
+def check_teacher(recipe: Recipe, model: nn.Module, examples: Sequence[Example]) -> None:
+    """The loaded teacher, before its pass over all pairs."""
+    check_head(model, examples[0].student_ids)
+    if recipe.curate.pairs_file is None:  # else the replies are others'
+        check_likelihood(model, examples)
+
+
+def check_student(recipe: Recipe, model: nn.Module, examples: Sequence[Example], targets: Targets | None) -> None:
+    """The loaded model with its fresh adapter, before the first step. `targets` None: its teacher runs on line."""
+    if targets is None:
+        check_teacher(recipe, model, examples)
+    if recipe.teach.targets != "one_hot":  # no distribution of the model's
+        check_same(model, examples, targets, recipe.train.temperature / recipe.train.sharpen)
 
 
 def check_head(model: nn.Module, ids: Sequence[int]) -> None:
@@ -139,8 +161,9 @@ def check_head(model: nn.Module, ids: Sequence[int]) -> None:
         except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{name}: its hidden states cannot be had apart ({reason}): {OTHER_METHODS}.") from error
+            raise UserError(
+                f"{name}: its hidden states cannot be had apart ({_first_line(error)}): {OTHER_METHODS}."
+            ) from error
     _compare(ours, theirs, name)
 
 
@@ -164,7 +187,7 @@ def _compare(ours: Tensor, theirs: Tensor, name: str) -> None:
 def check_likelihood(model: nn.Module, examples: Sequence[Example]) -> float:
     """The teacher knows its own replies: nats a token, in the mean over the first of them. Returned.
 
-    More than half of log V is absurd: each token as unlikely as one of the square root of the vocabulary, drawn blindly.
+    More than half of log V is absurd: as if each token were drawn blindly from the square root of V words.
     """
     head = output_head(model)
     losses = []
@@ -177,17 +200,15 @@ def check_likelihood(model: nn.Module, examples: Sequence[Example]) -> float:
     nats, limit = torch.cat(losses).mean().item(), math.log(len(head.weight)) / 2
     if not nats <= limit:
         raise UserError(
-            f"The teacher finds its own replies absurd: {nats:.1f} nats a token in the mean of {len(losses)} replies, of"
-            f" {2 * limit:.1f} for blind guessing. What has loaded the model here ({type(causal_lm(model)).__name__}) is"
-            " not what sampled them: look for missing weights in the messages above, another model.revision, dtype or"
-            " chat template, or set model.backend=transformers."
+            f"The teacher finds its own replies absurd: {nats:.1f} nats a token in the mean of {len(losses)} replies,"
+            f" where blind guessing has {2 * limit:.1f}. What is loaded here ({type(causal_lm(model)).__name__}) is not"
+            " what sampled them: look for missing weights in the messages above, or another model.revision, dtype or"
+            " chat template; or set model.backend=transformers."
         )
     return nats
 
 
-def check_same(
-    student: nn.Module, examples: Sequence[Example], targets: Callable[[Sequence[str]], Teacher] | None, temperature: float
-) -> float:
+def check_same(student: nn.Module, examples: Sequence[Example], targets: Targets | None, temperature: float) -> float:
     """KL(teacher ‖ student) is 0 while the student's adapter is fresh and both see the teacher's context. Returned, in
     nats a token at `temperature`, the targets' own (T / sharpen). `targets` None: the teacher is run here.
     """
@@ -202,13 +223,15 @@ def check_same(
             teacher: Any = _reply_states(student, *shown) if targets is None else targets([example.id])
         weights = row_weights(torch.tensor([len(example.reply_ids)], device=student_NH.device))
         with torch.no_grad():
-            kls.append(kd_loss(student_NH, placed(teacher, head.weight.device), head, weights, temperature=temperature).kl)
+            kls.append(
+                kd_loss(student_NH, placed(teacher, head.weight.device), head, weights, temperature=temperature).kl
+            )
     kl = torch.cat(kls).mean().item()
     if not kl <= allowed:
         raise UserError(
-            f"Student and teacher differ before the training has begun: {kl:.3g} nats a token in the same context, where"
-            " a fresh adapter changes nothing. The stored targets are another model's, or were made by other software:"
-            " run `ssb teach --force`, or set model.backend=transformers."
+            f"Student and teacher differ before the training has begun: {kl:.3g} nats a token in the same context,"
+            " where a fresh adapter changes nothing. The stored targets are another model's, or were made by other"
+            " software: run `ssb teach --force`, or set model.backend=transformers."
         )
     return kl
 
@@ -234,6 +257,10 @@ def _reply_states(model: nn.Module, prompt: list[int], reply: list[int]) -> Tens
     seen = view([prompt], [reply], pad=0)  # one sequence: nothing is padded
     hidden_1SH = hidden_states(model, seen.input_ids.to(weight.device), seen.attention_mask.to(weight.device))
     return seen.reply_rows(hidden_1SH).to(weight.dtype)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:

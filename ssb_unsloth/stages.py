@@ -111,6 +111,7 @@ def _teach(recipe: Recipe, run: RunDir, work: Work) -> None:
     from .backends.chat_template import pad_id
     from .backends.transformers import load_tokenizer
     from .modeling import embedded
+    from .selfchecks import check_teacher
     from .targets import TargetWriter
     from .teach import teach
     from .views import examples as examples_of
@@ -123,6 +124,7 @@ def _teach(recipe: Recipe, run: RunDir, work: Work) -> None:
         temperature = recipe.train.temperature / recipe.train.sharpen
         model = backend.load(recipe.sampler.max_model_len)
         pad = pad_id(tokenizer, embedded(model))
+        check_teacher(recipe, model, examples)
         taught = teach(model, examples, recipe.teach, temperature, pad, writer)
         work.tokens = taught.tokens
         if taught.mean_mass is not None:
@@ -146,9 +148,12 @@ def _stored_temperature(recipe: Recipe) -> float | None:
 def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
     method = {"ssb": _train_ssb, "grpo": _train_grpo}.get(recipe.train.method, _train_sft)
     result = method(recipe, run, work.folder)
+    from .backends.transformers import load_tokenizer  # after Unsloth
+    from .selfchecks import check_trained
+
     model, history, work.tokens = (result.pop(key) for key in ("model", "history", "tokens"))
+    check_trained(model, load_tokenizer(recipe.model))
     if recipe.train.token_pairs and "curate" in READS[recipe.train.method]:
-        from .backends.transformers import load_tokenizer
         from .token_kl import FILE, measure
         from .views import examples as examples_of
 
@@ -157,7 +162,6 @@ def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
         with clock.on(clock.MEASURING):
             write_jsonl(work.folder / FILE, measure(model, tokenizer, examples))
     if recipe.train.drift_texts is not None:
-        from .backends.transformers import load_tokenizer
         from .drift import drift, unrelated
 
         with clock.on(clock.MEASURING):
@@ -171,6 +175,7 @@ def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
 def _train_ssb(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
     backend = TrainingBackend(recipe.model)  # first: Unsloth has to be imported before transformers
     from .backends.transformers import load_tokenizer
+    from .selfchecks import check_student
     from .targets import Targets
     from .train import train
     from .views import examples as examples_of
@@ -178,11 +183,15 @@ def _train_ssb(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
     tokenizer = load_tokenizer(recipe.model)
     pairs = read_pairs(run)
     examples = examples_of(recipe, pairs, tokenizer)
+    targets = None if recipe.teach.targets == "online" else Targets(run.stage("teach"))
+    length, checkpointing = recipe.sampler.max_model_len, recipe.train.gradient_checkpointing
+    model = backend.load(length, recipe.train.lora, recipe.seed, checkpointing)
+    check_student(recipe, model, examples, targets)
     result = train(
-        backend.load(recipe.sampler.max_model_len, recipe.train.lora, recipe.seed, recipe.train.gradient_checkpointing),
+        model,
         tokenizer,
         examples,
-        None if recipe.teach.targets == "online" else Targets(run.stage("teach")),
+        targets,
         _probes(recipe, run, pairs),
         recipe.train,
         recipe.curate.rollout.max_tokens,
@@ -276,6 +285,7 @@ def _probes(recipe: Recipe, run: RunDir, pairs: Sequence[Pair]) -> list[Problem]
 def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
     from .carried import carry_over, origins
     from .evaluate import Entrant, Prompt, assert_adapters_fit, base_entrants, evaluate
+    from .preflight import check_references
     from .problems import load_benchmark
     from .scores import as_rows, score
     from .students import trained
@@ -311,9 +321,7 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
         if name != EXAMPLES_BENCHMARK:
             write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
     names = list(dict.fromkeys(entrant.name for entrant in entrants))
-    for reference in recipe.evaluate.references:
-        if reference not in names:
-            raise UserError(f"evaluate.references: no model {reference!r} here; there are {', '.join(names)}.")
+    check_references(recipe, names)
     against = [(name, ref) for ref in recipe.evaluate.references for name in names if name not in (ref, "base")]
     generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)
     scored = [g for g in generations if g.benchmark in recipe.evaluate.benchmarks]
@@ -411,8 +419,9 @@ def _beside_the_plan(name: str, recipe: Recipe, run: RunDir) -> None:
         say(line)
 
 
-def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
-    """Run a stage in this process unless it is fresh. Returns whether it ran.
+def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool, first: Callable[[], None] | None = None) -> bool:
+    """Run a stage in this process unless it is fresh. Returns whether it ran. `first` is called before it if it is one
+    that reads no other's folder.
 
     Raises:
         UserError: a stage that this one reads has not been run, was run with other settings, or has files that are no
@@ -434,6 +443,8 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool) -> bool:
         run.check("base")  # the model of a later round
     if not force and run.is_fresh(name, key):
         return False
+    if first is not None and not stage.reads(recipe):
+        first()
     with (
         explained(name, recipe, run.stage(name)),
         run.write(name, key, determined_by, by_file=name == "evaluate") as work,

@@ -242,10 +242,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 def test_overrides_win_over_the_file_and_the_last_one_wins():
     r = load(
         POCKET,
-        ["seed=1", "seed=2", "train.learning_rate=1e-4", "train.report_to=[tensorboard]", "problems.source=a=b.jsonl"],
+        [
+            "seed=1",
+            "seed=2",
+            "train.learning_rate=1e-4",
+            "train.lora.target_modules=[q_proj]",
+            "problems.source=a=b.jsonl",
+        ],
     )
     assert (r.seed, r.train.learning_rate) == (2, 1e-4)
-    assert (r.train.report_to, r.problems.source) == (["tensorboard"], "a=b.jsonl")
+    assert (r.train.lora.target_modules, r.problems.source) == (["q_proj"], "a=b.jsonl")
     assert r.train.epochs == load(POCKET).train.epochs
 
 
@@ -291,7 +297,7 @@ def test_null_takes_away_an_entry_of_the_base_or_all_of_them(recipe):
     assert (without.variants, without.evaluate.benchmarks) == ({}, {})
 
 
-@pytest.mark.parametrize("overrides", [[], ["seed=5", "problems.limit=null", "train.report_to=[tensorboard]"]])
+@pytest.mark.parametrize("overrides", [[], ["seed=5", "problems.limit=null", "evaluate.references=[base, base]"]])
 def test_a_saved_recipe_reads_back_unchanged(tmp_path, overrides):
     recipe = load(POCKET, overrides)
     save(recipe, tmp_path / "resolved.yaml")
@@ -405,10 +411,10 @@ def test_references_are_resolved_wherever_they_stand(recipe):
     r = recipe(
         SMALLEST.replace("name: mine", "name: run-${seed}-${train.epochs}")
         + "seed: 7\n"
-        + "train: {epochs: '${seed}', lora: {r: 16, alpha: '${train.lora.r}'}, report_to: ['${model.dtype}']}\n"
+        + "train: {epochs: '${seed}', lora: {r: 16, alpha: '${train.lora.r}', target_modules: ['${model.dtype}']}}\n"
         + "variants: {a: {train: {epochs: '${train.lora.r}'}}}\n"
     )
-    assert (r.name, r.train.epochs, r.train.lora.alpha, r.train.report_to) == ("run-7-7", 7, 16, ["auto"])
+    assert (r.name, r.train.epochs, r.train.lora.alpha, r.train.lora.target_modules) == ("run-7-7", 7, 16, ["auto"])
     assert r.variants["a"]["train"]["epochs"] == 16
 
 
