@@ -466,6 +466,11 @@ def test_every_control_and_every_hint_runs_from_one_recipe(tmp_path):
     assert {row["model"] for row in report["scores"]} == {"base", "ssb", *CONTROLS, *HINTED}
     assert set(report["training"]) == {"ssb", *CONTROLS}
     assert len(list(tmp_path.rglob("curate/pairs.jsonl"))) == 1
+    curated = json.loads((root / "curate" / "statistics.json").read_text())
+    costs = {row["model"]: row for row in report["students"]}
+    assert costs["ssb"]["sampled"] == costs["sft"]["sampled"] == curated["tokens"]
+    assert 0 < costs["ssd"]["sampled"] < costs["rft"]["sampled"] == curated["rollout_tokens"] < curated["tokens"]
+    assert costs["rft"]["read"] < costs["ssb"]["read"]  # no teacher pass
     adapters = list(tmp_path.rglob("adapter_model.safetensors"))
     assert len({path.read_bytes() for path in adapters}) == len(adapters) == 1 + len(CONTROLS) + len(HINTED)
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]

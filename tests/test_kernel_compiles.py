@@ -41,8 +41,8 @@ for capability in json.loads(sys.argv[1]):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux")
 def test_the_kernel_compiles_without_a_gpu(tmp_path):
-    """To machine code, by the assembler that Triton brings; with and without bias, cap, cross-entropy, statistics."""
-    forms = [(0, 0, 1, 0, 1, 1), (1, 1, 1, 1, 1, 1), (0, 0, 0, 1, 0, 0), (0, 1, 0, 1, 1, 1)]
+    """To machine code, by the assembler that Triton brings; as the default is, and with bias, cap and cross-entropy."""
+    forms = [(0, 0, 1, 0, 1, 1), (1, 1, 0, 1, 1, 1)]
     env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     words = [sys.executable, "-c", SCRIPT, json.dumps(CAPABILITIES), json.dumps(forms)]
     done = subprocess.run(words, capture_output=True, text=True, env=env)
