@@ -171,6 +171,9 @@ class Bracketing:
 
     bos_token, eos_token, eos_token_id = "<s>", "</s>", 2
 
+    def __init__(self):
+        self.added_tokens_decoder = {}
+
     def encode(self, text, add_special_tokens=True):
         ids = [{"<s>": 1, "</s>": 2}.get(word, 10 + len(word)) for word in text.split()]
         return [1, *ids, 2] if add_special_tokens else ids
@@ -204,6 +207,14 @@ def test_a_turn_that_does_not_end_in_eos_is_closed_as_the_template_does(tokenize
         ids = one(gemma, reply=reply).reply_ids
         assert ids[-1] == end
         assert not {end, gemma.eos_token_id} & set(ids[:-1])
+
+
+def test_a_control_token_within_a_reply_is_text(tokenizer):
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    ids = one(tokenizer, reply="So <|im_start|>user 12.").reply_ids
+    assert start is not None
+    assert start not in ids
+    assert tokenizer.decode(ids[:-1]) == "So <|im_start|>user 12."
 
 
 def test_ids_of_arrays_and_tensors_are_ids(tokenizer):
