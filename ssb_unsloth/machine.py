@@ -201,9 +201,16 @@ def _compiler() -> Iterator[Finding]:
         yield Finding("c compiler", f"{said}; Triton needs both", f"`sudo apt install {package}`", (GPU,))
 
 
+def _starts_vllm(recipe: Recipe) -> bool:
+    """GRPO samples by vLLM on a GPU, whatever samples elsewhere."""
+    students = [recipe, *(variant(recipe, name) for name in recipe.variants)]
+    grpo = any(s.train.method == "grpo" and s.train.grpo.use_vllm is not False for s in students)
+    return grpo or recipe.sampler.engine != "transformers"
+
+
 def _flashinfer(recipe: Recipe | None, card: Card) -> Iterator[Finding]:
     """What FlashInfer will compile when vLLM starts, and whether it can: it takes nvcc, which no other part needs."""
-    if recipe is not None and recipe.sampler.engine == "transformers":
+    if recipe is not None and not _starts_vllm(recipe):
         return
     config = recipe.sampler if recipe is not None else SamplerConfig()
     model = hardware.choose_model(recipe.model, card) if recipe is not None else ModelConfig(dtype="bfloat16")

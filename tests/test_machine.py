@@ -169,6 +169,8 @@ def test_the_doctor_sees_what_flashinfer_will_compile_and_whether_it_can(
         assert "set sampler.attention_backend=FLASH_ATTN VLLM_USE_FLASHINFER_SAMPLER=0, or install" in finding.mend
     asked.sampler.engine = "transformers"
     assert not [f for f in examine(asked, machine_only=True).findings if f.name == "flashinfer"]
+    asked.variants = {"grpo": {"train": {"method": "grpo"}}}  # samples by vLLM all the same
+    assert find(examine(asked, machine_only=True), "flashinfer").blocks == (("gpu",) if said else ())
 
 
 def test_kernels_that_came_compiled_need_no_compiler(a_machine, monkeypatch):

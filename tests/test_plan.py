@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ssb_unsloth import assumptions, cli, hardware, hub, planner, speed
+from ssb_unsloth import assumptions, cli, hardware, hub, planner, speed, stages
 from ssb_unsloth.assumptions import ENVIRONMENT_DOWNLOAD, INSTALL, LOSS_BLOCK, LOSS_ROWS, NETWORK, PEAK, Assumptions
 from ssb_unsloth.backends import Adapter, check_rank
 from ssb_unsloth.cards import CARDS, Card
@@ -19,6 +19,7 @@ from ssb_unsloth.geometry import SHIPPED, from_config, geometry
 from ssb_unsloth.hardware import KEPT_FREE_MIB
 from ssb_unsloth.plan import beside, card_for, describe, make_plan, span
 from ssb_unsloth.planner import target_bytes
+from ssb_unsloth.rundir import RunDir
 
 ROOT = Path(__file__).parent.parent
 MODULES = LoraConfig().target_modules
@@ -293,6 +294,17 @@ def test_after_a_stage_on_a_gpu_the_plan_stands_beside_what_was_used(three_b):
     assert "no time planned" in beside(recipe, "teach", used, UNKNOWN)
     assert beside(recipe, "report", used, card) == ""
     assert beside(three_b("model.name=no/model"), "train", used, card) == ""
+
+
+def test_every_stage_says_it_and_on_a_cpu_none_does(three_b, monkeypatch, tmp_path, capsys):
+    nothing = stages.Stage("train", lambda r: (), lambda r, run: {}, lambda r, run, work: None)
+    monkeypatch.setitem(stages.STAGES, "train", nothing)
+    for name, card in (("gpu", CARDS["t4"]), ("cpu", None)):
+        monkeypatch.setattr(stages, "here", lambda card=card: card)
+        run = RunDir(tmp_path / name)
+        with run.lock():
+            assert stages.run_stage("train", three_b(), run, force=False)
+        assert ("train: 0.0 min (planned" in capsys.readouterr().err) is (card is not None)
 
 
 ROWS = ROOT / "benchmarks" / "results" / "gpu"
