@@ -129,7 +129,7 @@ def _model_arguments(command: argparse.ArgumentParser) -> None:
     options.add_argument("--temperature", type=float, metavar="T", help="sample at T beside greedy decoding")
     options.add_argument("--max-tokens", type=int, metavar="N", help="length limit of a reply (the benchmark's own)")
     options.add_argument("--default-prompt", action="store_true", help="also without the tutor prompt")
-    options.add_argument("--out", type=Path, metavar="DIR", help="where replies and scores go (runs/evaluate-MODEL)")
+    options.add_argument("--out", type=Path, metavar="DIR", help="for replies and scores (runs/evaluate-MODEL-CODE)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -428,7 +428,8 @@ def _fill_table(recipe: Any, table: dict[str, Any], item: Any, here: str, wrong:
     for name, entry in table.items():
         if not _names_a_file(name, "-_"):
             wrong.append(
-                f"{here}.{name}: a name of letters, digits, - and _ is needed, since files are named after it."
+                f"{here}.{name}: a name of letters, digits, - and _, at most {LONGEST_NAME}, is needed, since files are"
+                " named after it."
             )
             continue
         if not isinstance(entry, dict):
@@ -628,7 +629,9 @@ def _impossible(recipe: Recipe) -> list[str]:
         if not all(1 <= k <= most for k in benchmark.k):
             wrong.append(f"{here}.k: {benchmark.k}; pass@k needs k from 1 to the number of samples ({most}).")
     if not _names_a_file(r.name, "-_.") or r.name.startswith("."):
-        wrong.append(f"name: {r.name!r} is to name a folder; use letters, digits, -, _ and dots.")
+        wrong.append(
+            f"name: {r.name!r} is to name a folder; use letters, digits, -, _ and dots, at most {LONGEST_NAME}."
+        )
     return wrong
 
 

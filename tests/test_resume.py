@@ -1,7 +1,12 @@
 """It goes on, from any moment: kills, full disks, links, missing locks, moved runs."""
 
+import contextlib
+import errno
 import os
+import re
+import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -11,12 +16,15 @@ from pathlib import Path
 import pytest
 from test_server import Server
 
+from ssb_unsloth import disk
 from ssb_unsloth.backends import Completion, derive_seed, load_sampler
-from ssb_unsloth.config import BenchmarkConfig, CurateConfig, ModelConfig, SamplerConfig, SamplingConfig
+from ssb_unsloth.cli import main
+from ssb_unsloth.config import BenchmarkConfig, CurateConfig, ModelConfig, SamplerConfig, SamplingConfig, load
 from ssb_unsloth.curate import Curator
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluate import base_entrants, evaluate
 from ssb_unsloth.kept import Kept
+from ssb_unsloth.memory import explained
 from ssb_unsloth.records import Problem, stable_id
 from ssb_unsloth.rundir import RunDir
 from ssb_unsloth.waiting import as_they_come
@@ -232,3 +240,107 @@ def test_nobody_waits_for_an_answer_that_hangs():
     assert next(places) == (0, None)
     places.close()
     assert time.monotonic() - begun < 30
+
+
+# -- A disk that takes no more ---------------------------------------------------------------------------------------
+
+
+def failing(real, left, number):
+    """`real`, but for the call in which `left[0]` comes to nothing."""
+
+    def instead(*words, **more):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(number, os.strerror(number))
+        return real(*words, **more)
+
+    return instead
+
+
+@contextlib.contextmanager
+def telling(said):
+    try:
+        yield
+    except UserError as error:
+        said.append(str(error))
+
+
+def test_a_disk_that_is_full_at_any_step_is_a_sentence_and_loses_nothing(tmp_path, monkeypatch):
+    """The fault is put before each thing in turn that closing a stage does to a file."""
+    run = RunDir(tmp_path / "run")
+    recipe = load(Path(__file__).parent.parent / "recipes" / "pocket.yaml")
+    said = []
+    for nth in range(1, 200):
+        write(run, key=f"old {nth}")
+        left = [nth]
+        with monkeypatch.context() as patch:
+            for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "mkdir")):
+                patch.setattr(owner, name, failing(getattr(owner, name), left, errno.ENOSPC))
+            with telling(said), explained("teach", recipe, run.stage("teach")):
+                write(run, key="new", text="new")
+        run.settle("teach")
+        manifest = run.manifest("teach")
+        assert manifest is not None
+        run.check("teach")
+        assert (run.stage("teach") / "a.txt").read_text() == manifest["key"].split()[0]
+        write(run, key="new", text="new")
+        assert run.is_fresh("teach", "new")
+        if left[0] > 0:
+            break
+    assert len(said) > 8
+    assert all("the disk is full (No space left on device). Free some space there" in text for text in said)
+    assert all("What was finished is kept, and the same command goes on from there." in text for text in said)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"), "the disk"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "x/y"), "x/y: your share of the disk is used up"),
+        (OSError(errno.EROFS, "Read-only file system", "x/y"), "x/y: it can be read and not written"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x/y"), "x/y: the name is too long"),
+        (PermissionError(errno.EACCES, "Permission denied", "x/y"), "x/y: this user may not read or write it"),
+    ],
+)
+def test_a_library_that_wraps_what_the_disk_says_is_understood(tmp_path, error, says):
+    wrapped = ValueError("cannot save")
+    wrapped.__cause__ = error
+    assert says in str(disk.refusal(wrapped, tmp_path / "none"))
+    assert disk.refusal(ValueError("other"), tmp_path) is None
+
+
+@pytest.mark.slow
+def test_a_stage_that_may_write_no_large_file_says_so(tmp_path):
+    """The real command under the system's own limit on a file's size, which needs no rights to set."""
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), *sys.path]))
+    words = ["curate", "recipes/pocket.yaml", "--runs", str(tmp_path), "sampler.engine=transformers"]
+    words += ["problems.limit=8", "curate.rollout.max_tokens=8", "curate.refine.max_tokens=8"]
+    done = subprocess.run(
+        [sys.executable, "-m", "ssb_unsloth", *words],
+        capture_output=True,
+        text=True,
+        preexec_fn=limited,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 2, done.stderr
+    assert "no file may be that large there" in done.stderr
+    assert "goes on from there" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert Kept(tmp_path / "pocket" / "curate.partial" / "kept" / "wave-0000.rollouts.jsonl").replies
+
+
+def test_a_name_that_is_too_long_is_a_sentence(tmp_path, capsys):
+    for words in (
+        ["run", "recipes/pocket.yaml", f"name={'x' * 300}", "--runs", str(tmp_path)],
+        ["run", "recipes/pocket.yaml", "--runs", str(tmp_path / ("x" * 300))],
+        ["evaluate", "pocket", "--benchmark", "pocket-test", "--max-tokens", "9", "--out", str(tmp_path / ("x" * 300))],
+        ["evaluate", "pocket", "--benchmark", f"{'x' * 300}=recipes/pocket.yaml", "--out", str(tmp_path / "out")],
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert re.search("too long|at most", said), said
