@@ -280,4 +280,4 @@ def test_every_pin_has_a_wheel_for_every_machine_and_python(sets, machine, pytho
     command = [uv, "pip", "compile", "--quiet", "--no-deps", "--no-annotate", "--no-header", *where, *files]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) > 150
+    assert len(done.stdout.splitlines()) > 100
