@@ -1,10 +1,25 @@
 """What the stages import, imported once for all that `sweep` forks from one process."""
 
+import os
 import signal
+import threading
 from importlib.util import find_spec
 
 from .progress import hush
 
+done = threading.Event()
+
+
+def watch() -> None:
+    """End with the run that started this, instead of importing on for nobody."""
+    while not done.wait(0.2):
+        parent = str(os.getppid())
+        if os.environ.get("SSB_STARTER", parent) != parent:
+            os._exit(1)
+
+
+watcher = threading.Thread(target=watch)
+watcher.start()
 answer = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the stages; importing would end in a traceback
 hush()
 
@@ -16,3 +31,5 @@ if find_spec("vllm"):
 
     library()
 signal.signal(signal.SIGINT, answer)
+done.set()
+watcher.join()  # what is forked from here has one thread

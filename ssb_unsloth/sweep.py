@@ -174,6 +174,7 @@ class Sweep:
             return multiprocessing.get_context("forkserver").Process(target=_stage, args=(words, log))
         if self._forks and self._todo:
             multiprocessing.set_forkserver_preload(["ssb_unsloth.preload"])
+            os.environ["SSB_STARTER"] = str(os.getpid())  # with which it ends
             forkserver.ensure_running()
         return multiprocessing.get_context("spawn").Process(target=_stage, args=(words, log))
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -202,6 +203,28 @@ def test_on_a_cpu_all_stages_but_the_first_are_forked_from_one_that_imports_mean
         job._ran = True
         assert [type(first).__name__, type(job._process([], None)).__name__] == kinds
         assert started == begun
+
+
+def test_the_process_that_imports_ends_with_the_run_that_started_it(tmp_path):
+    """A run that is killed at once, while the other process has hardly begun."""
+    code = (
+        "import multiprocessing, os, signal; from multiprocessing import forkserver\n"
+        "os.environ['SSB_STARTER'] = str(os.getpid())\n"
+        "multiprocessing.set_forkserver_preload(['ssb_unsloth.preload']); forkserver.ensure_running()\n"
+        "print(forkserver._forkserver._forkserver_pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with (tmp_path / "pid").open("w+") as said:
+        subprocess.run([sys.executable, "-c", code], stdout=said, timeout=60)
+        pid = (tmp_path / "pid").read_text().strip()
+    for _ in range(300):
+        try:
+            state = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.1)
+    raise AssertionError("it imports on")
 
 
 def test_what_is_up_to_date_is_not_run_again(finished, capsys):
