@@ -152,6 +152,7 @@ _CONSTRUCTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     # Spacing and sizes
     (rf"(?<!\\)\\[,;:!> ]|\\(?:q?quad|thinspace){ASIDE}|\\(?:left|right)\.", " "),
     (rf"\\(?:left|right|middle|[bB]igg?[lrm]?){ASIDE}", " "),
+    (r"\s{2,}", " "),  # runs of blanks would be long to search
     # Words are kept between quotation marks until it is known what they are
     (r"(?<=[A-Za-z])\\math(?:rm|bf|it|sf|tt)\s*\{\s*([A-Za-z])\s*\}", r" \1"),
     (r"\\math(?:rm|bf|it|sf|tt)\s*\{\s*([A-Za-z])\s*\}", r"\1"),
@@ -210,7 +211,7 @@ _ANNOUNCED = re.compile(
 def spell(text: str) -> str:
     """The same answer with one spelling for each construct, and without delimiters and spacing commands."""
     text = re.sub(r"^\s*(\*\*|\*|__|_)(.*)\1\s*$", r"\2", characters(text), flags=re.S)  # Markdown's bold and italics
-    text = _without_typesetting(text)
+    text = re.sub(r"\s{2,}", " ", _without_typesetting(text))
     text = re.sub(r"\\+$", "", text.replace("**", "^").replace("*", r"\cdot ").strip())
     text = _ANNOUNCED.sub(lambda announced: announced[1] if announced[1] and not announced[2] else "", text)
     if len(re.findall(r"(?<!\\)\$", text)) % 2 == 0:  # in pairs they enclose formulas, else one is a currency

@@ -518,13 +518,31 @@ def test_every_huge_computation_is_ended(worker, tower):
     assert time.perf_counter() - start < 30
 
 
-@pytest.mark.parametrize(
-    "piece", ["(", "(1,", "{", r"\sqrt{", r"\frac{1}{", "%", "°", "1,", "x^", r"\text{a}", '"', "="]
-)
+NESTED = ["(", "(1,", "{", r"\sqrt{", r"\frac{1}{", "%", "°", "1,", "x^", r"\text{a}", '"', "="]
+NESTED += [
+    " ",
+    "\n",
+    r"\,",
+    r"\ ",
+    r"\bf ",
+    "a ",
+    "a/",
+    "hour ",
+    "1 hour ",
+    "two ",
+    r"\boldsymbol{",
+    r"\text{a b}",
+    "-",
+    "m/s ",
+]
+
+
+@pytest.mark.parametrize("piece", NESTED)
 def test_deep_nesting_is_read_in_bounded_time(piece):
-    start = time.perf_counter()
-    assert not equivalent((piece * MAX_LENGTH)[: MAX_LENGTH - 1] + "1", "5x")
-    assert time.perf_counter() - start < 5
+    start = time.process_time()
+    for answer in ((piece * MAX_LENGTH)[: MAX_LENGTH - 1] + "1", "5 " + (piece * MAX_LENGTH)[: MAX_LENGTH - 2]):
+        assert not equivalent(answer, "5x")
+    assert time.process_time() - start < 5
     assert not equivalent(piece * MAX_LENGTH + "1", "5x")  # too long to be read
     assert equivalent(piece * MAX_LENGTH + "1", piece * MAX_LENGTH + "1 ")
 
