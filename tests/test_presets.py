@@ -115,7 +115,7 @@ def test_trailing_blanks_stand_where_the_released_code_samples_and_not_where_it_
 
 @pytest.mark.parametrize("wording", ["paper", "released"])
 def test_the_length_probe_asks_in_the_wording_it_is_given(tokenizer, monkeypatch, wording):
-    from ssb_unsloth import train as stage
+    from ssb_unsloth import callbacks as stage
 
     asked, logged = [], []
 
@@ -130,7 +130,7 @@ def test_the_length_probe_asks_in_the_wording_it_is_given(tokenizer, monkeypatch
     probe = stage.LengthProbe(
         SimpleNamespace(model=model), tokenizer, [Problem("p", "What is 1+1?", "2")], 1, 3, wording
     )
-    probe.on_train_begin(None, None, None)
+    probe.on_train_begin(None, SimpleNamespace(global_step=0), None)
     assert [request.prompt_ids for request in asked] == [render(tokenizer, student_messages("What is 1+1?", wording))]
     assert [row["reply_tokens"] for row in logged] == [3.0]
 
