@@ -44,8 +44,8 @@ quoted = '$(subst ','\'',$(value $(1)))'
 reproduce: python ## run the paper's experiment on a GPU (an A100 with 40 GB), from nothing to the comparison with the paper
 	@$(PYTHON) scripts/reproduce.py $(if $(DETACH),--detach) $(call quoted,RECIPE) --overrides $(call quoted,OVERRIDES)
 
-test: tests ## run the tests that take seconds
-	$(PYTEST) -m "not slow"
+test: tests ## run the tests that take seconds, on two cores
+	$(PYTEST) -n 2 --dist loadfile -m "not slow"
 
 # pytest's code 5 says that no test was found: fine as long as none is marked slow.
 test-slow: tests ## run the tests that take minutes
