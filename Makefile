@@ -45,7 +45,8 @@ reproduce: python ## run the paper's experiment on a GPU (an A100 with 40 GB), f
 	@$(PYTHON) scripts/reproduce.py $(if $(DETACH),--detach) $(call quoted,RECIPE) --overrides $(call quoted,OVERRIDES)
 
 test: tests ## run the tests that take seconds, on two cores
-	$(PYTEST) -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -n 2 --dist loadfile -m "not slow and not alone"
+	$(PYTEST) -m alone
 
 # pytest's code 5 says that no test was found: fine as long as none is marked slow.
 test-slow: tests ## run the tests that take minutes

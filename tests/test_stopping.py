@@ -13,6 +13,7 @@ import pytest
 from test_server import Handler
 
 SECONDS = 5.0
+pytestmark = pytest.mark.alone
 
 
 class Hanging(Handler):
