@@ -47,7 +47,7 @@ def finished(folder: Path) -> Student:
             been changed since.
     """
     root, above = root_of(folder), folder.parent.parent
-    if not (root / "recipe.yaml").is_file() and folder.parent.name == "students" and (above / "recipe.yaml").is_file():
+    if not folder.exists() and folder.parent.name == "students" and (above / "recipe.yaml").is_file():
         root = above  # a student that its recipe does not have
     if not (root / "recipe.yaml").is_file():
         raise UserError(f"{root}: holds no recipe.yaml, so it is no run folder; expected one such as runs/pocket.")
