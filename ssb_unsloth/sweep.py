@@ -286,6 +286,15 @@ class Sweep:
             for running in self._running:
                 running.process.join(max(0.0, latest - time.monotonic()))
                 running.process.kill()
+            _end_forkserver()
+
+
+def _end_forkserver() -> None:
+    """It holds nothing. By itself it would end too, but not before the library that it is just importing is loaded."""
+    number = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
+    if number is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
 
 
 def _stage(words: list[str], log: Path | None) -> None:
