@@ -291,7 +291,8 @@ class Sweep:
 
 def _end_forkserver() -> None:
     """It holds nothing. By itself it would end too, but not before the library that it is just importing is loaded."""
-    number = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
+    server = getattr(forkserver, "_forkserver", None)  # Python's own name for it; it has no public one
+    number = getattr(server, "_forkserver_pid", None)
     if number is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
