@@ -16,10 +16,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import os
 import resource
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .config import ModelConfig
 
 SMALL = 1 << 26  # bytes; the contents of larger input files are not read to tell whether they changed
+LOCK, RUN_LOCK = LOCKS = (".lock", ".run.lock")  # a stage's, and a whole run's
 KEY = ".key"
 SPENT = ".spent"
 SCRATCH = (KEY, SPENT, "kept", "checkpoints")  # in a partial folder: what a stopped stage goes on from, and no result
@@ -97,34 +99,46 @@ class RunDir:
         return ([], []) if manifest is None else manifests.glance(self.stage(name), manifest)
 
     @contextlib.contextmanager
-    def lock(self, name: str = ".lock", patience: float = 0.0) -> Iterator[None]:
+    def lock(self, name: str = LOCK, patience: float = 0.0) -> Iterator[None]:
         """Keep a second process out of the same run. A stage takes `.lock`, a whole run of all stages another one.
+
+        A folder that was made for this and holds nothing else afterwards, such as a refused command's, goes again.
 
         `patience`: seconds to wait for the other, such as a stage that is ending because its run was killed.
 
         Raises:
             UserError: another process holds it, or the folder cannot be made.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / name).open("w")
-        except OSError as error:
-            raise UserError(f"{self.root}: cannot be made or written to ({error.strerror}).") from None
-        with file:
-            latest = time.monotonic() + patience
+        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+        with self._taken(name, patience):
             try:
-                while not _locked(file):
-                    if time.monotonic() > latest:
-                        raise UserError(
-                            f"{self.root}: another ssb process is at work on this run; wait for it or stop it."
-                        )
-                    time.sleep(0.1)
+                yield
+            finally:
+                _remove_unused(self.root, name, made)
+
+    def _taken(self, name: str, patience: float) -> IO[str]:
+        latest = time.monotonic() + patience
+        while True:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                file = (self.root / name).open("w")
+            except OSError as error:
+                raise UserError(f"{self.root}: cannot be made or written to ({error.strerror}).") from None
+            try:
+                if _locked(file):
+                    if _still_at(self.root / name, file):
+                        return file
+                    latest += 1  # whoever held it has removed it: again, with a new one
             except OSError as error:
                 say(
                     f"{self.root}: no lock, since its file system knows none ({error.strerror}): do not start a second"
                     " ssb on this run before this one has ended."
                 )
-            yield
+                return file
+            file.close()
+            if time.monotonic() > latest:
+                raise UserError(f"{self.root}: another ssb process is at work on this run; wait for it or stop it.")
+            time.sleep(0.1)
 
     @contextlib.contextmanager
     def write(self, name: str, key: str, determined_by: dict[str, Any], by_file: bool = False) -> Iterator[Work]:
@@ -144,8 +158,13 @@ class RunDir:
         partial.mkdir(parents=True, exist_ok=True)
         disk.write_text(partial / KEY, key)
         work, watch = Work(partial), clock.Watch(partial / SPENT)
-        with watch:
-            yield work
+        try:
+            with watch:
+                yield work
+        except UserError:  # refused before it had done anything
+            if all(path.name in (KEY, SPENT) for path in partial.rglob("*") if path.is_file()):
+                _discard(partial, KEY)
+            raise
 
         files = _results(partial)
         disk.flush_tree(partial, files)
@@ -209,6 +228,24 @@ def _locked(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _still_at(path: Path, file: IO[str]) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_unused(root: Path, name: str, made: Sequence[Path]) -> None:
+    """Remove the lock, which is held, where the run folder has nothing but locks, and the folders that it was made
+    with, the innermost first.
+    """
+    with contextlib.suppress(OSError):
+        if all(path.name in LOCKS for path in root.iterdir()):
+            (root / name).unlink()
+            for folder in made:
+                folder.rmdir()
 
 
 def _discard(folder: Path, last: str) -> None:

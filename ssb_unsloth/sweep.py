@@ -26,7 +26,7 @@ from .hardware import here
 from .manifests import Damage
 from .planner import size
 from .progress import say
-from .rundir import RunDir
+from .rundir import RUN_LOCK, RunDir
 from .stages import STAGES
 from .students import Student, students
 
@@ -98,7 +98,7 @@ class Sweep:
             UserError: another process runs the same recipe in the same folder.
         """
         try:
-            with self._run.lock(".run.lock"), self._stopping():
+            with self._run.lock(RUN_LOCK), self._stopping():
                 return self._all()
         except KeyboardInterrupt as stop:
             if self._workers > 1 or not self._running:

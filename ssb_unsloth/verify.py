@@ -15,11 +15,11 @@ from .config import is_as_saved, load
 from .errors import UserError
 from .manifests import Damage
 from .report import plain
-from .rundir import RunDir
+from .rundir import LOCKS, RunDir
 from .stages import STAGES
 from .students import root_of, students
 
-LOOSE = {"recipe.yaml", "reproduction.md", ".lock", ".run.lock", *(f"{stage}.log" for stage in STAGES)}
+LOOSE = {"recipe.yaml", "reproduction.md", *LOCKS, *(f"{stage}.log" for stage in STAGES)}
 UNFINISHED = (".partial", ".old")
 
 

@@ -1,5 +1,6 @@
 """The run folder: what is finished is whole, what is not is gone on with or thrown away."""
 
+import concurrent.futures
 import contextlib
 import errno
 import fcntl
@@ -8,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -144,6 +146,55 @@ def test_a_second_process_is_kept_out_of_the_same_run(run):
             pass
     with run.lock():
         pass
+
+
+def refuse(folder, *names):
+    """A stage that keeps these files and is then refused."""
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("kept")
+    raise UserError("no such model")
+
+
+def test_a_refused_first_command_leaves_no_folder(tmp_path):
+    run, stage = RunDir(tmp_path / "runs" / "mine"), RunDir(tmp_path / "runs" / "mine")
+    with run.lock(".run.lock"):
+        with pytest.raises(UserError, match="no such model"), stage.lock(), stage.write("curate", "k1", {}) as work:
+            refuse(work.folder)
+        assert [path.name for path in run.root.iterdir()] == [".run.lock"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_refused_command_leaves_a_users_folder_and_what_was_kept(run):
+    run.root.mkdir()
+    with run.lock():
+        pass
+    assert not list(run.root.iterdir())
+    with pytest.raises(UserError, match="no such model"), run.lock(), run.write("curate", "k1", {}) as work:
+        refuse(work.folder, "kept/reply")
+    with run.lock(), run.write("curate", "k1", {}) as work:
+        assert (work.folder / "kept" / "reply").read_text() == "kept"
+
+
+def test_a_lock_that_its_holder_removes_is_taken_anew(tmp_path):
+    """Else one who waited would hold a file that nobody sees, and a third could come in."""
+    run = RunDir(tmp_path / "runs" / "mine")
+    inside = threading.Event()
+
+    def second():
+        with RunDir(run.root).lock(patience=20):
+            inside.set()
+            (run.root / "something").write_text("done")
+            with pytest.raises(UserError, match="another ssb process"), RunDir(run.root).lock():
+                pass
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with contextlib.suppress(UserError), run.lock():
+            waiting = pool.submit(second)
+            assert not inside.wait(0.5)
+            raise UserError("refused")
+        waiting.result(30)
+    assert sorted(path.name for path in run.root.iterdir()) == [".lock", "something"]
 
 
 def test_a_run_folder_that_cannot_be_made_is_named(tmp_path):
