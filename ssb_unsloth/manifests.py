@@ -15,7 +15,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import UserError
@@ -40,7 +40,8 @@ class Damage:
 
 def digest(value: Any) -> str:
     """SHA-256 of the value as canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_hash(path: Path) -> str:
@@ -201,7 +202,28 @@ def _vouches(manifest: dict[str, Any] | None, data: bytes) -> bool:
     if manifest is None or manifest.get("format") != FORMAT:
         return False
     rest = {name: value for name, value in manifest.items() if name != "seal"}
-    return digest(rest) == manifest.get("seal") and text(manifest).encode() == data
+    whole = digest(rest) == manifest.get("seal") and text(manifest).encode() == data
+    return whole and _has_the_shape(manifest)
+
+
+def _has_the_shape(manifest: Mapping[str, Any]) -> bool:
+    """Whether all of it is there, as the stages write it: whoever makes a manifest up can make its seal, too."""
+    mappings = [manifest.get(name) for name in ("files", "sizes", "determined_by", "summary", "cost", "spent")]
+    if not all(isinstance(value, dict) for value in (*mappings, manifest.get("versions"))):
+        return False
+    files, sizes, by, _, cost, spent = mappings
+    texts = [manifest.get("stage"), manifest.get("key"), manifest.get("id"), *files.values()]
+    for read in ("inputs", "students"):
+        if not isinstance(by.get(read, {}), dict):
+            return False
+        texts += by.get(read, {}).values()
+    numbers = [cost.get("seconds"), cost.get("tokens"), *spent.values(), *sizes.values()]
+    return (
+        all(isinstance(value, str) for value in texts)
+        and all(type(value) in (int, float) for value in numbers)
+        and files.keys() == sizes.keys()
+        and not any(PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in files)
+    )
 
 
 def walk(root: Path) -> Iterator[Path]:

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from .backends import model_path, unloadable
-from .backends.chat_template import as_text, render
+from .backends.chat_template import as_text, check_prompt, render
 from .collator import Example, view
 from .config import LoraConfig, ModelConfig, Recipe
 from .errors import UserError
 from .losses import Teacher, head_logits, kd_loss, placed, row_weights
 from .modeling import as_teacher, backbone, causal_lm, hidden_states, output_head, resting
-from .prompts import Messages, student_messages, teacher_messages
+from .prompts import student_messages, teacher_messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,19 +44,6 @@ def check_template(tokenizer: PreTrainedTokenizerBase, wording: str) -> None:
     """Student's and teacher's messages each stand once in the rendered prompt, whatever blanks the template changes."""
     for messages in (student_messages(QUESTION, wording), teacher_messages(QUESTION, RIGHT, WRONG, wording)):
         check_prompt(as_text(tokenizer, messages, prompt=True), messages, f"The chat template of {_name(tokenizer)}")
-
-
-def check_prompt(text: str, messages: Messages, whose: str) -> None:
-    """`text` holds each message's content once. `whose`: what has rendered it."""
-    rendered = " ".join(text.split())
-    for message in messages:
-        times = rendered.count(" ".join(message["content"].split()))
-        if times != 1:
-            what = f"{times} times" if times else "not at all: it is dropped or changed"
-            raise UserError(
-                f"{whose} renders the {message['role']}'s message {what}. SSB gives its instruction as a system"
-                " message; take a model whose template has a place for one."
-            )
 
 
 def skeleton(model: ModelConfig) -> nn.Module:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import random
@@ -34,6 +35,7 @@ from ssb_unsloth.config import BenchmarkConfig, ModelConfig, ProblemsConfig, Rec
 from ssb_unsloth.curate import _read_rollouts
 from ssb_unsloth.files import read_object
 from ssb_unsloth.geometry import from_config
+from ssb_unsloth.manifests import FORMAT, digest, text
 from ssb_unsloth.pairs import load_pairs
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.problems import load_benchmark, load_problems
@@ -205,13 +207,11 @@ class Reads:
     def _ask(self, where: str, sampler: ServerSampler) -> None:
         from ssb_unsloth.backends import server
 
-        good = {"/v1/models": MODELS, "/tokenize": TOKENS, "/v1/completions": CHOICES}
-
         def exchange(url: str, data: Any, headers: Any) -> tuple[int, str, bytes]:
             return (
                 200,
                 "OK",
-                self.answer if url.endswith(where) else json.dumps(good["/" + url.split("/", 3)[3]]).encode(),
+                self.answer if url.endswith(where) else json.dumps(SERVED["/" + url.split("/", 3)[3]]).encode(),
             )
 
         real, server._exchange = server._exchange, exchange
@@ -246,6 +246,7 @@ class Reads:
             complaint(run.check, "curate"),
         ]
         assert quietly("verify", str(folder)) in (0, 2)
+        assert quietly("report", "recipes/pocket.yaml", "--runs", str(folder.parent), f"name={folder.name}") == 2
         return next(filter(None, said), None)
 
 
@@ -300,8 +301,25 @@ RECORDS = [
 MODELS = {"data": [{"id": "m"}]}
 TOKENS = {"tokens": [1, 2, 3]}
 CHOICES = {"choices": [{"text": "a", "token_ids": [1], "finish_reason": "stop"}]}
-MANIFEST = {"format": 2, "stage": "curate", "key": "k", "id": "i", "determined_by": {}, "summary": {}, "versions": {}}
-MANIFEST |= {"cost": {"seconds": 1.0, "tokens": 1}, "files": {"pairs.jsonl": "0" * 64}}
+SERVED = {"/v1/models": MODELS, "/tokenize": TOKENS, "/detokenize": {"prompt": "q"}, "/v1/completions": CHOICES}
+MANIFEST = {
+    **{"format": FORMAT, "stage": "curate", "key": "k", "determined_by": {"inputs": {"base": "i"}, "students": {}}},
+    **{
+        "summary": {"rollouts": 1},
+        "cost": {"seconds": 1.0, "tokens": 1},
+        "spent": {"all": 1.0},
+        "versions": {"a": "1"},
+    },
+    **{"files": {"pairs.jsonl": hashlib.sha256(b"{}\n").hexdigest()}, "sizes": {"pairs.jsonl": 3}, "id": "i"},
+}
+
+
+def sealed(manifest: Any) -> bytes:
+    """As if the package had written it."""
+    if isinstance(manifest, dict):
+        manifest = {name: value for name, value in manifest.items() if name != "seal"}
+        manifest = {**manifest, "seal": digest(json.loads(json.dumps(manifest)))}
+    return text(manifest).encode()
 
 
 def parquet_files() -> list[bytes]:
@@ -334,8 +352,7 @@ def kinds() -> dict[str, Kind]:
     likely = st.sampled_from([str(value) for _, value in leaves if not isinstance(value, dict)])
     word = st.tuples(keys | TEXTS, likely | TEXTS | NUMBERS.map(str) | JSON.map(as_json)).map("=".join)
     word |= st.sampled_from([f"{key}={value}" for key, value in leaves if not isinstance(value, dict)])
-    answer = {"/v1/models": MODELS, "/tokenize": TOKENS, "/v1/completions": CHOICES}
-    answers = st.sampled_from(sorted(answer)).flatmap(lambda where: st.tuples(st.just(where), rows([answer[where]])))
+    answers = st.sampled_from(sorted(SERVED)).flatmap(lambda where: st.tuples(st.just(where), rows([SERVED[where]])))
     formats = st.sampled_from(["plain", "####", "boxed"])
     config = read_object(MODEL_DIR / "config.json")
     adapter = {"r": 8, "base_model_name_or_path": "pocket", "target_modules": ["q_proj"], "peft_type": "LORA"}
@@ -349,7 +366,7 @@ def kinds() -> dict[str, Kind]:
         "generations": Kind(0.05, rows([GENERATION]), Reads.generations),
         "answers": Kind(0.1, answers, Reads.server),
         "configs": Kind(0.04, rows([config, adapter]), Reads.configs),
-        "manifests": Kind(0.06, rows([MANIFEST]), Reads.manifests),
+        "manifests": Kind(0.06, rows([MANIFEST]) | mutated([MANIFEST], JSON).map(sealed), Reads.manifests),
     }
 
 

@@ -14,7 +14,7 @@ import threading
 import pytest
 
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.manifests import digest
+from ssb_unsloth.manifests import digest, text
 from ssb_unsloth.rundir import RunDir, fingerprint
 
 
@@ -23,9 +23,9 @@ def run(tmp_path):
     return RunDir(tmp_path / "mine")
 
 
-def write(run, name="curate", key="k1", text="one"):
+def write(run, name="curate", key="k1", content="one"):
     with run.write(name, key, {"seed": 1}) as work:
-        (work.folder / "out.txt").write_text(text)
+        (work.folder / "out.txt").write_text(content)
 
 
 def test_a_stage_is_finished_when_its_manifest_is_there(run):
@@ -71,8 +71,8 @@ def test_files_that_are_no_more_what_the_stage_wrote_are_named(run):
 
 def test_a_manifests_id_changes_with_key_and_content(run):
     ids = []
-    for key, text in (("k1", "one"), ("k1", "two"), ("k2", "one"), ("k1", "one")):
-        write(run, key=key, text=text)
+    for key, content in (("k1", "one"), ("k1", "two"), ("k2", "one"), ("k1", "one")):
+        write(run, key=key, content=content)
         ids.append(run.manifest("curate")["id"])
     assert len(set(ids)) == 3
     assert ids[0] == ids[3]
@@ -125,6 +125,28 @@ def test_a_repeated_stage_takes_the_old_ones_place_whole(run):
 def test_a_damaged_manifest_is_named_with_the_remedy(run, text):
     write(run)
     (run.stage("curate") / "manifest.json").write_text(text)
+    with pytest.raises(UserError, match=r"manifest\.json.*delete the folder"):
+        run.is_fresh("curate", "k1")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: None} for name in ("stage", "key", "id", "files", "sizes", "cost", "spent", "summary", "versions")),
+        *({"determined_by": value} for value in (None, [], {"inputs": 3}, {"inputs": {"base": 3}}, {"students": "x"})),
+        *({"cost": value} for value in ({}, {"seconds": "1", "tokens": 1}, {"seconds": 1.0, "tokens": True})),
+        *({"files": {name: "0" * 64}, "sizes": {name: 1}} for name in ("/etc/hostname", "../out.txt", "a/../../b")),
+        *({"files": {"out.txt": 3}}, {"files": {}}, {"sizes": {"out.txt": "3"}}, {"key": "lone \ud800"}),
+    ],
+)
+def test_a_made_up_manifest_with_a_right_seal_is_none_either(run, change):
+    write(run)
+    path = run.stage("curate") / "manifest.json"
+    manifest = {n: v for n, v in {**json.loads(path.read_text()), **change}.items() if n != "seal" and v is not None}
+    path.write_text(text({**manifest, "seal": digest(manifest)}))
+    if change == {"key": "lone \ud800"}:  # odd, and as good a key as any
+        assert not run.is_fresh("curate", "k1")
+        return
     with pytest.raises(UserError, match=r"manifest\.json.*delete the folder"):
         run.is_fresh("curate", "k1")
 

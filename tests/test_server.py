@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from ssb_unsloth.backends import Adapter, Request, load_sampler
+from ssb_unsloth.backends.chat_template import end_of_turn
 from ssb_unsloth.backends.server import ServerSampler
 from ssb_unsloth.backends.transformers import TransformersSampler, load_model
 from ssb_unsloth.cli import main
@@ -28,8 +29,26 @@ from ssb_unsloth.prompts import student_messages
 DECODING = SamplingConfig(temperature=0.7, top_p=0.9, top_k=5, repetition_penalty=1.1, max_tokens=32)
 
 
+END = "<|im_end|>"
+
+
+def encode(text):
+    """A token a character, and one for the end of a turn."""
+    return [ord(character) for character in text.replace(END, "\x02")]
+
+
+def decode(ids):
+    return "".join(map(chr, ids)).replace("\x02", END)
+
+
+def chatml(messages):
+    return "".join(f"{message['role']}:{message['content']}{END}\n" for message in messages)
+
+
 class Server(ThreadingHTTPServer):
     """Replies with its prompt's last id; `faults` are answered first, one a request."""
+
+    template = staticmethod(chatml)
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -60,10 +79,11 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif fault:
             self.reply(*fault)
-        elif self.path == "/tokenize" and "prompt" in body:
-            self.reply(200, {"tokens": [9] if body["prompt"] == "<|im_end|>" else [1, 2, 3]})
         elif self.path == "/tokenize":
-            self.reply(200, {"tokens": [len(m["content"]) for m in body["messages"]]})
+            text = body["prompt"] if "prompt" in body else server.template(body["messages"])
+            self.reply(200, {"tokens": encode(text)})
+        elif self.path == "/detokenize":
+            self.reply(200, {"prompt": decode(body["tokens"])})
         else:
             last = body["prompt"][-1]
             choice = {
@@ -103,7 +123,7 @@ def test_a_url_is_sampled_by_its_server(server, monkeypatch):
     made = load_sampler(ModelConfig(name=server.url), SamplerConfig(), 0, adapters=False)
     assert isinstance(made, ServerSampler)
     messages = student_messages("1 + 1?")
-    assert made.render(messages) == [len(m["content"]) for m in messages]
+    assert made.render(messages) == encode(chatml(messages))
     replies = made.sample([Request([5, i], 100 + i) for i in range(200)], DECODING)
     assert [r.text for r in replies] == [f"it is {i}" for i in range(200)]
     assert [r.token_ids for r in replies] == [[i, 2] for i in range(200)]
@@ -115,8 +135,38 @@ def test_a_url_is_sampled_by_its_server(server, monkeypatch):
     assert asked[3] == {
         **{"model": "base-model", "prompt": [5, 3], "seed": 103, "temperature": 0.7, "top_p": 0.9, "top_k": 5},
         **{"repetition_penalty": 1.1, "max_tokens": 32, "min_p": 0.0, "presence_penalty": 0.0},
-        **{"frequency_penalty": 0.0, "return_token_ids": True},
+        **{"frequency_penalty": 0.0, "stop_token_ids": [2], "return_token_ids": True},
     }
+
+
+def test_a_served_template_that_drops_or_doubles_a_message_is_refused_once_it_is_seen(server):
+    messages = student_messages("1 + 1?")
+    server.template = lambda messages: chatml(messages[1:] or messages)
+    with pytest.raises(UserError, match=r"The chat template of http://127.* renders the system's message not at all"):
+        sampler(server).render(messages)
+    assert sampler(server).render(messages[1:]) == encode(chatml(messages[1:]))  # without one there is nothing to drop
+    server.template = lambda messages: chatml([*messages, messages[-1]])
+    with pytest.raises(UserError, match="renders the user's message 2 times"):
+        sampler(server).render(messages)
+
+
+@pytest.mark.parametrize(
+    ("end", "stops"), [(f" \n{END}\n", [2]), (f"{END}{END}", [2]), ("\n", []), ("", []), (f"\n{END}user:", [2])]
+)
+def test_replies_end_where_the_served_template_ends_a_turn(server, end, stops):
+    server.template = lambda messages: "".join(f"{m['content']}{end}" for m in messages)
+    made = sampler(server)
+    made.render(student_messages("1 + 1?"))
+    made.sample([Request([4], 1)], DECODING)
+    assert server.bodies[-1][1]["stop_token_ids"] == stops
+
+
+@pytest.mark.parametrize("answer", [None, {}, {"prompt": None}, {"prompt": 3}, {"prompt": ["a"]}])
+def test_a_malformed_text_of_a_prompt_is_one_sentence(server, answer):
+    made = sampler(server)
+    server.faults = [None, None, (200, answer)]
+    with pytest.raises(UserError, match=r"/detokenize: no prompt in the answer"):
+        made.render(student_messages("1 + 1?"))
 
 
 def test_one_of_several_served_models_is_named_after_the_hash(server):
@@ -406,6 +456,7 @@ def test_vllms_own_server_gives_what_transformers_gives(vllm_server, tokenizer):
     requests = [Request(plain.render(m), 100 + i) for i, m in enumerate(messages)]
     assert [served.render(m) for m in messages] == [r.prompt_ids for r in requests]
     greedy, warm = (SamplingConfig(temperature=t, max_tokens=40) for t in (0.0, 0.8))
+    assert list(served._looked_at.values()) == [[end_of_turn(tokenizer)]]
     assert served.sample(requests, greedy) == plain.sample(requests, greedy)
     forward = served.sample(requests, warm)
     assert served.sample(requests[::-1], warm)[::-1] == forward != served.sample(requests, greedy)

@@ -32,6 +32,8 @@ class Hanging(Handler):
         self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/tokenize":
             self.reply(200, {"tokens": [1, 2, 3]})
+        elif self.path == "/detokenize":
+            self.reply(200, {"prompt": "what it has rendered"})
         else:
             self.hang()
 

@@ -105,6 +105,19 @@ def _applied(tokenizer: PreTrainedTokenizerBase, messages: Messages, **how: Any)
         ) from None
 
 
+def check_prompt(text: str, messages: Messages, whose: str) -> None:
+    """`text` holds each message's content once. `whose`: what has rendered it."""
+    rendered = " ".join(text.split())
+    for message in messages:
+        times = rendered.count(" ".join(message["content"].split()))
+        if times != 1:
+            what = f"{times} times" if times else "not at all: it is dropped or changed"
+            raise UserError(
+                f"{whose} renders the {message['role']}'s message {what}. SSB gives its instruction as a system"
+                " message; take a model whose template has a place for one."
+            )
+
+
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that closes a reply under the model's chat template: the first one of its own after a finished reply.
 

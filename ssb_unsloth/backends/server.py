@@ -1,7 +1,8 @@
 """Sampling by a vLLM server: `http://host:8000/v1`, or `http://host:8000/v1#NAME` for one of several models or LoRA
 adapters that it serves.
 
-The server renders prompts with its own chat template (`/tokenize`) and completes token ids (`/v1/completions`). Every
+The server renders prompts with its own chat template (`/tokenize`) and completes token ids (`/v1/completions`). What it
+renders is looked at once (`/detokenize`): everything said stands in it, and where a turn ends, replies end. Every
 sampling field is sent, so nothing comes from the server's own defaults. A key, where the server asks for one, is read
 from VLLM_API_KEY, and goes to the address that was named and to no other: redirects are not followed.
 
@@ -22,6 +23,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any, NoReturn, TypeVar
 
 from ..config import ModelConfig, SamplingConfig
@@ -33,6 +35,7 @@ from ..progress import bar
 from ..prompts import Messages
 from ..waiting import as_they_come
 from . import Adapter, Completion, Keep, Request
+from .chat_template import check_prompt
 
 CONCURRENCY = 64  # requests under way at a time; the server makes batches of them
 ATTEMPTS = 4
@@ -42,6 +45,7 @@ AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}  # answers that may differ a mo
 MOST_BYTES = 1 << 26  # of an answer
 MOST_WORDS = 4000  # bytes of a refusal
 LARGEST_ID = 2**31 - 1
+REPLIES = ("The answer is 2.", "No")  # stand in turns that are rendered to see how they end
 
 Read = TypeVar("Read")
 
@@ -70,6 +74,7 @@ class ServerSampler:
             raise UserError(f"{address} serves no model.")
         self._model = wanted or served[0]
         self._is_control = functools.cache(self._is_one_token)
+        self._looked_at: dict[tuple[str, ...], list[int]] = {}  # the roles of a prompt to the token that ends its reply
 
     def render(self, messages: Messages) -> list[int]:
         """As `Sampler.render`. Raises ControlText where a message holds one of the model's control tokens as text: the
@@ -77,7 +82,37 @@ class ServerSampler:
         for marker in markers(*(message["content"] for message in messages)):
             if self._is_control(marker):
                 raise ControlText(f"{marker!r} is a control token of the model, and {self._root} would read it as one")
-        return self._ask("/tokenize", _tokens, {"messages": messages, "add_generation_prompt": True})
+        ids = self._ask("/tokenize", _tokens, {"messages": messages, "add_generation_prompt": True})
+        roles = tuple(message["role"] for message in messages)
+        if roles not in self._looked_at:
+            self._check(messages, ids)
+            self._looked_at[roles] = self._end_of_turn(messages)
+        return ids
+
+    def _check(self, messages: Messages, ids: list[int]) -> None:
+        """Each message stands in the prompt, once, as this tokenizer spells it."""
+        spelt: Messages = [
+            {**message, "content": self._text(self._ask("/tokenize", _tokens, _plain(message["content"])))}
+            for message in messages
+        ]
+        check_prompt(self._text(ids), spelt, f"The chat template of {self._root}")
+
+    def _end_of_turn(self, messages: Messages) -> list[int]:
+        """The control token that the template puts behind a reply, whatever the reply; none where it has none."""
+        turns = [
+            self._ask(
+                "/tokenize",
+                _tokens,
+                {"messages": [*messages, {"role": "assistant", "content": reply}], "add_generation_prompt": False},
+            )
+            for reply in REPLIES
+        ]
+        from_the_end = zip(*(reversed(turn) for turn in turns), strict=False)
+        behind = [one for one, _ in takewhile(lambda both: both[0] == both[1], from_the_end)]
+        return next(([number] for number in reversed(behind) if markers(self._text([number]))), [])
+
+    def _text(self, ids: list[int]) -> str:
+        return self._ask("/detokenize", _prompt, {"tokens": ids})
 
     def sample(
         self,
@@ -116,12 +151,13 @@ class ServerSampler:
             "min_p": 0.0,
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
+            "stop_token_ids": sorted({end for ends in self._looked_at.values() for end in ends}),
             "return_token_ids": True,
         }
         return self._ask("/v1/completions", lambda answer: _completion(answer, decoding.max_tokens), body)
 
     def _is_one_token(self, marker: str) -> bool:
-        return len(self._ask("/tokenize", _tokens, {"prompt": marker, "add_special_tokens": False})) == 1
+        return len(self._ask("/tokenize", _tokens, _plain(marker))) == 1
 
     def _ask(self, path: str, read: Callable[[dict[str, Any]], Read], body: dict[str, Any] | None = None) -> Read:
         """What `read` finds in the server's JSON answer; what may pass is tried again.
@@ -278,6 +314,17 @@ def _tokens(answer: dict[str, Any]) -> list[int]:
     if not ids:
         raise ValueError("no token")
     return ids
+
+
+def _plain(text: str) -> dict[str, Any]:
+    return {"prompt": text, "add_special_tokens": False}
+
+
+def _prompt(answer: dict[str, Any]) -> str:
+    text = answer.get("prompt")
+    if not isinstance(text, str):
+        raise ValueError("no prompt")
+    return text
 
 
 def _completion(answer: dict[str, Any], max_tokens: int) -> Completion:
