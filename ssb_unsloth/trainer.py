@@ -31,6 +31,7 @@ from .errors import UserError
 from .losses import Teacher, kd_loss, placed, row_weights
 from .modeling import as_teacher, embedded, hidden_states, output_head
 from .rows import by_name, read
+from .selfchecks import check_head
 
 Targets = Callable[[Sequence[str]], Teacher]  # pair ids to the teacher's rows [N, ...], as `targets.Targets` gives them
 
@@ -57,7 +58,8 @@ class SSBTrainer(Sealed):
 
     Raises:
         UserError: a data set without the columns, a head or a base that would be trained, an adapter that would not,
-            what has no effect here (`REFUSED`), several GPUs in one process.
+            what has no effect here (`REFUSED`), several GPUs in one process; in the first step, an architecture whose
+            logits are not those of its head on its hidden states.
     """
 
     args: SSBConfig
@@ -96,6 +98,7 @@ class SSBTrainer(Sealed):
         self.model_accepts_loss_kwargs = True
         # Pinning fails on a teacher's rows that are on the GPU already, and a thread of ours prefetches batches anyway.
         self.args.dataloader_pin_memory = False
+        self._head_checked = False
         self._epoch: Iterator[Any] | None = None
         self._ahead: Iterator[Any] = iter(())
         # Sums over the reply tokens of each micro-batch since the last log: of MEANS, and how many tokens.
@@ -123,6 +126,10 @@ class SSBTrainer(Sealed):
     ) -> Any:
         """The micro-batch's share of Eq. 6: those of a step add up to the loss of the undivided batch."""
         wrapped, model = model, self.accelerator.unwrap_model(model)
+        if not self._head_checked:
+            seen = inputs["student"]
+            check_head(model, seen.input_ids[0][seen.attention_mask[0].bool()].tolist())
+            self._head_checked = True
         head = output_head(model)
         device = head.weight.device
         with self.accelerator.autocast():

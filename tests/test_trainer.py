@@ -319,6 +319,26 @@ def test_several_gpus_in_one_process_are_refused(make_model, tokenizer, tmp_path
         make_trainer(make_model("qwen2"), tokenizer, tmp_path, make_examples())
 
 
+def test_logits_that_are_not_the_heads_own_end_the_first_step(make_model, tokenizer, tmp_path):
+    """As of an architecture that multiplies them and that SSB does not know."""
+    model = make_model("qwen2")
+    forward = model.forward
+
+    def multiplied(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        out.logits = out.logits * 0.25
+        return out
+
+    model.forward = multiplied
+    trainer = make_trainer(model, tokenizer, tmp_path, make_examples(2), max_steps=1)
+    with pytest.raises(UserError, match="not the model's own"):
+        trainer.evaluate(make_examples(2))
+    with pytest.raises(UserError, match="not the model's own"):
+        trainer.train()
+    model.forward = forward
+    trainer.train()
+
+
 def test_what_the_trainer_cannot_use_is_said(make_model, tokenizer, tmp_path):
     with pytest.raises(UserError, match="teacher_prompt"):
         make_trainer(make_model("qwen2"), tokenizer, tmp_path, [{"prompt": [], "reply": "x"}])
