@@ -293,15 +293,16 @@ def _evaluate(recipe: Recipe, run: RunDir, work: Work) -> None:
     if not recipe.evaluate.benchmarks:
         raise UserError("evaluate.benchmarks: empty, so there is nothing to evaluate on; name one in the recipe.")
     benchmarks = {name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()}
+    everyone = trained(recipe, run.root)
+    for student in everyone:
+        student.run.check("train")
     if run.manifest("curate") is not None:
+        run.check("curate", ["pairs.jsonl"])
         # The first pairs' own questions: no score, since the students were trained on them, but the report shows the
         # replies.
         first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:EXAMPLES]]
         shown = BenchmarkConfig(source="pairs", temperature=None, max_tokens=recipe.curate.rollout.max_tokens)
         benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
-    everyone = trained(recipe, run.root)
-    for student in everyone:
-        student.run.check("train")
     seeds = list(dict.fromkeys(student.recipe.seed for student in everyone))
     prompt: Prompt = "tutor" if recipe.prompts.wording == "paper" else "released"  # one for all that take part
     entrants = [

@@ -11,6 +11,7 @@ from ssb_unsloth.students import students
 
 ROOT = Path(__file__).parent.parent
 FILES = {
+    "base": ["model/config.json", "model/model.safetensors"],
     "curate": ["pairs.jsonl", "rollouts.jsonl", "questions.jsonl", "statistics.json"],
     "teach": ["targets.json", "targets-00000.safetensors"],
     "train": ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "history.jsonl"],

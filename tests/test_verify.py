@@ -12,7 +12,10 @@ from ssb_unsloth import manifests
 from ssb_unsloth.cli import main
 from ssb_unsloth.config import load
 from ssb_unsloth.errors import UserError
+from ssb_unsloth.reproduction import compare
 from ssb_unsloth.rundir import RunDir
+from ssb_unsloth.stages import run_stage
+from ssb_unsloth.students import students
 from ssb_unsloth.verify import verify
 
 TWO = "variants: {hot: {train: {learning_rate: 1e-3}}}"
@@ -238,3 +241,45 @@ def test_large_files_are_read_too(tmp_path):
         file.truncate(1 << 26)
     with pytest.raises(UserError, match=r"67,108,864 bytes, not 67,108,874; put it back"):
         run.check("teach")
+
+
+READ = [  # what reads a finished run, and one of the files that it reads
+    (["report", "{recipe}", "--force"], "train/history.jsonl"),
+    (["report", "{recipe}", "--force"], "evaluate/scores.json"),
+    (["evaluate", "{recipe}", "--force"], "train/adapter/adapter_model.safetensors"),
+    (["evaluate", "{recipe}", "--force"], "curate/pairs.jsonl"),
+    (["train", "{recipe}", "--force"], "teach/targets-00000.safetensors"),
+    (["teach", "{recipe}", "--force"], "curate/pairs.jsonl"),
+    (["export", "{run}"], "train/adapter/adapter_model.safetensors"),
+    (["chat", "{run}"], "train/adapter/adapter_config.json"),
+]
+
+
+@pytest.mark.parametrize(("words", "file"), READ)
+def test_whatever_reads_a_stage_looks_at_it_first(run, words, file, capsys):
+    places = {"run": str(run), "recipe": str(run / "recipe.yaml")}
+    flip(run / file, random.Random(file))
+    before = {path: path.read_bytes() for path in files(run)}
+    words = [word.format(**places) for word in words]
+    assert main([*words, *(["--runs", str(run.parent)] if "--force" in words else [])]) == 2
+    assert f"{run / file}: changed since it was written" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in files(run)} == before
+
+
+def test_the_comparison_with_the_paper_looks_at_what_it_reads(run):
+    for file in ("report/report.json", "train/history.jsonl"):
+        data = (run / file).read_bytes()
+        flip(run / file, random.Random(1))
+        with pytest.raises(UserError, match="changed since it was written"):
+            compare(run)
+        (run / file).write_bytes(data)
+
+
+def test_the_base_of_a_later_round_is_made_of_the_adapter_that_was_trained(tmp_path):
+    (tmp_path / "rounds.yaml").write_text(f"base: {finished_run.ROOT / POCKET_RECIPE}\nname: rounds\nrounds: 2\n")
+    run = finished_run.make(tmp_path / "rounds.yaml", tmp_path / "runs" / "rounds")
+    recipe = load(tmp_path / "rounds.yaml", [])
+    (later,) = [student for student in students(recipe, run) if student.before is not None]
+    flip(run / "train" / "adapter" / "adapter_model.safetensors", random.Random(1))
+    with later.run.lock(), pytest.raises(UserError, match=r"adapter_model\.safetensors: changed since it was written"):
+        run_stage("base", later.recipe, later.run, force=True)
