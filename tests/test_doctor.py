@@ -248,8 +248,9 @@ def test_vllm_and_torch_of_different_builds_are_refused(monkeypatch, torch_is, v
     if said is None:
         versions.refuse_clashes()
     else:
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=said) as error:
             versions.refuse_clashes()
+        assert f"`{versions.install_gpu_set()}`" in str(error.value)  # whatever torch: vLLM's is the GPU's set
 
 
 def test_a_stage_refuses_before_it_begins(tmp_path):

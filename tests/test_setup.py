@@ -63,13 +63,15 @@ def checkout(setup, monkeypatch, tmp_path):
     root, wheels = tmp_path / "checkout", tmp_path / "wheels"
     (root / "constraints").mkdir(parents=True)
     wheels.mkdir()
-    for name, version in (("one", "1.0"), ("one", "1.1"), ("two", "2.0"), ("three", "3.0"), ("torch", "2.13.0+cpu")):
+    for name, version in (("one", "1.0"), ("one", "1.1"), ("two", "2.0"), ("three", "3.0")):
+        wheel(wheels, name, version)
+    for name, version in (("torch", "2.13.0+cpu"), ("torch", "2.13.0")):
         wheel(wheels, name, version)
     (root / "backend.py").write_text(BACKEND)
     (root / "pyproject.toml").write_text(PROJECT)
     (root / "constraints" / "cpu.txt").write_text("# head\none==1.0\ntorch==2.13.0\n")
     (root / "constraints" / "dev.txt").write_text("two==2.0\n")
-    (root / "constraints" / "gpu.txt").write_text("three==3.0\n")
+    (root / "constraints" / "gpu.txt").write_text("three==3.0\ntorch==2.13.0\n")
     place(setup, monkeypatch, root)
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
@@ -102,7 +104,8 @@ def test_what_tests_need_comes_with_the_tests_and_what_is_there_is_kept(setup, c
     (checkout / "constraints" / "cpu.txt").write_text("one==1.1\ntorch==2.13.0\n")
     setup.main()
     assert there(venv) == (both - {"one-1.0"}) | {"one-1.1"}
-    assert there(setup.main("gpu")) == {"three-3.0", "mine-1.0"}  # in a place of its own
+    # In a place of its own, and never with the CPU's torch.
+    assert there(setup.main("gpu")) == {"three-3.0", "torch-2.13.0", "mine-1.0"}
     moved = tmp_path / "moved"
     checkout.rename(moved)
     place(setup, monkeypatch, moved)
