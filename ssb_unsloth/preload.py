@@ -1,5 +1,9 @@
-"""What the stages import, imported once for all that `sweep` forks from one process."""
+"""What the stages import, imported once for all that `sweep` forks from one process.
 
+What cannot be imported is left to the stage that needs it, and to what it says of it.
+"""
+
+import contextlib
 import os
 import signal
 import threading
@@ -23,13 +27,14 @@ watcher.start()
 answer = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the stages; importing would end in a traceback
 hush()
 
-from . import drift, evaluate, report, teach, token_kl, train  # noqa: E402, F401
-from .baselines import sft  # noqa: E402, F401
+with contextlib.suppress(Exception):
+    from . import drift, evaluate, report, teach, token_kl, train  # noqa: F401
+    from .baselines import sft  # noqa: F401
 
-if find_spec("vllm"):
-    from .backends.vllm import library
+    if find_spec("vllm"):
+        from .backends.vllm import library
 
-    library()
+        library()
 signal.signal(signal.SIGINT, answer)
 done.set()
 watcher.join()  # what is forked from here has one thread

