@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import difflib
+import functools
 import hashlib
 import math
 import typing
@@ -341,8 +342,7 @@ def _variant(recipe: Recipe, name: str) -> tuple[Recipe | None, list[str]]:
     fixed = sorted({"name", "seed", "seeds", "variants", "evaluate", "card"} & set(overrides))
     if fixed:
         return None, [f"{key}: belongs to the whole recipe and cannot differ in a variant." for key in fixed]
-    whole = OmegaConf.structured(dataclasses.replace(recipe, variants={}))
-    given = merged(OmegaConf.to_container(whole), _on_preset(overrides))
+    given = merged(dataclasses.asdict(dataclasses.replace(recipe, variants={})), _on_preset(overrides))
     wrong: list[str] = []
     return _resolve(given, wrong), wrong
 
@@ -395,9 +395,14 @@ def _sealed(text: str) -> str:
     return f"# Written by ssb; SHA-256 of the lines below: {hashlib.sha256(text.encode()).hexdigest()}\n{text}"
 
 
-def _fill(recipe: Any, given: Any, kind: type, path: str, wrong: list[str]) -> None:
-    """Set `given`'s leaves in `recipe` one by one, so that every error is seen and not only the first."""
-    types = typing.get_type_hints(kind)
+_types = functools.cache(typing.get_type_hints)
+
+
+def _fill(section: Any, given: Any, kind: type, path: str, wrong: list[str]) -> None:
+    """Set `given`'s leaves in the section one by one, so that every error is seen and not only the first. `path`: where
+    in the recipe it is, with a dot at its end.
+    """
+    types = _types(kind)
     for key, value in given.items():
         here = f"{path}{key}"
         if key not in types:
@@ -406,14 +411,14 @@ def _fill(recipe: Any, given: Any, kind: type, path: str, wrong: list[str]) -> N
                 f"{here}: unknown key; " + (f"did you mean {path}{near[0]}?" if near else f"known: {', '.join(types)}.")
             )
         elif dataclasses.is_dataclass(types[key]) and isinstance(value, dict):
-            _fill(recipe, value, typing.cast(type, types[key]), here + ".", wrong)
+            _fill(section[key], value, typing.cast(type, types[key]), here + ".", wrong)
         elif _table_of(types[key]) is not None and isinstance(value, dict):
-            _fill_table(recipe, value, _table_of(types[key]), here, wrong)
+            _fill_table(section[key], value, _table_of(types[key]), here, wrong)
         elif (reason := _unfit(value, types[key])) is not None:
             wrong.append(f"{here}: {reason}; expected {_spell(types[key])}.")
         else:
             try:
-                OmegaConf.update(recipe, here, value, merge=False)
+                OmegaConf.update(section, str(key), value, merge=False)
             except OmegaConfBaseException as error:
                 wrong.append(f"{here}: {str(error).splitlines()[0][:200]}; expected {_spell(types[key])}.")
 
@@ -424,7 +429,7 @@ def _table_of(kind: Any) -> type | None:
     return item if dataclasses.is_dataclass(item) and isinstance(item, type) else None
 
 
-def _fill_table(recipe: Any, table: dict[str, Any], item: Any, here: str, wrong: list[str]) -> None:
+def _fill_table(section: Any, table: dict[str, Any], item: Any, here: str, wrong: list[str]) -> None:
     for name, entry in table.items():
         if not _names_a_file(name, "-_"):
             wrong.append(
@@ -437,8 +442,8 @@ def _fill_table(recipe: Any, table: dict[str, Any], item: Any, here: str, wrong:
             continue
         if item is BenchmarkConfig:
             entry = _with_preset(name, entry, f"{here}.{name}", wrong)
-        OmegaConf.update(recipe, f"{here}.{name}", OmegaConf.structured(item), merge=False)
-        _fill(recipe, entry, item, f"{here}.{name}.", wrong)
+        section[name] = OmegaConf.structured(item)
+        _fill(section[name], entry, item, f"{here}.{name}.", wrong)
 
 
 def _names_a_file(name: str, signs: str) -> bool:
