@@ -31,7 +31,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ssb_unsloth"
-SECONDS = 120  # a mutant that hangs is seen, too
+SECONDS = 300  # a mutant that hangs is seen, too
 
 # The tests that are about a module: those that should see what is wrong with it, the quick ones first.
 TESTS = {
