@@ -36,6 +36,8 @@ CACHE = (
     " is 2912. Try increasing `gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine."
 )
 INVALID = "Selected backend FLASH_ATTN is not valid for this configuration. Reason: ['{}']"
+NO_CONFIG = "Could not detect config format for no config file found. With config_format 'auto', ensure your model"
+ENGINE = "sampler.engine=transformers"
 CUSTOM = (
     "Failed to load the model config. If the model is a custom model not yet available in the HuggingFace transformers"
     " library, consider setting `trust_remote_code=True` in LLM or using the `--trust-remote-code` flag in the CLI."
@@ -73,6 +75,28 @@ CUSTOM = (
             "OddForCausalLM",
             "sampler.engine=transformers",
         ),
+        (ValueError("Model architecture OddForCausalLM was supported in vLLM until v0.10.2"), "v0.10.2", ENGINE),
+        (ValueError("The Transformers implementation of 'Odd' is not compatible with vLLM."), "compatible", ENGINE),
+        (ValueError("Model class OddForCausalLM does not support LoRA yet."), "LoRA", ENGINE),
+        (ValueError("Model architectures ['Odd'] failed to be inspected. Please check"), "inspected", "ssb doctor"),
+        (ValueError("model type `odd` but Transformers does not recognize this architecture."), "`odd`", "model.name"),
+        (ValueError("The quantization method gptq is not supported for the current GPU."), "gptq", "model.name"),
+        (ValueError("torch.bfloat16 is not supported for quantization method gptq."), "gptq", "model.dtype"),
+        (RuntimeError("Cannot find any model weights with `some/model`"), "model weights", "model.name"),
+        (OSError("Weight files referenced in index but missing: ['model-2.safetensors']"), "model-2", "model.name"),
+        (ValueError("Error while deserializing header: incomplete metadata"), "incomplete metadata", "model.name"),
+        (OSError("abc is not a valid git identifier (branch name, tag name"), "abc", "model.revision"),
+        (OSError("Cannot find the requested files in the disk cache and outgoing traffic"), "disk cache", "HF_"),
+        (ValueError(NO_CONFIG), "no config file found", "model.name"),
+        (AssertionError("Error in memory profiling. Initial free memory 14.2 GiB, current"), "14.2", "nvidia-smi"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "can't", "sampler.max_model_len"),
+        (MemoryError(), "MemoryError", "sampler.max_model_len"),
+        (RuntimeError("The NVIDIA driver on your system is too old (found version 12020)."), "12020", "ssb doctor"),
+        (RuntimeError("CUDA unknown error - this may be due to an"), "unknown error", "finds no GPU"),
+        (RuntimeError("CUDA error: no kernel image is available for execution"), "kernel image", "ssb doctor"),
+        (RuntimeError("ptxas fatal : Value 'sm_103a' is not defined for option 'gpu-name'"), "sm_103a", "ssb doctor"),
+        (ImportError("_C.abi3.so: undefined symbol: _ZN3c10"), "undefined symbol", "not compiled for"),
+        (subprocess.CalledProcessError(1, ["/usr/bin/gcc", "main.c"]), "/usr/bin/gcc", "C compiler"),
         (OSError("some/model is not a local folder and is not a valid model identifier"), "valid model", "model.name"),
         (RuntimeError("Failed to find C compiler. Please specify via CC"), "C compiler", "ssb doctor"),
         (ZeroDivisionError("something new"), "something new", "sampler.engine=transformers"),
@@ -86,6 +110,20 @@ def test_each_cause_is_kept_and_the_key_is_named(error, kept, key):
     assert key in said.split(kept, 1)[1]
     assert "\n" not in said
     assert "pydantic" not in said
+
+
+def test_the_remedy_is_one_that_helps():
+    """What is asked of the memory is named by the key that asks for it, and `auto` is no way out of what it chose."""
+    need = str(explained(ValueError(CACHE), MODEL, SAMPLER))
+    assert "Set sampler.max_model_len=2912 or less" in need
+    free = str(explained(ValueError(FREE), MODEL, SAMPLER))
+    assert "max_model_len" not in free
+    for cause in (FREE, CACHE, "CUDA out of memory."):
+        grpo = str(explained(ValueError(cause), MODEL, SAMPLER, {"gpu_memory_utilization": 0.3, "max_num_seqs": 64}))
+        assert "train.grpo.gpu_memory_utilization (now 0.3)" in grpo
+        assert "sampler.gpu_memory_utilization" not in grpo
+    invalid = str(explained(ValueError(INVALID.format("head_size not supported")), MODEL, SAMPLER))
+    assert "where that has chosen FLASH_ATTN, TRITON_ATTN" in invalid
 
 
 def test_what_pydantic_and_others_wrap_around_a_cause_is_taken_off():
@@ -137,10 +175,28 @@ def test_these_are_vllms_words():
         "platforms/cuda.py": ["Bfloat16 is only supported on GPUs", "is not valid for", "No valid attention backend"],
         "v1/attention/backend.py": ["dtype not supported"],
         "v1/worker/utils.py": ["Free memory on device"],
-        "v1/core/kv_cache_utils.py": ["No available memory for the cache", "To serve at least one request"],
+        "v1/worker/gpu_worker.py": ["Error in memory profiling"],
+        "v1/core/kv_cache_utils.py": [
+            "No available memory for the cache",
+            "To serve at least one request",
+            "the estimated maximum model length is",
+        ],
+        "config/vllm.py": ["is not supported for the current GPU", "is not supported for quantization "],
+        "model_executor/model_loader/default_loader.py": [
+            "Cannot find any model weights",
+            "were not initialized from ",
+        ],
+        "model_executor/model_loader/weight_utils.py": ["Weight files referenced in index but missing"],
+        "model_executor/models/utils.py": ["There is no module or parameter named"],
         "config/device.py": ["Failed to infer device type"],
-        "model_executor/models/registry.py": ["are not supported for now"],
-        "transformers_utils/config.py": ["trust_remote_code=True"],
+        "model_executor/models/registry.py": [
+            "are not supported for now",
+            "was supported in vLLM until",
+            "to be inspected",
+            "is not compatible with vLLM",
+            "Cannot find model module",
+        ],
+        "transformers_utils/config.py": ["trust_remote_code=True", "Could not detect config format"],
     }
     for place, words in places.items():
         text = (folder / place).read_text()

@@ -198,15 +198,19 @@ def model_path(model: ModelConfig) -> str:
     return model.name
 
 
-def unloadable(what: str, model: ModelConfig, error: Exception) -> UserError:
+def unloadable(what: str, model: ModelConfig, error: Exception | str) -> UserError:
     """What to say of a model that transformers cannot load, with the remedy for each way in which the hub says no."""
     said = str(error) or type(error).__name__
     remedy = ""
     if "gated repo" in said:
         remedy = f"Accept its licence at {endpoint()}/{model.name}, then `hf auth login` or set HF_TOKEN."
-    elif "valid model identifier" in said:
+    elif "valid git identifier" in said or "Revision Not Found" in said:
+        remedy = f"Correct model.revision (now {model.revision})."
+    elif "valid model identifier" in said or "Repository Not Found" in said:
         remedy = "Correct model.name; if the model is private, `hf auth login` or set HF_TOKEN."
-    elif "connect" in said:
+    elif "Could not detect config format" in said:
+        remedy = "Correct model.name: there is no config.json."
+    elif "connect" in said or "outgoing traffic" in said or "offline mode" in said:
         remedy = "Connect, set HF_ENDPOINT to a mirror, or copy the model here and name its folder in model.name."
     return UserError(f"{what} cannot be loaded: {said.splitlines()[0].rstrip('.')}. {remedy}".rstrip())
 

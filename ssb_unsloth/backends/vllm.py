@@ -89,7 +89,7 @@ def start(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool, 
     except Exception as error:  # vLLM says no in many ways: pydantic's, torch's, its own
         if isinstance(error, OSError) and error.errno in REFUSALS:  # the disk's: said where the stage ends
             raise
-        raise explained(error, model, config) from error
+        raise explained(error, model, config, settings) from error
 
 
 def _on_cpu() -> bool:
