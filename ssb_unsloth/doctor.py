@@ -22,7 +22,7 @@ from .assumptions import ENVIRONMENT_BYTES
 from .config import Recipe
 from .errors import UserError
 from .geometry import geometry, shipped
-from .machine import BOTH, GPU, POCKET, Finding, cpu_build, look, refuse_formats
+from .machine import BOTH, GPU, POCKET, STOP, Finding, cpu_build, look, refuse_formats
 from .plan import make_plan, needs_gpu
 
 IMPORT_SECONDS = 180
@@ -109,7 +109,13 @@ def _recipe(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
             yield Finding("memory", said, f"set {'; '.join(stage.advice)}", (kind,))
     if plan.fits:
         most = max(plan.stages, key=lambda stage: stage.bytes)
-        yield Finding("memory", f"every stage fits; the most is {most.bytes / 2**30:.1f} GiB, for {most.name}")
+        said = f"the most is {most.bytes / 2**30:.1f} GiB, for {most.name}"
+        free = plan.card.free_mib if plan.card else None
+        if free is None or most.bytes <= free * 2**20:
+            yield Finding("memory", f"every stage fits; {said}")
+        else:
+            said = f"every stage would fit, and {free / 1024:.1f} GiB are free; {said}"
+            yield Finding("memory", said, f"{STOP}, or name another card by CUDA_VISIBLE_DEVICES", (kind,))
     environment = ENVIRONMENT_BYTES if machine_only and kind == GPU else 0.0
     yield from _disk(plan.disk - plan.download + environment, plan.download, kind)
 

@@ -36,6 +36,8 @@ VLLM = {  # read when vllm is imported; what the user has set wins
     # Ours have seeds, for which it takes its own sampler.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
+# CUDA numbers the fastest card first, nvidia-smi by their places: the card that is looked at is to be the one used.
+CUDA_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 WSL_PROGRAMS = "/usr/lib/wsl/lib"  # where Windows lends its driver to Linux; not always on PATH
 CUDA = "/usr/local/cuda"  # where FlashInfer looks last
 FLASHINFER_FROM = (8, 0)  # compute capability: vLLM 0.31 and 0.32 use it on nothing older
@@ -47,8 +49,10 @@ TOOLKIT = "install the compiler (`sudo apt install cuda-toolkit-13-0 g++`, from 
 
 
 def prepare() -> None:
-    """vLLM's settings, and the environment's own programs (ninja) on PATH, as if it had been activated."""
-    for name, value in VLLM.items():
+    """vLLM's settings, cards numbered as nvidia-smi does, and the environment's own programs (ninja) on PATH, as if it
+    had been activated.
+    """
+    for name, value in {**VLLM, **CUDA_ORDER}.items():
         os.environ.setdefault(name, value)
     programs, path = str(Path(sys.prefix) / "bin"), os.environ.get("PATH", "")
     if programs not in path.split(os.pathsep):

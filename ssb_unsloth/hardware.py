@@ -38,7 +38,9 @@ class Found:
     broken: bool = False  # there is a card or a driver, and it does not answer
 
 
-_FIELDS = "index,uuid,name,memory.total,memory.free,driver_version,compute_cap"
+_FIELDS = "index,uuid,name,memory.total,memory.free,driver_version"
+_NEWER_FIELDS = ",compute_cap,mig.mode.current"  # which drivers before 510 do not know
+_PART_BYTES = 0.95  # of what a part's name says: 4,864 MiB of a 1g.5gb
 
 
 def find_cards(seconds: float = 20) -> Found:
@@ -47,7 +49,7 @@ def find_cards(seconds: float = 20) -> Found:
     if visible is not None and visible.strip() in ("", "-1"):
         return Found((), "CUDA_VISIBLE_DEVICES is set to none, which hides every GPU.")
     answer, program = "", shutil.which("nvidia-smi") or f"{WSL_PROGRAMS}/nvidia-smi"
-    for fields in (_FIELDS, _FIELDS.removesuffix(",compute_cap")):  # drivers before 510 do not know compute_cap
+    for fields in (_FIELDS + _NEWER_FIELDS, _FIELDS):
         try:
             done = subprocess.run(
                 [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
@@ -68,7 +70,11 @@ def find_cards(seconds: float = 20) -> Found:
         said = answer.splitlines()[0] if answer else f"exit code {done.returncode}"
         return Found((), f"nvidia-smi fails: {said.rstrip('.')}.", broken=True)
     rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
-    cards = [_card(*row[2:]) for row in _visible(rows, visible)]
+    if any(row[-1] == "Enabled" for row in rows):
+        rows = _with_parts(rows, program, seconds)
+        if not rows:
+            return Found((), "The GPU is in MIG mode, and has no part that a program could use.", broken=True)
+    cards = [_card(*row[2:8]) for row in _visible(rows, visible)]
     if not cards:
         return Found((), f"CUDA_VISIBLE_DEVICES={visible} names no GPU that nvidia-smi lists.", broken=True)
     return Found(tuple(cards))
@@ -79,11 +85,39 @@ def _visible(rows: list[list[str]], visible: str | None) -> list[list[str]]:
     if visible is None:
         return rows
     wanted = [word.strip() for word in visible.split(",") if word.strip()]
-    # MIG-...: a part of a card, which nvidia-smi lists under the whole one only.
-    return [r for word in wanted for r in rows if word == r[0] or r[1].startswith(word) or word.startswith("MIG-")]
+    return [r for word in wanted for r in rows if word == r[0] or r[1].startswith(word)]
 
 
-def _card(name: str, total: str, free: str, driver: str, capability: str = "") -> Card:
+def _with_parts(rows: list[list[str]], program: str, seconds: float) -> list[list[str]]:
+    """The rows with the parts (MIG) of a card in its place: a program has one of them, and never the whole.
+
+    How much memory a part has, its name says; how much of that is free, nothing does.
+    """
+    try:
+        listed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=seconds).stdout
+    except subprocess.TimeoutExpired:
+        listed = ""
+    parts: dict[str, list[tuple[str, str]]] = {}
+    card = ""
+    for line in listed.splitlines():
+        found = re.match(r"GPU .*UUID: ([^)]+)\)|\s+MIG (\S+) .*UUID: ([^)]+)\)", line)
+        if found and found[1]:
+            card = found[1]
+        elif found:
+            parts.setdefault(card, []).append((found[2], found[3]))
+    seen = []
+    for row in rows:
+        if row[-1] != "Enabled":
+            seen.append(row)
+            continue
+        for name, uuid in parts.get(row[1], []):
+            size = re.search(r"(\d+)gb", name)
+            memory = str(int(_PART_BYTES * 1024 * int(size[1]))) if size else ""
+            seen.append([row[0], uuid, f"{row[2]} MIG {name}", memory, "", *row[5:]])
+    return seen
+
+
+def _card(name: str, total: str, free: str, driver: str, capability: str = "", mig: str = "") -> Card:
     memory = int(total) if total.isdigit() else 0
     known = known_as(name, memory)
     parts = re.fullmatch(r"(\d+)\.(\d+)", capability)

@@ -26,6 +26,7 @@ from .geometry import geometry
 POCKET, GPU = "pocket", "gpu"
 BOTH = (POCKET, GPU)
 FLOAT16_OVERFLOWS = {"gemma2", "gemma3", "gemma3_text"}  # vLLM 0.32 refuses them in it (config/model.py)
+STOP = "stop the processes that `nvidia-smi` lists"
 WSL_PINNED = (
     4,
     19,
@@ -51,7 +52,7 @@ def look(recipe: Recipe | None) -> Iterator[Finding]:
     if found.cards:
         yield from _card(found.cards)
         if recipe is not None:
-            yield from (Finding("formats", said, mend, BOTH) for said, mend in _wrong_formats(recipe, found.cards[0]))
+            yield from (Finding("formats", said, mend, BOTH) for said, mend in wrong_formats(recipe, found.cards[0]))
     else:
         yield Finding("gpu", found.problem, _mend_driver(found), (GPU,))
     yield from _compiler()
@@ -90,9 +91,9 @@ def _within_windows(system: str, release: str) -> Iterator[Finding]:
 
 def _card(cards: tuple[Card, ...]) -> Iterator[Finding]:
     card, build = cards[0], hardware.torch_build()
-    more = f" (the first of {len(cards)})" if len(cards) > 1 else ""
+    more = f" (the first of {len(cards)}; CUDA_VISIBLE_DEVICES takes another)" if len(cards) > 1 else ""
     capability = card.capability
-    said = f"{card.name}{more}, {card.memory_mib / 1024:.1f} GiB"
+    said = f"{card.name}{more}, " + (f"{card.memory_mib / 1024:.1f} GiB" if card.memory_mib else "memory not told")
     if capability is not None and capability < hardware.OLDEST:
         said += f", compute capability {capability[0]}.{capability[1]}; CUDA 13 needs 7.5 (T4) or newer"
         yield Finding("gpu", said, "use a newer card", (GPU,))
@@ -103,7 +104,7 @@ def _card(cards: tuple[Card, ...]) -> Iterator[Finding]:
         yield Finding("gpu", said)
     if card.free_mib is not None:
         used = card.memory_mib - card.free_mib
-        mend = "stop the processes that `nvidia-smi` lists" if used > 1024 else ""
+        mend = STOP if used > max(1024, card.memory_mib / 100) else ""  # the driver keeps some, of a large card more
         yield Finding("gpu memory", f"{card.free_mib / 1024:.1f} GiB free, {used / 1024:.1f} GiB in use", mend)
     yield Finding("bfloat16", "yes" if card.bfloat16 else "no; float16 is taken")
     yield _driver(card.driver, build)
@@ -146,11 +147,11 @@ def _mend_driver(found: hardware.Found) -> str:
 
 def refuse_formats(recipe: Recipe, card: Card | None) -> None:
     """Raises UserError, before a stage begins, for 16-bit formats that cannot train or sample on the card."""
-    for said, mend in _wrong_formats(recipe, card):
+    for said, mend in wrong_formats(recipe, card):
         raise UserError(f"{said}; {mend}.")
 
 
-def _wrong_formats(recipe: Recipe, card: Card | None) -> Iterator[tuple[str, str]]:
+def wrong_formats(recipe: Recipe, card: Card | None) -> Iterator[tuple[str, str]]:
     """What is wrong with the recipe's students, and the way out; what mends the recipe mends its variants."""
     if card is None:
         return

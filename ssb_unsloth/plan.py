@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from . import hardware
 from .assumptions import ENVIRONMENT_BYTES, GIB, PEAK
 from .cards import CARDS, Card, card_named
-from .config import Recipe, variant
+from .config import Recipe, resolve, variant
 from .errors import UserError
 from .geometry import Geometry, geometry
 from .hardware import KEPT_FREE_MIB
+from .machine import wrong_formats
 from .planner import Plan, Planner, StagePlan
 
 SMALL = 100_000_000  # parameters; ours: a CPU can do with a model up to here
@@ -32,6 +34,7 @@ def make_plan(recipe: Recipe, card: Card | None) -> Plan:
     """
     shape, source = geometry(recipe.model)
     plan = Planner(recipe, card, shape).plan(source)
+    plan.refused = [f"{said}: {mend}" for said, mend in wrong_formats(recipe, card)]
     for stage in plan.stages:
         if stage.fits is False:
             stage.advice = list(_advice(recipe, card, shape, stage.name))
@@ -104,23 +107,17 @@ def _need(recipe: Recipe, card: Card | None, shape: Geometry, stage: str) -> Sta
 
 
 def _changed(recipe: Recipe, change: str) -> Recipe | None:
-    """The recipe with one key set, or None where it has no such key or is there already."""
+    """The recipe with one key set, or None where it does not take it (a text longer than it may be, say), or would not
+    be any smaller for it.
+    """
     path, value = change.split("=")
-    *sections, key = path.split(".")
-    objects = [recipe]
-    for section in sections:
-        objects.append(getattr(objects[-1], section))
-    if not hasattr(objects[-1], key):
+    old = functools.reduce(getattr, path.split("."), recipe)
+    if type(old) is int and old <= int(value):
         return None
-    old = getattr(objects[-1], key)
-    new: Any = value == "true" if isinstance(old, bool) else int(value) if value.isdigit() else value
-    if old == new or (isinstance(new, int) and isinstance(old, int) and not isinstance(old, bool) and old < new):
+    try:
+        return resolve(asdict(recipe), [change], recipe.name)
+    except UserError:
         return None
-    changed: Any = replace(objects[-1], **{key: new})
-    for section, owner in zip(reversed(sections), reversed(objects[:-1]), strict=True):
-        changed = replace(owner, **{section: changed})
-    assert isinstance(changed, Recipe)
-    return changed
 
 
 # -- As text
@@ -129,7 +126,9 @@ def _changed(recipe: Recipe, change: str) -> Recipe | None:
 def describe(plan: Plan) -> str:
     """The plan as a page of text."""
     card = plan.card
-    where = "this machine's CPU" if card is None else f"{card.name}, {card.memory_mib / 1024:.1f} GiB"
+    where = "this machine's CPU"
+    if card is not None:
+        where = f"{card.name}, " + (f"{card.memory_mib / 1024:.1f} GiB" if card.memory_mib else "memory not known")
     lines = [
         f"Plan for {plan.recipe} on {where}",
         f"  {plan.model}: {plan.parameters:,} parameters, {plan.dtype}; config from {plan.source}",
@@ -155,6 +154,7 @@ def describe(plan: Plan) -> str:
     for stage in plan.stages:
         if stage.fits is False:
             lines.append(f"  {stage.name} does not fit. Change: {'; '.join(stage.advice)}.")
+    lines += [f"  It cannot run there. {reason}." for reason in plan.refused]
     if plan.fits:
         lines.append("  Every stage fits.")
     if plan.download:

@@ -53,7 +53,7 @@ class StagePlan:
     read: float = 0.0  # tokens: prompts, or whole texts where nothing is sampled
     sampled: float = 0.0  # tokens
     seconds: tuple[float, float] | None = None
-    fits: bool | None = None  # None: no card to fit into
+    fits: bool | None = None  # None: no card to fit into, or one whose memory is not told
     advice: list[str] = field(default_factory=list)
     note: str = ""
 
@@ -76,10 +76,13 @@ class Plan:
     before: tuple[float, float] | None  # seconds: to load and install what is missing here; None on a CPU
     price: float | None  # of an hour
     stages: list[StagePlan]
+    refused: list[str] = field(default_factory=list)  # why the recipe cannot run on the card, whatever its memory
 
     @property
     def fits(self) -> bool | None:
-        return None if self.card is None else all(stage.fits is not False for stage in self.stages)
+        if self.card is None or not self.card.memory_mib:
+            return None
+        return all(stage.fits is not False for stage in self.stages)
 
     @property
     def disk(self) -> float:
@@ -109,7 +112,8 @@ class Plan:
 class Planner:
     def __init__(self, recipe: Recipe, card: Card | None, shape: Geometry, name: str = "") -> None:
         card = stated(card, recipe.card)
-        self.recipe, self.card, self.shape, self.name = choose(recipe, card), card, shape, name
+        self.asked, self.recipe = recipe, choose(recipe, card)
+        self.card, self.shape, self.name = card, shape, name
         self.assume = POCKET if recipe.model.name == "pocket" else Assumptions()
         self.itemsize = ITEMSIZE[self.recipe.model.dtype]
         self.lora = shape.lora_parameters(recipe.train.lora.r, recipe.train.lora.target_modules)
@@ -123,7 +127,7 @@ class Planner:
         if self.card is None:
             stages[-1].memory["the process"] = PROCESS_BYTES["none"]
         else:
-            for stage in stages:
+            for stage in stages if self.card.memory_mib else ():
                 stage.fits = stage.bytes <= self.card.memory_mib * 2**20
         local = r.model.name == "pocket" or source.startswith((".", "/", "~"))
         local = local or hub.has_weights(r.model.name, r.model.revision)
@@ -145,7 +149,7 @@ class Planner:
 
     def variants(self) -> Iterator[Planner]:
         for name in self.recipe.variants:
-            yield Planner(variant(self.recipe, name), self.card, self.shape, name)
+            yield Planner(variant(self.asked, name), self.card, self.shape, name)
 
     def student(self, beside: Recipe | None = None) -> Iterator[StagePlan]:
         """The stages that one student needs; but those that it shares with the recipe's own, `beside`."""

@@ -162,6 +162,27 @@ def test_a_card_that_is_too_old_or_too_small_or_in_use_is_named(gpu_machine, nvi
     assert "nvidia-smi" in find(findings, "gpu memory").mend
 
 
+def test_a_card_that_others_use_is_no_room_and_the_others_are_named(gpu_machine, nvidia_smi, three_b):
+    busy = "0, GPU-a, NVIDIA A100-SXM4-40GB, 40960, {free}, 580.82.07, 8.0"
+    busy += "\n1, GPU-t, Tesla T4, 15360, 15000, 580.82.07, 7.5"
+    nvidia_smi(busy.format(free=5000))
+    findings = examine(load(three_b), machine_only=True)
+    assert not findings.can_run
+    assert "every stage would fit, and 4.9 GiB are free" in find(findings, "memory").found
+    assert "CUDA_VISIBLE_DEVICES" in find(findings, "memory").mend
+    assert "the first of 2; CUDA_VISIBLE_DEVICES takes another" in find(findings, "gpu").found
+    nvidia_smi(busy.format(free=39000))
+    assert examine(load(three_b), machine_only=True).can_run
+
+
+def test_a_card_whose_memory_is_not_told_is_not_one_of_none(gpu_machine, nvidia_smi, three_b):
+    nvidia_smi("0, GPU-s, NVIDIA GB10, [N/A], [N/A], 580.95.05, 12.1")  # it shares the computer's
+    findings = examine(load(three_b), machine_only=True)
+    assert "NVIDIA GB10, memory not told" in find(findings, "gpu").found
+    assert not [f for f in findings.findings if f.name == "memory"]
+    assert findings.can_run
+
+
 def test_a_missing_compiler_is_named_before_triton_needs_it(gpu_machine, three_b, monkeypatch, tmp_path):
     monkeypatch.setattr(machine.sysconfig, "get_path", lambda name: str(tmp_path / "none"))
     finding = find(examine(load(three_b), machine_only=True), "c compiler")

@@ -53,6 +53,41 @@ def test_cuda_visible_devices_chooses_and_orders(nvidia_smi, monkeypatch, visibl
     assert [card.name for card in find_cards().cards] == names
 
 
+MIG = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
+  MIG 3g.20gb     Device  0: (UUID: MIG-one)
+  MIG 1g.5gb      Device  1: (UUID: MIG-two)
+GPU 1: Tesla T4 (UUID: GPU-bbbb)"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"),
+    [
+        (None, [("MIG 3g.20gb", 19456), ("MIG 1g.5gb", 4864), ("Tesla T4", 15360)]),
+        ("MIG-two", [("MIG 1g.5gb", 4864)]),
+        ("1", [("Tesla T4", 15360)]),
+    ],
+)
+def test_of_a_card_in_parts_a_part_is_seen_and_never_the_whole(nvidia_smi, tmp_path, monkeypatch, visible, found):
+    nvidia_smi("")
+    rows = f"{A100}, Enabled\n{T4}, [N/A]"
+    (tmp_path / "nvidia-smi").write_text(
+        f"#!/bin/sh\n[ $1 = -L ] && cat <<'END' || cat <<'ROWS'\n{MIG}\nEND\n{rows}\nROWS\n"
+    )
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    cards = find_cards().cards
+    assert [(card.name.removeprefix("NVIDIA A100-SXM4-40GB "), card.memory_mib) for card in cards] == found
+    parts = [card for card in cards if "MIG" in card.name]
+    assert all((card.capability, card.free_mib, card.tflops) == ((8, 0), None, None) for card in parts)
+
+
+def test_a_card_in_parts_without_any_is_none(nvidia_smi):
+    nvidia_smi(f"{A100}, Enabled")  # and so it answers -L too
+    found = find_cards()
+    assert (found.cards, found.broken) == ((), True)
+    assert "MIG mode" in found.problem
+
+
 @pytest.mark.parametrize(
     ("visible", "said"), [("", "hides every GPU"), ("-1", "hides every GPU"), ("7", "names no GPU")]
 )

@@ -95,6 +95,16 @@ def test_every_process_that_is_started_finds_the_environments_programs_and_vllms
     assert path.endswith("/usr/bin:/bin")
 
 
+def test_the_card_that_is_looked_at_is_the_one_that_is_used(monkeypatch):
+    """CUDA's own order is the fastest first: of a T4 and an A100 its first is not nvidia-smi's."""
+    monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
+    environment.prepare()
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    environment.prepare()
+    assert os.environ["CUDA_DEVICE_ORDER"] == "FASTEST_FIRST"
+
+
 def test_what_the_user_has_set_wins(monkeypatch):
     monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
     monkeypatch.setenv("PATH", "/usr/bin")

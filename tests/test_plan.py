@@ -208,6 +208,33 @@ def test_every_shipped_recipe_fits_the_card_that_it_is_for(recipe, card):
     assert plan.source == "the package's table"  # so that it can be planned without a network
 
 
+@pytest.mark.parametrize("recipe", ["qwen2.5-3b-gsm8k", "qwen3-1.7b"])
+def test_what_is_advised_is_taken_by_the_recipe(recipe):
+    """A shorter text than its own limits allow, say, is not."""
+    path, small = ROOT / "recipes" / f"{recipe}.yaml", Card("small", 6144, (8, 6))
+    advice = [entry for s in make_plan(load(path), small).stages for entry in s.advice]
+    changes = [entry.split(" ")[0] for entry in advice if "=" in entry]
+    assert changes
+    for change in changes:
+        load(path, [change])
+
+
+def test_a_plan_says_what_cannot_run_on_the_card_whatever_its_memory(capsys):
+    path = ROOT / "recipes" / "gemma-3-1b.yaml"
+    said = describe(make_plan(load(path), CARDS["t4"]))
+    assert "It cannot run there. unsloth/gemma-3-1b-it overflows in float16, and Tesla T4 has no bfloat16" in said
+    assert "cannot run there" not in describe(make_plan(load(path), CARDS["l4"]))
+    author = make_plan(load(ROOT / "recipes" / "qwen2.5-3b-gsm8k-author-code.yaml"), CARDS["t4"])
+    assert "set train.lora.dtype=float32" in describe(author)
+
+
+def test_a_card_without_a_stated_memory_is_planned_for_and_nothing_is_said_to_fit(three_b):
+    plan = make_plan(three_b(), Card("NVIDIA GB10", 0, (12, 1)))
+    assert plan.fits is None
+    assert "memory not known" in describe(plan)
+    assert "fit" not in describe(plan)
+
+
 def test_every_student_of_a_recipe_is_in_its_plan(three_b):
     one = make_plan(three_b(), CARDS["a100-40gb"])
     all_ = make_plan(
