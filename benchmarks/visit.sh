@@ -8,7 +8,8 @@
 #            bash benchmarks/visit.sh 2                   the kernel, the pass, numerics, 20 M parameters: 5 to 9 minutes
 #
 # Rows, reports and logs.tgz go to $OUT, after every step. Each step has its own limit and log, and one that fails does
-# not stop the next. In part 1 what is only right or wrong runs at the same time; what is timed runs alone.
+# not stop the next; together a part's limits come to less than ten minutes. In part 1 what is only right or wrong runs
+# at the same time; what is timed runs alone.
 # VISIT_DEVICE=cpu rehearses it at toy sizes.
 set -u
 OUT=${OUT:-visit-out}; W=${VISIT_DIR:-$HOME/visit}; mkdir -p "$OUT" "$W/logs"
@@ -33,7 +34,7 @@ step() { # NAME SECONDS COMMAND...
   { echo "### $name: $*"; timeout -k 5 "$limit" "$@"; echo "### $name: rc $? after $((SECONDS - began)) s"; } >"$W/logs/$name.log" 2>&1
   grep "^### $name: rc" "$W/logs/$name.log"; grep -v "^###" "$W/logs/$name.log" | tail -n "${SHOWN:-4}" | cut -c1-300
   for run in visit visit-20m; do cp "$W/runs/$run/report/report.json" "$OUT/$run-report.json" 2>/dev/null; done
-  tar czf "$OUT/logs.tgz" -C "$W" logs
+  tar czf "$W/$name.tgz" -C "$W" logs; mv "$W/$name.tgz" "$OUT/logs.tgz" # whole at any moment: steps run side by side
 }
 ssb() { # NAME SECONDS STAGE KEY=VALUE...: a run of the pocket
   local name=$1 limit=$2 stage=$3; shift 3
@@ -43,7 +44,8 @@ check() { # NAME SECONDS CHECK...
   local name=$1 limit=$2; shift 2
   step "$name" "$limit" python3 -m benchmarks.gpu_checks "$@" --out "$OUT/$name.jsonl" --backend $backend $toy
 }
-tests() { step tests 240 env SSB_REQUIRE_GPU=1 python3 -m pytest tests/gpu -n 6 -q --tb=short -k "${TESTS:-}"; }
+# -v: what has passed is there to read if the limit ends it.
+tests() { step tests 320 env SSB_REQUIRE_GPU=1 python3 -m pytest tests/gpu -n 6 -v --tb=short -k "${TESTS:-}"; }
 chain() { ssb chain 200 run name=visit $model $small train.epochs=2 train.probe_steps=4 train.gradient_checkpointing=true; }
 grpo() { ssb grpo 200 train name=visit-grpo model.dtype=$dtype train.method=grpo train.grpo.steps=3 train.grpo.questions=32 train.grpo.use_vllm=false; }
 
@@ -57,7 +59,7 @@ case ${1:-1} in
   [ -z "${TESTS:-}" ] || tests # those of part 1 that are worth another look
   check kd-kernel 150 kd-kernel
   check rest 130 numerics teacher-pass
-  step pocket20m 180 python3 -m benchmarks.scaled_pocket --out "$W/pocket20m" --rows "$OUT/scaled-pocket.jsonl" $pocket
+  step pocket20m 150 python3 -m benchmarks.scaled_pocket --out "$W/pocket20m" --rows "$OUT/scaled-pocket.jsonl" $pocket
   [ $backend = transformers ] || ssb method20m 150 run name=visit-20m model.name="$W/pocket20m" $model sampler.batch_size=512
   ;;
 esac

@@ -42,8 +42,9 @@ def main() -> None:
     wrong = [finding for finding in json.loads(doctor.stdout)["findings"] if finding["state"] == "wrong"]
     no_gpu = [finding for finding in wrong if finding["name"] == "gpu"]
     for finding in no_gpu or wrong:
-        print(f"{recipe} cannot run on this machine: {finding['found'].rstrip('.')}. To mend it: {finding['mend']}.\n")
-    print(plan.stdout)
+        said = f"{finding['name']}: {finding['found'].rstrip('.')}. To mend it: {finding['mend']}."
+        print(f"{recipe} cannot run on this machine: {said}\n")
+    print(plan.stdout, flush=True)  # before what the commands say, in a file too
     if wrong:
         print("None of its packages was installed. `make demo` runs the whole method here, on a tiny model and no GPU.")
         sys.exit(2)

@@ -2,7 +2,10 @@
 
 import argparse
 import json
+import re
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -276,3 +279,21 @@ def test_a_plot_is_drawn(tmp_path):
     rows = [kd_row(name, n, n / 100, 1000 * n) for name in ("ours", "dense") for n in (64, 256)]
     report.plot(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_visit_calls_what_there_is_and_a_part_ends_within_ten_minutes():
+    root = Path(gpu_checks.__file__).parents[1]
+    text = (root / "benchmarks" / "visit.sh").read_text()
+    modules = set(re.findall(r"python3 -m ([\w.]+)", text)) - {"pip"}
+    assert "benchmarks.gpu_checks" in modules
+    assert [name for name in modules if find_spec(name) is None] == []
+    checks = [word for line in re.findall(r"^  check \S+ \d+ (.+)$", text, re.M) for word in line.split()]
+    assert sorted(checks) == sorted(gpu_checks.CHECKS)
+    files = re.findall(r"(?:recipes|tests|benchmarks)/[\w./-]*\w", text)
+    assert [name for name in files if not (root / name).exists()] == []
+    functions, _, parts = text.partition("\ncase ")
+    _, one, two = re.split(r"^[12]\)$", parts, flags=re.M)
+    limit = re.compile(r"\b(?:step|ssb|check) [a-z]\S* (\d+) ")
+    beside = max(int(seconds) for seconds in limit.findall(functions))
+    for part, more in ((one, beside), (two, 0)):
+        assert sum(map(int, limit.findall(part))) + more < 600
