@@ -70,6 +70,10 @@ def find_cards(seconds: float = 20) -> Found:
         said = answer.splitlines()[0] if answer else f"exit code {done.returncode}"
         return Found((), f"nvidia-smi fails: {said.rstrip('.')}.", broken=True)
     rows = [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines()]
+    rows = [row for row in rows if row[0].isdigit() and len(row) >= len(_FIELDS.split(","))]  # the rest are warnings
+    if not rows:
+        said = f"; it says: {answer.splitlines()[0].rstrip('.')}" if answer else ""
+        return Found((), f"nvidia-smi lists no GPU{said}.", broken=True)
     if any(row[-1] == "Enabled" for row in rows):
         rows = _with_parts(rows, program, seconds)
         if not rows:

@@ -120,6 +120,21 @@ def test_what_is_wrong_with_the_driver_is_said(nvidia_smi, answer, code, said):
     assert said in found.problem
 
 
+@pytest.mark.parametrize("answer", ["", "WARNING: infoROM is corrupted at gpu 0000:17:00.0", "0, GPU-x, Tesla T4"])
+def test_an_answer_without_a_card_is_none_and_no_fault_of_a_variable(nvidia_smi, answer):
+    nvidia_smi(answer)
+    found = find_cards()
+    assert (found.cards, found.broken) == ((), True)
+    assert found.problem.startswith("nvidia-smi lists no GPU")
+    assert answer in found.problem
+    assert "CUDA_VISIBLE_DEVICES" not in found.problem
+
+
+def test_a_warning_beside_the_cards_is_not_one(nvidia_smi):
+    nvidia_smi(f"WARNING: infoROM is corrupted at gpu 0000:17:00.0\n{A100}")
+    assert [card.name for card in find_cards().cards] == ["NVIDIA A100-SXM4-40GB"]
+
+
 def test_a_driver_that_hangs_is_not_waited_for(nvidia_smi):
     nvidia_smi(A100, seconds=5)
     assert "does not answer" in find_cards(seconds=0.2).problem
