@@ -6,6 +6,7 @@ folder holds. What cannot work ends the run with one sentence that says what to 
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,12 +50,13 @@ def environment(wanted: str, show: Callable = print) -> Path:
 
 def check_gpu() -> None:
     """Raises Stop if there is no GPU that the GPU set can use, before 9 GB are installed."""
-    driver = setup.output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").strip()
-    if not driver:
+    said = setup.output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    driver = re.search(r"^\d[\d.]*", said, re.M)  # a line a GPU, and warnings between them
+    if driver is None:
         raise Stop(f"This runtime has no GPU: {MENU}, T4 GPU, then Run all.")
-    if int(driver.partition(".")[0]) < DRIVER:
+    if int(driver[0].partition(".")[0]) < DRIVER:
         raise Stop(
-            f"This runtime's NVIDIA driver is {driver}, and {DRIVER} or newer is needed: {MENU}, take the latest"
+            f"This runtime's NVIDIA driver is {driver[0]}, and {DRIVER} or newer is needed: {MENU}, take the latest"
             " Runtime version, then Run all."
         )
 

@@ -41,6 +41,8 @@ def driver(tmp_path, monkeypatch):
     ("version", "said"),
     [
         ("", NO_GPU),
+        ("WARNING: infoROM is corrupted", NO_GPU),
+        ("WARNING: infoROM is corrupted; echo 550.54.15; echo 550.54.15", "This runtime's NVIDIA driver is 550.54.15,"),
         ("550.54.15", "This runtime's NVIDIA driver is 550.54.15, and 580 or newer is needed: choose Runtime, Change"),
     ],
 )
