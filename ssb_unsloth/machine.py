@@ -137,6 +137,8 @@ def _mend_driver(found: hardware.Found) -> str:
         return "install NVIDIA's driver 580 or newer in Windows (none in Linux), then there `wsl --shutdown`"
     if "version mismatch" in found.problem:
         return "`sudo reboot`: the driver was updated and the old one is still loaded"
+    if "MIG mode" in found.problem:
+        return "`sudo nvidia-smi -mig 0` ends it, `sudo nvidia-smi mig -cgi 0 -C` makes a part; or ask who runs it"
     if found.broken:
         return "`sudo apt install --reinstall nvidia-driver-580-server` and reboot, or ask who runs the machine"
     return "use a machine with an NVIDIA GPU and its driver 580 or newer; without one, `make demo` runs the pocket"

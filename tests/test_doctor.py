@@ -175,6 +175,14 @@ def test_a_card_that_others_use_is_no_room_and_the_others_are_named(gpu_machine,
     assert examine(load(three_b), machine_only=True).can_run
 
 
+def test_a_card_in_parts_without_any_needs_no_other_driver(gpu_machine, nvidia_smi, three_b):
+    nvidia_smi(A100.format(driver="580.82.07") + ", Enabled")
+    finding = find(examine(load(three_b), machine_only=True), "gpu")
+    assert "MIG mode" in finding.found
+    assert "nvidia-smi -mig 0" in finding.mend
+    assert "driver" not in finding.mend
+
+
 def test_a_card_whose_memory_is_not_told_is_not_one_of_none(gpu_machine, nvidia_smi, three_b):
     nvidia_smi("0, GPU-s, NVIDIA GB10, [N/A], [N/A], 580.95.05, 12.1")  # it shares the computer's
     findings = examine(load(three_b), machine_only=True)
