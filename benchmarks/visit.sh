@@ -59,7 +59,7 @@ case ${1:-1} in
   [ -z "${TESTS:-}" ] || tests # those of part 1 that are worth another look
   check kd-kernel 150 kd-kernel
   check rest 130 numerics teacher-pass
-  step pocket20m 150 python3 -m benchmarks.scaled_pocket --out "$W/pocket20m" --rows "$OUT/scaled-pocket.jsonl" $pocket
+  step pocket20m 165 python3 -m benchmarks.scaled_pocket --out "$W/pocket20m" --rows "$OUT/scaled-pocket.jsonl" $pocket
   [ $backend = transformers ] || ssb method20m 150 run name=visit-20m model.name="$W/pocket20m" $model sampler.batch_size=512
   ;;
 esac
