@@ -13,6 +13,7 @@ from torch import nn
 from transformers import TrainingArguments, set_seed
 
 from .errors import UserError
+from .files import is_finite
 from .modeling import output_head
 
 REFUSED = {  # arguments of the Trainer
@@ -25,6 +26,9 @@ REFUSED = {  # arguments of the Trainer
 UNSMOOTHED = "the labels are the teacher's distribution; leave it at 0"
 GROUPED = "pairs are drawn at random; leave it at random"
 WHOLE = "the loss needs the head in one piece; start one process a GPU with torchrun instead, or use one GPU"
+
+
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # first weights that PEFT takes out of the base
 
 
 @dataclass
@@ -48,6 +52,12 @@ class SSBConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("kd_temperature", "kd_weight", "ce_weight", "sharpen"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
+                raise ValueError(f"{name}: {value!r:.40} is not a finite number.")
+        if self.denominator not in ("example", "token"):
+            raise ValueError(f"denominator: {self.denominator!r:.40} is neither example nor token.")
         if not self.kd_temperature > 0:
             raise ValueError(f"kd_temperature: {self.kd_temperature} is not above 0.")
         if not self.sharpen > 0:
@@ -84,6 +94,9 @@ def checked_arguments(args: TrainingArguments | None, others: Mapping[str, Any])
     ):
         if (value := getattr(args, key, neutral)) and value != neutral:
             raise UserError(f"{key}: {value!r:.40} is nothing that SSBTrainer can follow; {why}.")
+    for key in ("fp16", "fp16_full_eval"):
+        if getattr(args, key) and args.device.type == "cpu":
+            raise UserError(f"{key}: has no effect on a CPU; leave it out, or take bf16.")
     if args.n_gpu > 1:  # the Trainer would make the batch that many times as large
         raise UserError(
             f"One process sees {args.n_gpu} GPUs: show it one (CUDA_VISIBLE_DEVICES=0), or start one process a GPU"
@@ -98,6 +111,10 @@ def student(model: nn.Module, peft_config: PeftConfig | None, seed: int, taught:
     Raises:
         UserError: two adapters, none, or one that would not be trained; a head or a teacher that would.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model is {model!r:.80}; expected a causal language model, a hub id or a folder.")
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise UserError("The model has an encoder beside its decoder; SSBTrainer trains a decoder alone.")
     if peft_config is not None:
         model = _with_adapter(model, peft_config, seed)
     if not taught and not isinstance(model, PeftModel):
@@ -132,15 +149,27 @@ def _with_adapter(model: nn.Module, peft_config: PeftConfig, seed: int) -> nn.Mo
             "The model has an adapter already, and peft_config would put a fresh one on top: leave peft_config out to"
             " train the one that is there, or merge that first (model = model.merge_and_unload())."
         )
+    if not isinstance(peft_config, PeftConfig):
+        raise UserError(f"peft_config is a {type(peft_config).__name__}; expected one of PEFT's, as peft.LoraConfig.")
     set_seed(seed)  # the adapter's first weights are drawn here
     try:
         return get_peft_model(cast(Any, model), peft_config)
-    except ValueError as error:
-        raise UserError(f"peft_config: {error}") from None
+    except (
+        Exception
+    ) as error:  # PEFT's are of many kinds: no such module, a pattern that is none, a model without a head
+        raise UserError(f"peft_config: it cannot be put on this model: {str(error) or type(error).__name__}") from None
 
 
 def _check_teacher(model: nn.Module) -> None:
     """Whether the teacher stays as it is: nothing is trained that is left when the adapter is off."""
+    starts = {str(getattr(one, "init_lora_weights", True)).lower() for one in cast(Any, model).peft_config.values()}
+    if changed := sorted(start for start in starts if start.startswith(CHANGES_BASE)):
+        raise UserError(
+            f"init_lora_weights: {changed[0]} takes a part of the base into the adapter, so that without the adapter"
+            " the teacher would be another model: leave it at True, or store the teacher's targets first."
+        )
+    if any(getattr(one, "layer_replication", None) for one in cast(Any, model).peft_config.values()):
+        raise UserError("layer_replication: the teacher would have the repeated layers as well; leave it out.")
     switched = {
         id(parameter)
         for module in model.modules()

@@ -11,6 +11,7 @@ import datetime
 import difflib
 import functools
 import hashlib
+import keyword
 import math
 import typing
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from . import disk, trackers
 from .errors import UserError
-from .files import local
+from .files import is_finite, local
 from .presets import PRESETS
 from .prompts.hints import Hint
 from .recipe_file import merged, overrides_merged, read, with_references
@@ -31,6 +32,21 @@ from .recipe_file import merged, overrides_merged, read, with_references
 LONGEST_NAME = 60  # bytes: several of them stand in one file's name, which has 255
 LARGEST = 2**31 - 1  # number that a recipe can hold; seeds go up to it
 MOST_STUDENTS = 500
+# Names that a chat template cannot be given a value of: Jinja's words, and what it renders.
+TEMPLATE_WORDS = {
+    *map(str.lower, keyword.kwlist),
+    "true",
+    "false",
+    "none",
+    "set",
+    "filter",
+    "block",
+    "macro",
+    "call",
+} | {
+    *("messages", "add_generation_prompt", "continue_final_message"),
+    *("bos_token", "eos_token", "strftime_now", "raise_exception"),
+}
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank (0.32, config/lora.py)
 
 
@@ -465,6 +481,11 @@ def _unfit(value: Any, kind: Any) -> str | None:
     return None
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether a chat template can be given the value as a literal."""
+    return isinstance(value, str | None) or (isinstance(value, int | float) and is_finite(value))
+
+
 def _is_list(kind: Any) -> bool:
     return typing.get_origin(kind) is list
 
@@ -560,9 +581,10 @@ def _impossible(recipe: Recipe) -> list[str]:
     if r.train.lora.dtype == "model" and r.model.dtype == "float16":
         wrong.append("train.lora.dtype: model; gradients of float16 weights cannot be scaled, so leave it at float32.")
     for name, value in r.model.template.items():
-        if not str(name).isidentifier() or not isinstance(value, str | int | float | None):
+        if not str(name).isidentifier() or str(name).lower() in TEMPLATE_WORDS or not _is_plain(value):
             wrong.append(
-                f"model.template.{name}: expected a variable's name and a text, a number, true, false or null."
+                f"model.template.{name}: expected a variable's name, none of the template's own words, and a text, a"
+                " finite number, true, false or null."
             )
     wrong += trackers.wrong(r.train.report_to)
     if not _is_day(r.model.date):

@@ -111,13 +111,13 @@ def _line(file: IO[bytes], path: Path, number: int) -> bytes:
 
 
 def parse_json(text: str) -> Any:
-    """JSON that can be written again: no half characters, no number beyond all bounds, not deeper than DEEPEST.
+    """JSON that can be written again: no key twice, no half character, no number beyond bounds, no deeper than DEEPEST.
 
     Raises:
         ValueError: anything else; the message says what is wrong.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_each_once)
         if text.count("[") + text.count("{") > DEEPEST:
             _check_depth(value)
         if "\\ud" in text.lower():  # an escaped half of a surrogate pair is JSON, and no text
@@ -131,6 +131,15 @@ def parse_json(text: str) -> Any:
     except ValueError as error:  # a number of more digits than Python reads
         raise ValueError(str(error).partition(";")[0]) from None
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object, whose last value of a key would win over the others in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.60} stands there twice")
+    return found
 
 
 def _check_depth(value: Any) -> None:

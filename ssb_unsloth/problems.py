@@ -124,12 +124,26 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     with open_file(path) as file:
         try:
             pages = pyarrow.parquet.ParquetFile(file, page_checksum_verification=True)
+            names = pages.schema_arrow.names
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"{len(twice)} columns are called {twice[0]!r}")
             for batch in pages.iter_batches(batch_size=PARQUET_ROWS):
                 batch.validate(full=True)
-                yield from batch.to_pylist()
+                yield from _with_decimals(batch).to_pylist()
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"{path}: not a Parquet file, or a damaged one ({reason[:200]}).") from None
+
+
+def _with_decimals(batch: Any) -> Any:
+    """Columns of float32 as the decimals that were written there: 0.1, and not 0.10000000149."""
+    import pyarrow
+
+    columns = [
+        column.cast(pyarrow.string()).cast(pyarrow.float64()) if column.type == pyarrow.float32() else column
+        for column in batch.columns
+    ]
+    return pyarrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 def _hub_rows(config: ProblemsConfig) -> Iterable[tuple[str, dict[str, Any]]]:

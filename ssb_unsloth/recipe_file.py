@@ -19,7 +19,7 @@ import yaml
 
 from .credentials import refuse_credentials
 from .errors import UserError
-from .files import control_character, read_text
+from .files import control_character, local, read_text
 
 MOST_BYTES = 1 << 17  # of a recipe's text; the longest here has a twentieth
 MOST_VALUES = 20_000  # in a recipe, those behind aliases and references counted as often as they stand there
@@ -30,13 +30,16 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 without dates and merge keys, and with 1e-4 as a number."""
+    """YAML 1.1 without dates and merge keys, with 1e-4 as a number, and with 010 as ten and 1:30 as text."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag.removeprefix(_TAG) in ("null", "bool", "int")]
+    first: [(tag, pattern) for tag, pattern in known if tag.removeprefix(_TAG) in ("null", "bool")]
     for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(
+    f"{_TAG}int", re.compile(r"^[-+]?(?:0|[1-9][\d_]*|0x[\da-fA-F_]+|0b[01_]+)$"), list("-+0123456789")
+)
 _Loader.add_implicit_resolver(
     f"{_TAG}float",
     re.compile(
@@ -53,7 +56,7 @@ def read(path: Path, kind: type) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, is no YAML mapping, or says something that a recipe cannot say; with its line.
     """
-    if not path.exists():
+    if not local(str(path)).exists():
         raise UserError(f"{path}: no such recipe. `ssb recipes` lists those that come with the package.")
     node = _compose(read_text(path, MOST_BYTES), f"{path}: not valid YAML")
     if not isinstance(node, yaml.MappingNode):

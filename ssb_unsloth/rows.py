@@ -7,7 +7,7 @@ or plain text, as TRL has it: tokenized as it stands, and its reply ends in eos.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from operator import index
 from typing import Any
 
@@ -19,6 +19,7 @@ from .control_tokens import encode
 from .errors import UserError
 
 PROMPTS = ("prompt", "teacher_prompt")
+BOOLEANS = ("bool", "torch.bool")  # as a dtype
 
 
 def examples_from(rows: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
@@ -27,11 +28,14 @@ def examples_from(rows: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> li
     Raises:
         UserError: it is no data set, or has no rows; a row that is no pair is named by its number, from 0.
     """
-    if isinstance(rows, Mapping):
+    if isinstance(rows, Mapping) and rows:
         splits = ", ".join(map(str, rows))
         raise UserError(
-            f"The data set has the splits {splits}: give one of them, as in data[{next(iter(rows), '')!r}]."
+            f"The data set is a mapping of {splits}; rows were expected: where these are splits, give one, as in"
+            f" data[{next(iter(rows))!r}]."
         )
+    if not hasattr(rows, "__iter__") and hasattr(rows, "__len__") and hasattr(rows, "__getitem__"):  # torch's Dataset
+        rows = map(rows.__getitem__, range(len(rows)))
     if isinstance(rows, str) or not isinstance(rows, Iterable):
         raise UserError(f"A data set was expected, rows of prompt, teacher_prompt and reply; this is {rows!r}.")
     found = [row if isinstance(row, Example) else _example(number, row, tokenizer) for number, row in enumerate(rows)]
@@ -49,6 +53,8 @@ def read(rows: Iterable[Any], tokenizer: PreTrainedTokenizerBase, embedded: int)
     examples = examples_from(rows, tokenizer)
     for number, example in enumerate(examples):
         ids = (*example.student_ids, *example.teacher_ids, *example.reply_ids)
+        if not all(map(_is_id, ids)):
+            raise UserError(f"Row {number} of the data set: holds something else than token ids.")
         if not 0 <= min(ids) <= max(ids) < embedded:
             odd = min(ids) if min(ids) < 0 else max(ids)
             raise UserError(
@@ -79,17 +85,24 @@ def _example(number: int, row: Any, tokenizer: PreTrainedTokenizerBase) -> Examp
     if any(plain) and not all(plain):
         raise UserError(f"{where}: one of prompt and teacher_prompt is text and the other messages; give both alike.")
     asked, hinted = (_prompt_ids(row[column], f"{where}, {column}", tokenizer) for column in PROMPTS)
-    return Example(str(row.get("id", number)), asked, hinted, _reply_ids(row, where, tokenizer, plain[0]))
+    name = row.get("id")
+    return Example(str(number if name is None else name), asked, hinted, _reply_ids(row, where, tokenizer, plain[0]))
 
 
 def _prompt_ids(prompt: Any, where: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    if type(prompt).__module__ == "numpy" and hasattr(prompt, "tolist"):  # a data set's rows in numpy's format
+        prompt = prompt.tolist()
     if isinstance(prompt, str) and prompt:
+        _check_whole(prompt, where)
         return _text_ids(prompt, tokenizer)
     if not isinstance(prompt, Sequence) or isinstance(prompt, str) or not prompt:
         raise UserError(f"{where}: expected messages or text, found {prompt!r:.80}.")
     for message in prompt:
         if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
             raise UserError(f"{where}: expected messages of role and content, both text; found {message!r:.80}.")
+        _check_whole(message["content"], where)
+    if prompt[-1]["role"] == "assistant":
+        raise UserError(f"{where}: ends in the assistant's message, and the reply stands apart; leave it out there.")
     return render(tokenizer, [dict(message) for message in prompt])
 
 
@@ -105,21 +118,39 @@ def _text_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _reply_ids(row: Mapping[str, Any], where: str, tokenizer: PreTrainedTokenizerBase, plain: bool) -> list[int]:
     given = row.get("reply_ids")
     if given is not None:
+        unordered = isinstance(given, str | bytes | Mapping | Set)
         try:
-            ids = [index(token) for token in given]  # also numpy's and torch's
+            ids = [] if unordered or not all(map(_is_id, given)) else [index(token) for token in given]
         except TypeError:
             ids = []
         if not ids:
             raise UserError(f"{where}, reply_ids: expected token ids, at least one; found {given!r:.80}.")
         return ids
-    text, eos = row["reply"], int(tokenizer.eos_token_id)
+    text, eos = row["reply"], tokenizer.eos_token_id
     if not isinstance(text, str):
         raise UserError(f"{where}, reply: expected text, found {text!r:.80}.")
-    end = eos if plain else end_of_turn(tokenizer)
-    spelt = tuple(str(tokenizer.convert_ids_to_tokens(token)) for token in {eos, end})
+    _check_whole(text, f"{where}, reply")
+    if eos is None:
+        raise UserError("The tokenizer has no eos token, so nothing says where a reply ends: set tokenizer.eos_token.")
+    end = int(eos) if plain else end_of_turn(tokenizer)
+    spelt = tuple(str(tokenizer.convert_ids_to_tokens(token)) for token in {int(eos), end})
     while text.rstrip().endswith(spelt):  # it closes its turn itself
         text = text.rstrip()
         text = text.removesuffix(next(token for token in spelt if text.endswith(token)))
     if not text.strip():
         raise UserError(f"{where}, reply: it is empty; there is nothing in it to learn.")
     return [*encode(tokenizer, text), end]
+
+
+def _is_id(token: Any) -> bool:
+    """Whether it is a whole number, numpy's and torch's among them; true and false are none."""
+    return hasattr(token, "__index__") and not (isinstance(token, bool) or str(getattr(token, "dtype", "")) in BOOLEANS)
+
+
+def _check_whole(text: str, where: str) -> None:
+    """Half of a character is in no tokenizer's alphabet."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise UserError(f"{where}: {half} is half a character; write whole ones.") from None

@@ -15,7 +15,8 @@ from .credentials import masked
 _DANGEROUS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad"  # control characters but for tab and line feed
     "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # direction, invisible, other ends of a line
-    "\ud800-\udfff\U000e0000-\U000e007f]"  # halves of characters, tags
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\U0001d173-\U0001d17a"  # others that show nothing
+    "\ud800-\udfff\U000e0000-\U000e0fff]"  # halves of characters, tags
 )
 
 

@@ -10,6 +10,7 @@ adapter on a frozen base, is refused in a sentence.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -77,12 +78,18 @@ class SSBTrainer(Sealed):
         **kwargs: Any,
     ) -> None:
         args = checked_arguments(args, kwargs)
-        if isinstance(model, str):
-            named = ModelConfig(name=model)
+        if isinstance(model, str | os.PathLike):
+            named = ModelConfig(name=os.fspath(model))
             processing_class, model = processing_class or load_tokenizer(named), load_model(named)
         if processing_class is None:
             raise UserError("SSBTrainer needs processing_class, the model's tokenizer.")
+        if not isinstance(processing_class, PreTrainedTokenizerBase):
+            raise UserError(f"processing_class is a {type(processing_class).__name__}; expected the model's tokenizer.")
         model = student(model, peft_config, args.seed, taught=targets is not None)
+        own = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+        groups = optimizer.param_groups if (optimizer := (kwargs.get("optimizers") or [None])[0]) else []
+        if groups and not own & {id(parameter) for group in groups for parameter in group["params"]}:
+            raise UserError("optimizers: the optimizer holds no weight of the adapter, so nothing would be trained.")
         self._read = partial(read, tokenizer=processing_class, embedded=embedded(model))
         super().__init__(
             model=model,
@@ -155,6 +162,12 @@ class SSBTrainer(Sealed):
         sums = [getattr(out, name).sum() for name in MEANS]
         self._rows[model.training].append(torch.stack([*sums, lengths.sum().to(sums[0])]))
         return (out.loss, None) if return_outputs else out.loss
+
+    def get_train_dataloader(self) -> Any:
+        loader = super().get_train_dataloader()
+        if not len(loader):
+            raise UserError("dataloader_drop_last: fewer rows than one batch, so no step would be taken; leave it off.")
+        return loader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Also for rows that are given to `evaluate` alone."""

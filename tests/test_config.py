@@ -538,3 +538,20 @@ def test_a_server_is_asked_and_not_trained(tmp_path):
     with pytest.raises(UserError, match=r"model\.name: http://host:1/v1 is a server"):
         load(POCKET, ["variants.a.model.name=http://host:1/v1"])
     assert load(POCKET, ["model.name=http://host:1/v1"], servers=True).model.name == "http://host:1/v1"
+
+
+def test_a_number_is_read_as_a_reader_of_today_reads_it():
+    assert load(Path("recipes/pocket.yaml"), ["train.epochs=010", "seed=007"]).train.epochs == 10
+    with pytest.raises(UserError, match="seed: "):
+        load(Path("recipes/pocket.yaml"), ["seed=1:30"])
+
+
+@pytest.mark.parametrize("word", ["messages=1", "if=1", "true=1", "x=.nan", "x=-.inf", "add_generation_prompt=false"])
+def test_a_template_variable_that_would_break_the_template_is_refused(word):
+    with pytest.raises(UserError, match=rf"model\.template\.{word.partition('=')[0]}: expected a variable's name"):
+        load(Path("recipes/pocket.yaml"), [f"model.template.{word}"])
+
+
+def test_a_recipes_name_that_is_none_is_a_sentence():
+    with pytest.raises(UserError, match="cannot be the name of a file"):
+        load(Path("x" * 5000 + ".yaml"))

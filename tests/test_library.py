@@ -3,6 +3,7 @@
 import json
 
 import datasets
+import numpy
 import pytest
 import torch
 import transformers
@@ -234,6 +235,12 @@ def test_ids_of_arrays_and_tensors_are_ids(tokenizer):
         ({"reply": 7}, "reply: expected text, found 7"),
         ({"reply": None, "reply_ids": []}, "reply_ids: expected token ids"),
         ({"reply_ids": ["a"]}, "reply_ids: expected token ids"),
+        ({"reply_ids": [True, False]}, "reply_ids: expected token ids"),
+        ({"reply_ids": {"5": 6}}, "reply_ids: expected token ids"),
+        ({"reply": "So \ud800"}, r"reply: \\ud800 is half a character"),
+        ({"prompt": [{"role": "user", "content": "\udfff"}]}, r"prompt: \\udfff is half a character"),
+        ({"prompt": "\ud800", "teacher_prompt": "Hint."}, r"prompt: \\ud800 is half a character"),
+        ({"prompt": [*ASKED, {"role": "assistant", "content": "So"}]}, "ends in the assistant's message"),
         ({"reply_ids": [1.5]}, "reply_ids: expected token ids"),
         ({"reply_ids": [5, 10**6]}, "token id 1000000, where the model has 528"),
         ({"reply_ids": [-100, 5]}, "token id -100"),
@@ -257,8 +264,12 @@ def test_a_row_that_is_no_pair_is_named(make, tokenizer, row, said):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}), r"splits train: give one.*data\['train'\]"),
-        ({"train": ROWS}, "splits train"),
+        (
+            datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}),
+            r"a mapping of train; .*give one.*data\['train'\]",
+        ),
+        ({"train": ROWS}, "a mapping of train; rows were expected"),
+        ({}, "has no rows"),
         ([], "has no rows"),
         ("pairs.jsonl", "rows of prompt, teacher_prompt and reply"),
         (7, "rows of prompt, teacher_prompt and reply"),
@@ -268,6 +279,31 @@ def test_a_row_that_is_no_pair_is_named(make, tokenizer, row, said):
 def test_what_is_no_data_set_is_said(make, rows, said):
     with pytest.raises(UserError, match=said):
         make(rows=rows)
+
+
+def test_ids_have_an_order_and_are_whole_numbers(tokenizer):
+    for ids in ({5, 6}, b"ab", {5: 6}, [torch.tensor(True)], [numpy.bool_(True)], [5, False]):
+        with pytest.raises(UserError, match="reply_ids: expected token ids"):
+            one(tokenizer, reply_ids=ids)
+
+
+def test_a_row_without_a_name_has_its_number(tokenizer):
+    assert [example.id for example in examples_from([ROW | {"id": None}, ROW, ROW | {"id": 7}], tokenizer)] == list(
+        "017"
+    )
+
+
+def test_rows_of_torchs_data_set_and_of_numpy_are_rows(tokenizer):
+    class Rows(torch.utils.data.Dataset):
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, number):  # without an IndexError at its end
+            return ROW
+
+    plain = examples_from(ROWS, tokenizer)
+    assert examples_from(Rows(), tokenizer) == plain
+    assert examples_from(datasets.Dataset.from_list(ROWS).with_format("numpy"), tokenizer) == plain
 
 
 # -- Evaluation sets --------------------------------------------------------------------------------------------------
@@ -321,6 +357,76 @@ def test_plain_training_arguments_train_by_the_objectives_defaults(make, tmp_pat
 def test_what_would_have_no_effect_is_refused(make, more, said):
     with pytest.raises(UserError, match=said):
         make(**more)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[(key, value) for key in ("kd_temperature", "kd_weight", "ce_weight", "sharpen") for value in ("2", True)],
+        *[
+            (key, float(value))
+            for key in ("kd_temperature", "kd_weight", "ce_weight", "sharpen")
+            for value in ("nan", "inf")
+        ],
+        ("denominator", "tokens"),
+    ],
+)
+def test_a_setting_that_is_none_is_said_before_the_model_is_looked_at(tmp_path, key, value):
+    with pytest.raises(ValueError, match=f"{key}: .* is (not a finite number|neither example nor token)"):
+        SSBConfig(output_dir=str(tmp_path), **SETTINGS | {key: value})
+
+
+@pytest.mark.parametrize("key", ["fp16", "fp16_full_eval"])
+def test_half_precision_without_a_gpu_is_refused(make, key):
+    with pytest.raises(UserError, match=f"{key}: has no effect on a CPU"):
+        make(settings={key: True})
+
+
+def test_a_training_without_a_step_does_not_look_finished(make):
+    with pytest.raises(UserError, match="dataloader_drop_last: fewer rows than one batch"):
+        make(rows=[ROW], settings={"dataloader_drop_last": True}).train()
+    foreign = torch.optim.SGD(tiny_model("qwen2").parameters(), 0.1)
+    with pytest.raises(UserError, match=r"optimizers: .* nothing would be trained"):
+        make(optimizers=(foreign, None))
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora", "pissa_niter_2"])
+def test_a_first_adapter_that_is_taken_out_of_the_base_is_refused(make, start):
+    with pytest.raises(UserError, match=f"init_lora_weights: {start} .* the teacher would be another model"):
+        make(peft_config=LoraConfig(**LORA, init_lora_weights=start))
+    with pytest.raises(UserError, match="layer_replication: the teacher"):
+        make(peft_config=LoraConfig(**LORA, layer_replication=[[0, 2], [1, 2]]))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"peft_config": dict(LORA)}, "peft_config is a dict; expected one of PEFT's"),
+        ({"peft_config": LoraConfig(**LORA | {"target_modules": "("})}, "peft_config: it cannot be put on this model"),
+        ({"processing_class": "pocket"}, "processing_class is a str"),
+        ({"model": 5}, "model is 5; expected a causal language model"),
+        ({"model": tiny_model}, "model is <function"),
+        ({"model": tiny_model("qwen2").model}, "peft_config: it cannot be put on this model"),
+    ],
+)
+def test_what_is_of_another_type_is_named(make, more, said):
+    with pytest.raises(UserError, match=said):
+        make(**more)
+
+
+def test_a_tokenizer_without_an_end_or_a_template_is_named(make):
+    bare = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
+    bare.eos_token = None
+    with pytest.raises(UserError, match="no eos token"):
+        make(processing_class=bare)
+    bare.eos_token, bare.chat_template = "<|im_end|>", None
+    with pytest.raises(UserError, match=r"chat template of .*chat_template is not set"):
+        make(processing_class=bare)
+
+
+def test_examples_of_something_else_than_ids_are_named(make):
+    with pytest.raises(UserError, match="Row 0 of the data set: holds something else than token ids"):
+        make(rows=[Example("a", ["x"], [6], [7])])
 
 
 def test_examples_of_ids_pass_as_they_are(make):

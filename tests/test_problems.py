@@ -239,3 +239,22 @@ def test_an_id_is_missed_where_only_a_later_problem_has_one(tmp_path, save):
         load_benchmark("mine", b)
     b = recipe_benchmark(tmp_path, "mine", source=save("b.jsonl", ROWS))
     assert len(load_benchmark("mine", b)) == 2
+
+
+def test_json_with_a_key_twice_is_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "A?", "question": "B?", "answer": "1"}\n')
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 1: not JSON \(the key 'question' stands there twice\)"):
+        load_problems(ProblemsConfig(source=str(path)))
+
+
+def test_a_parquet_column_of_float32_holds_the_decimals_that_were_written(tmp_path):
+    path, names = tmp_path / "rows.parquet", ["question", "answer"]
+    golds = pyarrow.array([0.1, 2.5, 1e-7], pyarrow.float32())
+    pyarrow.parquet.write_table(pyarrow.table([["A?", "B?", "C?"], golds], names), path)
+    found = load_problems(ProblemsConfig(source=str(path)))
+    assert [float(problem.gold) for problem in found] == [0.1, 2.5, 1e-7]
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["A?"])] + [pyarrow.array(["1"])] * 2, names=[*names, "answer"])
+    pyarrow.parquet.write_table(twice, path)
+    with pytest.raises(UserError, match="2 columns are called 'answer'"):
+        load_problems(ProblemsConfig(source=str(path)))

@@ -152,3 +152,8 @@ def test_a_password_stands_in_no_file_no_name_and_no_message(tmp_path, url, word
     for path in tmp_path.rglob("*"):
         assert "hunter2" not in path.name
         assert path.is_dir() or b"hunter2" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("sign", "\u034f\u115f\u1160\u180e\u3164\uffa0\U0001d173\U000e0100")
+def test_a_sign_that_shows_nothing_is_written_out(sign):
+    assert visible(f"a{sign}b") in (f"a\\u{ord(sign):04x}b", f"a\\U{ord(sign):08x}b")

@@ -97,7 +97,14 @@ def _applied(tokenizer: PreTrainedTokenizerBase, messages: Messages, **how: Any)
 
     try:
         return tokenizer.apply_chat_template(messages, **how)
-    except (TemplateError, TypeError, LookupError, AttributeError) as error:  # a template may expect other messages
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+    ) as error:  # a template may expect other messages
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(
             f"The chat template of {tokenizer.name_or_path!r} refuses messages of the roles {roles}: {error}. SSB gives"
