@@ -273,18 +273,15 @@ def _equal(answer: str, gold: str) -> bool:
     for text, other in ((answer, gold), (gold, answer)):
         measured = read(with_letter_unit(other) or other)
         for total in map(read, totals(text)):
-            if _same(*((total, measured) if text is answer else (measured, total))):
+            if _same(total, measured) if text is answer else _same(measured, total):
                 return True
-    if {ours.kind, golds.kind} & {"list", "()"} and (parts := [parts_within(one) for one in (answer, gold)]) != [
-        [],
-        [],
-    ]:
-        return _same(
-            *(
-                read(_in_order(labelled)) if labelled else whole
-                for labelled, whole in zip(parts, (ours, golds), strict=True)
+    if {ours.kind, golds.kind} & {"list", "()"}:  # `(a) 3, (b) 4`
+        labelled = [parts_within(one) for one in (answer, gold)]
+        if any(labelled):
+            ours, golds = (
+                read(_in_order(parts)) if parts else whole for parts, whole in zip(labelled, (ours, golds), strict=True)
             )
-        )
+            return _same(ours, golds)
     # `100,200` was read as a number; beside a list, or a gold tuple, it is two numbers.
     if (ours.kind, golds.kind) in _TWO_READINGS:
         return _same(read(answer, thousands=False), read(gold, thousands=False))
@@ -373,7 +370,8 @@ def _same_set(answer: Sequence[Answer], gold: Sequence[Answer]) -> bool:
         return any(_same(one, other) for other in by_form(gold, one))
 
     names = [part.variable for part in gold]
-    if len(answer) == len(gold) and len({*names}) == len(names) > 1 and not any(part.variable for part in answer):
+    is_labelled = all(names) and len({*names}) == len(names) > 1
+    if is_labelled and len(answer) == len(gold) and not any(part.variable for part in answer):
         return _same_sequence(answer, gold)  # `3, 4` for `x = 3, y = 4`: in their order
     return all(matched(part) for part in answer) and all(
         any(_same(one, part) for one in by_form(answer, part)) for part in gold
