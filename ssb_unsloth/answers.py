@@ -137,17 +137,23 @@ _VARIABLE = re.compile(
     r"\s*(?:[A-Za-z]|[A-Za-z]_\{?\w+\}?|m?\\[a-z]+(?:\s*[A-Z]+)?|[A-Za-z]\s*(?:\^\s*\{-1\}\s*)?\([\w,\s]+\)"
     r"|\([a-z](?:\s*,\s*[a-z])+\)"
     # Lengths and the like, which have capital letters: AB, |AB|, \overline{AB}, [ABC], S_{ABC}; a norm
-    r"|[A-Z]{2,3}|\|\s*[A-Z]{1,3}\s*\||\[[A-Z]{3,6}\]"
+    r"|[A-Z]{2,3}|\|\s*[A-Z]{1,3}(?:\s*\\(?:cup|cap|times|setminus)\s*[A-Z])*\s*\||\[[A-Z]{3,6}\]"
+    # Values of functions: f(g(1)), P(A \cup B), \gcd(12, 18)
+    r"|(?:[fghPE]'*|\\(?:gcd|det|max|min)|\"?(?:lcm|gcd|Var)\"?)\s*\((?:[^()]|\([^()]*\))*\)"
+    r"|\d+\s*!|\\binom\{\d+\}\{\d+\}"
     r"|m?\|?\s*\\(?:overline|overrightarrow|vec|widehat|bar)\s*\{\s*[A-Za-z]+\s*\}\s*\|?|\\\|[\sA-Za-z]+\\\|"
     r'|(?P<words>"[^"]*"|[A-Za-z ]{4,}))\s*'
 )
-_NEGATED = re.compile(r"\s*-\s*([A-Za-z](?:_\{?\w+\}?)?|\\[a-z]+)\s*")
+_NEGATED = re.compile(r"\s*-\s*\(?\s*([A-Za-z](?:_\{?\w+\}?)?|\\(?!pi|infty)[a-z]+)\s*\)?\s*")
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", r"\ne": r"\ne"}
 
 
 def _relation(text: str, thousands: bool) -> Answer | None:
     r"""`x = 5`, `x \in [2, 3]`, `2 < x \le 3`: the value, with the variable beside it. None if it is no such thing."""
     sides = split(text, "=", r"\in")
+    if len(sides) == 2 and (negated := _NEGATED.fullmatch(sides[0])) and len(split(text, "=")) == 2:  # `-x = 5`
+        sides = [negated[1], _negative(sides[1])]
+        text = "=".join(sides)
     if len(sides) > 1:
         is_turned = not _VARIABLE.fullmatch(sides[0]) and len(split(text, r"\in")) == 1  # `5 = x`
         left, right = (sides[-1], sides[0]) if is_turned else (sides[0], sides[-1])
@@ -155,10 +161,10 @@ def _relation(text: str, thousands: bool) -> Answer | None:
         if not variable or not right.strip() or re.fullmatch(r"\s*[A-Za-z]\s*=\s*[A-Za-z]\s*", text):  # `a = b`
             return None
         name = "" if variable["words"] else _compact(left)
+        if segment := re.fullmatch(r"\|?(?:\\overline\{)?([A-Z]{2})\}?\|?", name):
+            name = "".join(sorted(segment[1]))  # |AB|, AB and BA are one length
         return replace(_parse(right, thousands), variable=name, equation=_compact(_arguments(text)))
-    sides = _positive(re.split(rf"(<|>|\\(?:le|ge|ne){ASIDE})", text))
-    if len(sides) == 3 and _VARIABLE.fullmatch(sides[2]):
-        sides = [sides[2], _FLIPPED[sides[1]], sides[0]]
+    sides = _arranged(re.split(rf"(<|>|\\(?:le|ge|ne){ASIDE})", text))
     if len(sides) == 3 and _VARIABLE.fullmatch(sides[0]):
         name, sign, bound = sides
         if sign == r"\ne":
@@ -178,14 +184,28 @@ def _relation(text: str, thousands: bool) -> Answer | None:
     return replace(_collection(brackets, _parse_all([low, high])), variable=_compact(name))
 
 
-def _positive(sides: list[str]) -> list[str]:
-    """`-x > -1` and `-3 < -x < 5` multiplied by -1; everything else as it is."""
-    if len(sides) in (3, 5) and any(map(_NEGATED.fullmatch, sides[::2])):
+def _term(side: str) -> str | None:
+    """The variable of `x` and of `-x`; None for everything else."""
+    found = _NEGATED.fullmatch(side) or _VARIABLE.fullmatch(side)
+    name = side.strip(" -()") if found else ""
+    return None if name in ("", "e", r"\pi", r"\infty") else name
+
+
+def _arranged(sides: list[str]) -> list[str]:
+    """An inequality with its variable on the left (of two, the first by name), multiplied by -1 if it has a minus."""
+    if len(sides) == 3:
+        left, right = _term(sides[0]), _term(sides[2])
+        if right and (left is None or right < left):
+            sides = [sides[2], _FLIPPED[sides[1]], sides[0]]
+    variable = len(sides) // 4 * 2  # the middle of three
+    if len(sides) in (3, 5) and _term(sides[variable]) and _NEGATED.fullmatch(sides[variable]):
         sides = [_FLIPPED[side] if place % 2 else _negative(side) for place, side in enumerate(sides)]
     return sides
 
 
 def _negative(text: str) -> str:
+    if negated := _NEGATED.fullmatch(text):
+        return negated[1]
     is_sum = re.search(r"[-+]", text.strip()[1:])
     return f"-({text})" if is_sum else text.strip()[1:] if text.strip().startswith("-") else f"-{text.strip()}"
 
@@ -227,8 +247,9 @@ def _quantity(text: str, thousands: bool) -> Answer | None:
     """A number with a percent sign, degrees, half of the day, modulus or unit: the number, with that beside it."""
     if text.endswith("%"):
         return replace(_parse(text.rstrip("% "), thousands), is_percent=True, is_bare=False)
-    if (match := re.fullmatch(r'(.*\S)\s*°\s*"?\s*[CF]?\s*"?', text, re.S)) and not _ANGLE.search(text):
-        return replace(_parse(match[1], thousands), unit="degree", is_bare=False)
+    if (match := re.fullmatch(r'(.*\S)\s*°\s*"?\s*([CF]?)\s*"?', text, re.S)) and not _ANGLE.search(text):
+        scale = {"C": " celsius", "F": " fahrenheit"}.get(match[2], "")
+        return replace(_parse(match[1], thousands), unit=f"degree{scale}", is_bare=False)
     if (match := _TIME.fullmatch(text)) and (match[2] or match[3] or match[4].islower()):  # `2AM` may be a product
         return replace(_leaf(f"{match[1]}:{match[2] or '00'}"), unit=f"{match[4].lower()}m")
     if match := re.fullmatch(r"(.+?)\s*(?:\\pmod|\(\s*\\?b?mod)\s*\{?\s*(\d+)\s*\}?\s*\)?\s*", text.replace('"', "")):
@@ -281,7 +302,7 @@ def _leaf(text: str) -> Answer:
     if (match := _NUMBER.fullmatch(source)) and (value := _value(match)) is not None:
         return _number(value, source, _significant(match["decimal"]) if "." in (match["decimal"] or "") else 0)
     form = re.sub(r"(?<![\d.])(\d+\.\d*?)0+(?!\d)", r"\1", source)
-    form = re.sub(r"(?<=\d)\.(?!\d)", "", re.sub(r"(?<![\d.])0+(?=\d)", "", form))
+    form = re.sub(r"(?<=\d)\.(?!\d)", "", re.sub(r"(?<![\d.:])0+(?=\d)", "", form))
     form = re.sub(r"(?<!\d)\.(?=\d)", "0.", form).removeprefix("+")
     return Answer(form, source=source, equation=form if len(split(form, "=")) > 1 else "")
 
@@ -343,34 +364,61 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 
 _CHOICE = re.compile(
-    r"(?i:(?:the )?(?:correct |right )?(?:option|choice|answer)(?: is)?:?) ?\(?([A-H])\)?(?:[.:)] .+| [^\w(].*)?"
+    r"(?i:(?:the )?(?:correct |right )?(?:option|choice|answer)(?: is)?:?) ?\(?([A-H]|[b-h](?!\w))\)?"
+    r"(?:[.:)] .+| [^\w(].*)?"
 )
 # Two or three letters without quotation marks are a product of variables otherwise
 _WORDS = "yes no odd red tan up on off in out cat dog cow pig hen bee ant fox owl bat rat boy man men day all any few"
 _WORDS += " mon tue wed thu fri sat sun jan feb mar apr may jun jul aug sep oct nov dec new old big low hot wet dry tie"
 _WORDS += " win top bus car pen cup hat ice oil air gas ann amy tom tim jim bob sam dan ben ron max mia eve eva ava ivy"
 _WORDS += " kim lee liz meg sue joe jon ray roy ted ian leo zoe ali ash jen kay ken pat rob val yea nay true yep nope"
+_WORDS += " sky sea sun son tea eat egg elm oak fir add age ago aid aim air ape arm art ask ate bad bag bar bay bed bet"
+_WORDS += (
+    " bid bit bow box bug bun buy can cap cow cry cup cut dad day did die dig dim dip dot due dug dye ear end era eye"
+)
+_WORDS += (
+    " fan far fat fed fee few fig fin fit fix fly fog for fun fur gap gem get gum gun guy gym had ham has hay her him"
+)
+_WORDS += (
+    " hid hip his hit hog hop how hug hut ice ill ink inn its jam jar jaw jet job joy key kid kit lab lap law lay leg"
+)
+_WORDS += (
+    " let lid lie lip lot low mad map mat met mix mom mud mug net nor not now nut odd one our own pad pan paw pay pea"
+)
+_WORDS += (
+    " peg pet pie pin pit pot put ran raw rib rid rim rip rob rod rot row rub rug run sad sat saw say see set sew she"
+)
+_WORDS += (
+    " sit sip sir ski sly sob tab tag tap tar tax the tip toe ton too top toy try tub two use van vet vow wag war was"
+)
+_WORDS += (
+    " wax way web who why wig yes yet you zip zoo it he we us me my go so if is am at to by do up ok tin lime bob al"
+)
+_WORDS += " bo jo ed ty amy abe ada art ben cal dee don eli fay gus guy hal ida ike ira jay jim kip lou lyn mel ned nan"
+_WORDS += " nat pam peg rex rod ray sal sid tad tod una van vic wes"
 _SHORT_WORDS = frozenset(_WORDS.split())
 
 
 def _words(text: str) -> Answer | None:
     r"""`\text{Evelyn}`, `Evelyn`, `an ellipse`: the words in lower case; a single letter (a choice) as it is."""
     plain = re.sub(r"\s+", " ", text.replace('"', " ")).strip(" .,")
+    plain = re.sub(r"(?<=[A-Za-z]{2})!+$", "", plain)
     if match := _CHOICE.fullmatch(plain):
-        return Answer(match[1], source=match[1])
+        return Answer(match[1].upper(), source=match[1].upper())
     if match := re.fullmatch(r"\(?\s*([A-Za-z])\s*\)(?: [^\s(].*)?|([A-H])[.:] .+", plain):
         choice = match[1] or match[2]
         return Answer(choice, source=choice)  # `(C)`, `C)`, `(C) 12` and `C. 12` name a choice
     quoted = re.fullmatch(r'\s*("[^"]*"[\s.]*)+', text)
     bare = _without_article(plain)
     is_word = re.search(r"(?<![\\\w{])[^\W\d_]{4,}", plain) or re.fullmatch(r"(?i:the) [a-z]{2,}", plain)
+    is_word = is_word or re.fullmatch(r"[^\W\d_]*[^\x00-\x7f\W\d_][^\W\d_]*", plain)  # Zoë: no variables
     if is_word or bare in _SHORT_WORDS or (quoted and re.search(r"[^\W\d_]{2}", plain)):
         return Answer(re.sub(r"[\s.\-']+", " ", bare).strip(), source=bare, is_words=True)
     return None
 
 
 def _without_article(text: str) -> str:
-    return re.sub(r"^(?:an?|the) ", "", text.casefold().strip(" .,"))
+    return re.sub(r"^(?:an?|the) ", "", text.casefold().strip(" .,!"))
 
 
 def _compact(text: str) -> str:

@@ -22,7 +22,8 @@ Decisions that a reader may look for:
   - A comma between digits that are no thousands may stand for the decimal point of the same digits: `1,22` and `1.22`.
   - A numeral with a base, `52_8`, equals only the same digits in the same base: the form was asked for.
   - Words are compared without case, articles and punctuation; variables keep their case.
-  - Inequalities are not solved, but for a sign: `-x > -1` is `x < 1`.
+  - Inequalities are not solved, but for a sign: `-x > -1` is `x < 1`, and `y > x` is `x < y`.
+  - `x = 3, y = 4` may be answered by `3, 4` in this order, as `(a) 3, (b) 4` may.
   - `x = 5`, `|AB| = 5` and `f(2) = 5` equal `5`, but not `y = 5`.
   - `(1, 2)` equals `1, 2` in this order; `\{1, 2\}` equals `2, 1` but no tuple.
 """
@@ -47,6 +48,7 @@ from .replies import (
     last_boxed,
     last_expression,
     leading_formula,
+    parts_within,
 )
 from .spelling import characters
 from .units import differ, size, totals, with_letter_unit
@@ -103,12 +105,14 @@ def grade(text: str, gold: str, finish_reason: str = "stop", same: Callable[[str
 
 def _spread(text: str, gold: str) -> tuple[str, Compared]:
     """An answer with several parts in several boxes. Those of labelled parts are compared in their order."""
-    if parts := boxes_of_parts(text):
-        ordered = "(" + ", ".join(re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", part) for part in parts) + ")"
-        if (compared := compare(ordered, gold)).equal:
-            return ", ".join(parts), compared
+    if (parts := boxes_of_parts(text)) and (compared := compare(_in_order(parts), gold)).equal:
+        return ", ".join(parts), compared
     answer = boxes_side_by_side(text)
     return answer, compare(answer, gold)
+
+
+def _in_order(parts: Sequence[str]) -> str:
+    return "(" + ", ".join(re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", part) for part in parts) + ")"
 
 
 Judgement = Callable[[str, str], bool]
@@ -266,8 +270,18 @@ def _equal(answer: str, gold: str) -> bool:
     ours, golds = read(answer), read(gold)
     if _same(ours, golds) or _decimal_comma(answer, gold) or _decimal_comma(gold, answer):
         return True
-    if any(_same(read(total), golds) for total in totals(answer)) or any(_same(ours, read(t)) for t in totals(gold)):
-        return True
+    for text, other in ((answer, gold), (gold, answer)):
+        measured = read(with_letter_unit(other) or other)
+        for total in map(read, totals(text)):
+            if _same(total, measured) if text is answer else _same(measured, total):
+                return True
+    if {ours.kind, golds.kind} & {"list", "()"}:  # `(a) 3, (b) 4`
+        labelled = [parts_within(one) for one in (answer, gold)]
+        if any(labelled):
+            ours, golds = (
+                read(_in_order(parts)) if parts else whole for parts, whole in zip(labelled, (ours, golds), strict=True)
+            )
+            return _same(ours, golds)
     # `100,200` was read as a number; beside a list, or a gold tuple, it is two numbers.
     if (ours.kind, golds.kind) in _TWO_READINGS:
         return _same(read(answer, thousands=False), read(gold, thousands=False))
@@ -349,10 +363,19 @@ def _same_sequence(answer: Sequence[Answer], gold: Sequence[Answer]) -> bool:
 
 
 def _same_set(answer: Sequence[Answer], gold: Sequence[Answer]) -> bool:
-    def matched(one: Answer, others: Sequence[Answer]) -> bool:  # equal forms first: they cost nothing
-        return any(_same(one, other) for other in sorted(others, key=lambda other: other.form != one.form))
+    def by_form(others: Sequence[Answer], one: Answer) -> list[Answer]:  # equal forms first: they cost nothing
+        return sorted(others, key=lambda other: other.form != one.form)
 
-    return all(matched(part, gold) for part in answer) and all(matched(part, answer) for part in gold)
+    def matched(one: Answer) -> bool:
+        return any(_same(one, other) for other in by_form(gold, one))
+
+    names = [part.variable for part in gold]
+    is_labelled = all(names) and len({*names}) == len(names) > 1
+    if is_labelled and len(answer) == len(gold) and not any(part.variable for part in answer):
+        return _same_sequence(answer, gold)  # `3, 4` for `x = 3, y = 4`: in their order
+    return all(matched(part) for part in answer) and all(
+        any(_same(one, part) for one in by_form(answer, part)) for part in gold
+    )
 
 
 def _same_leaf(answer: Answer, gold: Answer) -> bool:

@@ -83,7 +83,7 @@ def trouble() -> str | None:
 
 # Math-Verify takes words for products of letters (anagrams would be equal), drops the base of a numeral and the prime
 # of a function, adds numbers that stand beside each other, and reads capital letters as small ones.
-_NOT_MATHEMATICS = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{4,}|[\dA-F)]_|\d \d|[:?'\"]|[^\x20-\x7e]")
+_NOT_MATHEMATICS = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{4,}|\\[lc]?dots|[\dA-F)]_|\d \d|[:?'\"]|[^\x20-\x7e]")
 
 
 # ... and takes `2(4)` for a mixed number, which is 6.

@@ -10,7 +10,10 @@ _BOX_PARTS = re.compile(
 
 
 # Where a block of thoughts ends; what ends a turn is no text behind it
-_THOUGHTS_END = r"(?i:</(?:think|thinking|thought|reasoning)>|\[/think\]|◁/think▷)"
+_THOUGHTS_END = (
+    r"(?i:</\s?(?:[a-z]{1,9}:)?(?:think|thinking|thoughts?|reasoning|scratchpad|reflection)\s?>|\[/think\]|◁/think▷"
+    r"|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>)"
+)
 _PIECE = re.compile(rf"({_THOUGHTS_END})|(<\|[^|<>]*\|>|</s>|\s+)|[^\s<\[◁]+|.", re.S)
 
 
@@ -48,7 +51,7 @@ def boxes_side_by_side(text: str) -> str:
     contents = [text[start:end].strip()]
     for before, its_end in others:
         between = text[its_end + 1 : start].removesuffix("{").rpartition("\\")[0]
-        if not re.search(",|and|or", between) or not _BESIDE.fullmatch(between):
+        if not re.search(",|and|or|\n", between) or not _BESIDE.fullmatch(between):
             break
         contents.append(text[before:its_end].strip())
         start = before
@@ -57,9 +60,10 @@ def boxes_side_by_side(text: str) -> str:
 
 _NAME = r"([a-h]|[1-9]|i{1,3}|iv|v|vi)"
 _LABEL = re.compile(
-    rf"(?<![\w\\])\({_NAME}\)|(?<![\w(]){_NAME}\)|\b(?:part|case|question|problem)\s+{_NAME}\b|^\W{{0,4}}([1-9])\.\s",
+    rf"(?<![\w\\])\({_NAME}\)|(?<![\w(]){_NAME}\)|\b(?:part|case|question|problem)\s+{_NAME}\b|^\W{{0,4}}([1-9a-h])\.\s",
     re.I | re.M,
 )
+_VALUE_OF = re.compile(r"(?<![\\\w])([A-Za-z](?:_\{?\w\}?)?)\s*=[\s$]*\\{1,2}(?:boxed|fbox)\s*\{$")  # x = \boxed{
 _LABELS = [["a", "b", "c", "d", "e", "f", "g", "h"], [*"123456789"], ["i", "ii", "iii", "iv", "v", "vi"]]
 
 
@@ -75,8 +79,36 @@ def boxes_of_parts(text: str) -> list[str]:
         if label in parts and label != next(reversed(parts)):
             return []  # back in an earlier part
         parts[label] = text[start:end].strip()
+    names = [_VALUE_OF.search(text[:start][-40:]) for start, _ in boxes]
+    if len(boxes) > 1 and len({name and name[1] for name in names}) == len(names) and all(names):
+        return [
+            f"{name[1]} = {text[start:end].strip()}" for name, (start, end) in zip(names, boxes, strict=True) if name
+        ]
     is_enumerated = any(list(parts) == order[: len(parts)] for order in _LABELS)
     return list(parts.values()) if is_enumerated and len(parts) > 1 else []
+
+
+_PART = re.compile(rf"(?:\\text(?:bf|rm|it)?\s*\{{\s*)?\({_NAME}\)[:\s]*\}}?|(?<!\w){_NAME}\)[:\s]")
+
+
+def parts_within(answer: str) -> list[str]:
+    r"""`(a) 3, (b) 4` in one box: the parts, if all have a label and something behind it; or nothing."""
+    if not (first := _PART.match(answer.strip())):
+        return []
+    answer = answer.strip()
+    labels = [first, *_PART.finditer(answer, first.end())]
+    ends = [label.start() for label in labels[1:]] + [len(answer)]
+    parts = [
+        re.sub(
+            r"^(?:\\[,;: ]|[\s~:])+|(?:\\[,;: ]|\\q?quad|\\\\|[\s,;~]|\band|\\text\s*\{\s*and\s*\})+$",
+            "",
+            answer[label.end() : end],
+        )
+        for label, end in zip(labels, ends, strict=True)
+    ]
+    names = [label[label.lastindex or 0].lower() for label in labels]
+    is_enumerated = any(names == order[: len(names)] for order in _LABELS)
+    return parts if is_enumerated and len(parts) > 1 and all(parts) else []
 
 
 def _boxes(text: str) -> list[tuple[int, int]]:

@@ -20,7 +20,10 @@ _SIGNS = str.maketrans(
     {
         **dict.fromkeys(map(chr, range(32)), ""),
         **dict.fromkeys("\t\n\r~", " "),
-        **dict.fromkeys('“”"`✓✔✅☑', ""),
+        **dict.fromkeys('“”„«»"`✓✔✅☑', ""),
+        **dict.fromkeys("✕✖•", r"\cdot "),
+        **dict.fromkeys("\u034f\u115f\u1160\u3164\uffa0", ""),  # letters and marks that cannot be seen
+        **{"\u2800": " ", "˚": "°"},
         **{"−": "-", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*"},
         **{"÷": "/", "⁄": "/", "∕": "/", "±": r"\pm ", "∓": r"\mp ", "∶": ":"},
         **{
@@ -43,10 +46,23 @@ _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-ni", 
 _LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋ₙ", "0123456789+-n", strict=True))
 
 
+_ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
+_GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi chi psi omega"
+_GREEK += " Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+_GREEK_LETTERS = {
+    unicodedata.lookup(
+        f"GREEK {'SMALL' if name.islower() else 'CAPITAL'} LETTER {name.replace('mb', 'm').upper()}"
+    ): name
+    for name in _GREEK.split()
+} | {"ϕ": "phi"}
+
+
 def characters(text: str) -> str:
     """Without characters that cannot be seen, and with plain ones for their full-width, raised and other forms."""
     if text.isascii():
         return text.translate(_SIGNS)
+    text = re.sub("‘([^‘’]*)’", r"\1", text)
+    text = re.sub(r"([√∛∜])\s*(\d+|[A-Za-z])", lambda root: f"{_ROOTS[root[1]]}{{{root[2]}}}", text)
     text = re.sub(f"[{''.join(_RAISED)}]+", lambda match: _script("^", match[0], _RAISED), text)
     text = re.sub(f"[{''.join(_LOWERED)}]+", lambda match: _script("_", match[0], _LOWERED), text)
     text = re.sub(r"((?:\d[\u0304\u0305\u0307])+)", lambda match: rf"\overline{{{match[1][::2]}}}", text)
@@ -62,7 +78,9 @@ def _plain_character(character: str) -> str:
     if character.isascii():
         return character if character >= " " else ""
     category, kind = unicodedata.category(character), unicodedata.decomposition(character).partition(">")[0]
-    if category in ("Cf", "Cc", "Cn") or "\ufe00" <= character <= "\ufe0f":  # formats, controls, variants
+    if category in ("Cf", "Cc", "Cn") or re.match(
+        "[\ufe00-\ufe0f\U000e0100-\U000e01ef]", character
+    ):  # formats, controls, variants
         return ""
     if category in ("Zs", "Zl", "Zp"):
         return " "
@@ -71,9 +89,17 @@ def _plain_character(character: str) -> str:
     if (digit := unicodedata.decimal(character, None)) is not None:
         return str(digit)
     plain = unicodedata.normalize("NFKC", character)
+    if plain in _GREEK_LETTERS:
+        return rf"\{_GREEK_LETTERS[plain]} "
     if kind == "<fraction" and re.fullmatch(r"\d+⁄\d+", plain):
         return r"\frac{{{}}}{{{}}}".format(*plain.split("⁄"))
-    if kind in ("<wide", "<narrow", "<font", "<square", "<small") and plain.isascii() and plain != "~":
+    if kind == "<circle" and plain.isdecimal():
+        return plain
+    if (
+        kind in ("<wide", "<narrow", "<font", "<square", "<small")
+        and (plain.isascii() or plain in "¥£¢₩")
+        and plain != "~"
+    ):
         return plain
     return character
 
@@ -86,6 +112,7 @@ _SIZE = r"tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|H
 _STYLE = (
     r"displaystyle|textstyle|scriptstyle|limits|centering|noindent|strut|hfill|nonumber|notag|therefore|checkmark|qed"
 )
+_STYLE += "|enspace|enskip|mathstrut"
 _COLOUR = r"(?:\[[^\]]*\])?\s*\{[^{}]*\}"
 _COMMANDS = [  # ... that change what an answer looks like, and not what it says
     (re.compile(pattern, re.S), replacement)
@@ -93,6 +120,14 @@ _COMMANDS = [  # ... that change what an answer looks like, and not what it says
         (rf"\\color\s*{_COLOUR}", " "),
         (rf"\{{\s*\\(?:{_FONT}){ASIDE}\s*([^{{}}\\]*)\}}", r"\\mathrm{\1}"),
         (rf"\\(?:{_FONT}|{_SIZE}|{_STYLE}){ASIDE}", " "),
+        (
+            rf"^\s*\\(?:Rightarrow|implies|rightarrow|longrightarrow|to){ASIDE}|^\s*\\\\(?![A-Za-z])|\\newline{ASIDE}",
+            " ",
+        ),
+        (r"\\(begin|end)\s*\{(?:aligned|align\*?|equation\*?|gather(?:ed)?\*?|center|split)\}", " "),
+        (r"^\s*\\begin\{array\}\s*\{[lcr]\}([^&\\]*)\\end\{array\}\s*$", r"\1"),
+        (r"^([^&]*)&\s*=([^&]*)$", r"\1=\2"),
+        (r"\\(?:under|over)brace\s*\{([^{}]*)\}\s*[_^]\s*\{(?:[^{}]|\{[^{}]*\})*\}", r"\1"),
         (r"\\(?:tag\*?|label|[hv]?phantom|[hv]space\*?)\s*\{[^{}]*\}", " "),
         (r"\\(?:blacksquare|square|Box)\s*$", ""),
         (r"\\text(?:superscript)\s*\{([^{}]*)\}", r"^{\1}"),
@@ -102,7 +137,9 @@ _COMMANDS = [  # ... that change what an answer looks like, and not what it says
     ]
 ]
 _WRAPPER = re.compile(
-    r"\\(?:boldsymbol|bm|pmb|bold|underline|uline|ensuremath|mathord|mathop|num|framebox"
+    r"\\(?:boldsymbol|bm|pmb|bold|underline|uuline|uwave|uline|ensuremath|mathord|mathop|num|smash|[lr]lap|math[lrc]lap"
+    r"|(?:framebox|bbox|raisebox|parbox)(?:\s*\[[^\]]*\]){1,2}|framebox|(?:scalebox|rotatebox|raisebox|parbox)\s*\{[^{}]*\}"
+    r"|(?:class|cssId|style)\s*\{[^{}]*\}"
     rf"|textcolor\s*{_COLOUR}|colorbox\s*{_COLOUR}|fcolorbox\s*\{{[^{{}}]*\}}\s*\{{[^{{}}]*\}})\s*\{{"
 )
 _NESTED_TEXT = re.compile(rf"(\\{TEXT}\s*\{{[^{{}}]*)\\{TEXT}\s*\{{([^{{}}]*)\}}")
@@ -137,10 +174,15 @@ def _closing(text: str, start: int) -> int:
 NUMERALS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 NUMERALS += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
 
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+
 _NO_WORDS = re.compile(r"[^A-Za-z\u0370-\uffff]*\d[^A-Za-z\u0370-\uffff]*")
+_SHORT_SCALES = {"k": "thousand", "K": "thousand", **dict.fromkeys(["M", "mn"], "million")}
+_SHORT_SCALES |= dict.fromkeys(["B", "bn"], "billion")  # of money: 12K beside a currency
+
 _CONSTRUCTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     # Delimiters, currency, grouped digits (10,\!080 and 10{,}080 and 10\,080)
-    (rf"\\(?:text)?dollar{ASIDE}|\\\$|(?<![^\s-])\$(?=\s*[\d.])", "¤"),
+    (rf"\\(?:text|math)?dollar{ASIDE}(?:\{{\}})?|(?<![A-Za-z])\{{\s*\\\$\s*\}}|\\\$|(?<![^\s-])\$(?=\s*[\d.])", "¤"),
     (rf"\\(?:pounds|textsterling){ASIDE}", "£"),
     (rf"\\(?:text)?euro{ASIDE}", "€"),
     (rf"\\(?:text)?yen{ASIDE}", "¥"),
@@ -149,6 +191,7 @@ _CONSTRUCTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"(?<!\\)\\[()\[\]]|\$", ""),
     (r"(?<=\d)\s*(?:,\s*\\!|\{\s*,\s*\}|(?<!\\)\\[, ])\s*(?=\d{3}(?!\d))", ""),
     (r"(?<=\d)[eE]([+-]?\d\d?)$", r"\\cdot10^{\1}"),
+    (r'([¤€£¥₹]\s*\d[\d.,]*)\s*"?\s*([kKMB]|[mb]n)\s*"?$', lambda sum_: f'{sum_[1]} "{_SHORT_SCALES[sum_[2]]}"'),
     # Spacing and sizes
     (rf"(?<!\\)\\[,;:!> ]|\\(?:q?quad|thinspace){ASIDE}|\\(?:left|right)\.", " "),
     (rf"\\(?:left|right|middle|[bB]igg?[lrm]?){ASIDE}", " "),
@@ -156,12 +199,14 @@ _CONSTRUCTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     # Words are kept between quotation marks until it is known what they are
     (r"(?<=[A-Za-z])\\math(?:rm|bf|it|sf|tt)\s*\{\s*([A-Za-z])\s*\}", r" \1"),
     (r"\\math(?:rm|bf|it|sf|tt)\s*\{\s*([A-Za-z])\s*\}", r"\1"),
+    (rf"(\\{TEXT}\s*\{{[^{{}}]*\^)\{{\s*(-?\d)\s*\}}", r"\1\2"),
     (
         rf"\\{TEXT}\s*\{{([^{{}}]*)\}}",
         lambda text: f" {text[1]} " if _NO_WORDS.fullmatch(text[1]) else f'"{text[1]}"',
     ),
     (r'"\s*"', " "),
     # Several names for one thing
+    (r"(?:\{\s*\})?\^\s*\{?(\d+)\}?\s*/\s*\{?\s*\}?_\s*\{?(\d+)\}?", r"\\frac{\1}{\2}"),
     (rf"\\(?:[dtcsx]|nice|flat|unit)frac{ASIDE}", r"\\frac"),
     (rf"\\[lr]?vert{ASIDE}", "|"),
     (rf"\\[lr]?Vert{ASIDE}", r"\\|"),
@@ -169,6 +214,7 @@ _CONSTRUCTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
     (r"(\d*\.\d*)\\(?:dot|bar)\s*\{?(\d+)\}?", r"\1\\overline{\2}"),
     (rf"\\equiv{ASIDE}", "="),
+    (rf"\\[lc]?dots{ASIDE}|…", r"\\ldots "),
     (rf"\\[dt]binom{ASIDE}", r"\\binom"),
     (rf"\\(?:times|ast|cdot){ASIDE}", r"\\cdot "),
     (rf"\\div{ASIDE}", "/"),
@@ -188,8 +234,15 @@ _CONSTRUCTS: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (rf"\^\s*(?:\{{\s*\\circ\s*\}}|\\circ{ASIDE})|\\(?:text)?degree{ASIDE}|(?<=\d)\s*deg{ASIDE}", "°"),
     (r'\\%|(?<=[\d}\s"])(?:per ?cent(?:age)?|pct)\b', "%"),
     (r'"\s*%\s*"', "%"),
+    (r'"\s*([-+]?[\d.,]+)\s*%\s*"', r"\1%"),
+    # `and` within a number, before it separates answers
+    (rf"(?i)(?<=hundred|housand|million|billion) and (?=(?:{'|'.join([*NUMERALS, *TENS])})\b)", " "),
+    (r"(?i)(?<=[a-z\d]) and (?=(?:an?|one) (?:half|quarter)\b)", " plus "),
     (rf'"?\s*(?:,\s*)?(?<![A-Za-z\\])(?:and|or){ASIDE}\s*"?|\\(?:lor|land|vee|wedge){ASIDE}|;', ","),
-    (rf"(?<![\\A-Za-z])(?=(?:pi|(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp|sqrt|infty){ASIDE})", r"\\"),
+    (
+        rf"(?<![\\A-Za-z])(?=(?:pi|infty|(?:(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp|sqrt)(?!\s*\"?\s*$)){ASIDE})",
+        r"\\",
+    ),
     (r"(?<![\\A-Za-z])abs\s*\(([^()]*)\)", r"|\1|"),
     (r"\+\s*-", "-"),
     (r"\^\s*(?:\(([^()]*)\)|(-?\d{2,}|-\d))", r"^{\1\2}"),  # 2^(n+1), 2^10 and 10^-2, as in plain text
@@ -204,13 +257,15 @@ _SPELLINGS = [(re.compile(pattern), replacement) for pattern, replacement in _CO
 
 
 _ANNOUNCED = re.compile(
-    r"(?i)^(?:(\\text\s*\{\s*)?(?:the\s+)?(?:final\s+)?answer(?:\s+is)?[\s:]+(\})?|=|\\approx(?![A-Za-z]))"
+    r"(?i)^(?:(\\text\s*\{\s*)?(?:(?:the\s+)?(?:final\s+)?answer(?:\s+is)?[\s:]+"
+    r"|(?:about|approximately|roughly|exactly|a total of)\s+(?=\}|\$?\d))(\})?|=|\\approx(?![A-Za-z]))"
 )
 
 
 def spell(text: str) -> str:
     """The same answer with one spelling for each construct, and without delimiters and spacing commands."""
     text = re.sub(r"^\s*(\*\*|\*|__|_)(.*)\1\s*$", r"\2", characters(text), flags=re.S)  # Markdown's bold and italics
+    text = re.sub(r"^\s*<(b|strong|i|em|answer)>(.*)</\1>\s*$", r"\2", text, flags=re.S)
     text = re.sub(r"\s{2,}", " ", _without_typesetting(text))
     text = re.sub(r"\\+$", "", text.replace("**", "^").replace("*", r"\cdot ").strip())
     text = _ANNOUNCED.sub(lambda announced: announced[1] if announced[1] and not announced[2] else "", text)

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from .spelling import NUMERALS, spell
+from .spelling import NUMERALS, TENS, spell
 
 _NAMES = {
     name: names.split()[0]
@@ -59,15 +59,41 @@ _NAMES = {
         "cent ¢",
         "euro € eur",
         "yen ¥ jpy yuan cny rmb",  # the sign means both
-        "rupee ₹ rs inr",
+        "rupee ₹ rs inr pkr",
         "franc chf",
         "won krw ₩",
-        "peso php mxn",
+        "peso php mxn ₱",
+        "ruble rub ₽",
+        "baht thb ฿",
+        "dirham aed",
+        "rand zar",
+        "shekel ils ₪",
+        "naira ngn ₦",
+        "lira ₺",
+        "krona krone sek nok dkk",
+        "zloty pln zł",
+        "celsius",
+        "fahrenheit",
         "mph",
+        "kph",
+        "mpg",
+        "rpm",
+        "mol mole",
+        "bit",
+        "byte",
         "unit",
     )
     for name in names.split()
 }
+# Their case tells them apart, and from variables
+_SYMBOLS = {
+    **{"N": "newton", "J": "joule", "W": "watt", "V": "volt", "K": "kelvin", "Hz": "hertz", "Pa": "pascal"},
+    **{"kN": "kilonewton", "kJ": "kilojoule", "kW": "kilowatt", "MW": "megawatt", "kV": "kilovolt", "mV": "millivolt"},
+    **{"kHz": "kilohertz", "MHz": "megahertz", "GHz": "gigahertz", "kPa": "kilopascal", "MPa": "megapascal"},
+    **{"kB": "kilobyte", "KB": "kilobyte", "MB": "megabyte", "GB": "gigabyte", "TB": "terabyte", "mA": "milliampere"},
+    **{"kWh": "kilowatthour", "cal": "calorie", "kcal": "kilocalorie", "eV": "electronvolt", "dB": "decibel"},
+}
+_SPELT_OUT = frozenset(_SYMBOLS.values())
 _SIZES = {  # of units that measure the same: in meters, grams, seconds, liters, dollars
     **{"mm": ("m", "0.001"), "cm": ("m", "0.01"), "dm": ("m", "0.1"), "m": ("m", "1"), "km": ("m", "1000")},
     **{"in": ("m", "0.0254"), "ft": ("m", "0.3048"), "yd": ("m", "0.9144"), "mi": ("m", "1609.344")},
@@ -81,16 +107,18 @@ _SIZES = {  # of units that measure the same: in meters, grams, seconds, liters,
     **{"cent": ("$", "0.01"), "dollar": ("$", "1")},
 }
 _CURRENCIES = {"dollar", "cent", "euro", "yen", "rupee", "franc", "won", "peso"}
+_CURRENCIES |= {"ruble", "baht", "shekel", "naira", "lira", "krona", "zloty", "dirham", "rand"}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
-_TOKEN = re.compile(r"[^\W\d_]+|[¤€£¥₹¢₩/]|\^\s*\{?\s*-?\d|(?<=[a-z])[23](?![\d.])")
+_TOKEN = re.compile(r"[^\W\d_]+|[¤€£¥₹¢₩₽฿₪₦₺₱/]|\^\s*\{?\s*-?\d|(?<=[a-z])[23](?![\d.])")
 
 
 def unit_of(text: str) -> str:
     r"""The canonical name of `cm^2`, `square feet`, `km per hour`, `m/s^2`; "" for what is not known."""
     factors: dict[str, int] = {}
     sign, ahead, last = 1, 1, ""
-    for token in _TOKEN.findall(text.lower().replace(r"\cdot", " ")):
-        name = _NAMES.get(token) or _NAMES.get(token.removesuffix("s"))
+    for symbol in _TOKEN.findall(text.replace(r"\cdot", " ")):
+        token = symbol.lower()
+        name = _SYMBOLS.get(symbol) or _known(token) or _known(token.removesuffix("s"))
         if token in ("/", "per"):
             sign = -1
         elif token in ("squared", "cubed") or token[0] in "^23":
@@ -108,8 +136,15 @@ def unit_of(text: str) -> str:
     return _canonical({name: power for name, power in factors.items() if power})
 
 
+def _known(word: str) -> str | None:
+    return word if word in _SPELT_OUT else _NAMES.get(word)
+
+
 def _canonical(factors: dict[str, int]) -> str:
     """One name with its power, or a ratio of two measures; a price for something is its currency."""
+    for scale in ("celsius", "fahrenheit"):
+        if factors in ({scale: 1}, {"degree": 1, scale: 1}):
+            return f"degree {scale}"
 
     def written(sign: int) -> str:
         named = sorted((name, abs(power)) for name, power in factors.items() if power * sign > 0)
@@ -130,6 +165,8 @@ def _canonical(factors: dict[str, int]) -> str:
 def differ(one: str, other: str) -> bool:
     """Whether two units are given and are not the same. `mph` stands beside any speed: what was meant is not known."""
     speeds = all(re.fullmatch("mph|.*/(?:hr|min|sec)", unit) for unit in (one, other))
+    if one.partition(" ")[0] == other.partition(" ")[0] == "degree" in (one, other):  # of which scale is left open
+        return False
     return bool(one and other and one != other and not (speeds and "mph" in (one, other)))
 
 
@@ -145,6 +182,8 @@ def size(value: Fraction | None, unit: str) -> tuple[str, Fraction] | None:
             base, amount = _SIZES[name]
             exponent = sign * int(power or 1)
             value *= Fraction(amount) ** exponent
+            if base == "l":  # 1/1000 m^3
+                base, value, exponent = "m", value / Fraction(1000) ** exponent, 3 * exponent
             measured.append(f"{base}^{exponent}")
     return None if value is None or not measured else (" ".join(sorted(measured)), value)
 
@@ -152,8 +191,9 @@ def size(value: Fraction | None, unit: str) -> tuple[str, Fraction] | None:
 # -- Scale words ------------------------------------------------------------------------------------------------------
 
 _SCALES = {
-    **{"dozen": 12, "hundred": 100, "thousand": 1000, "lakh": 10**5, "million": 10**6, "crore": 10**7},
+    **{"tens": 10, "dozen": 12, "hundred": 100, "thousand": 1000, "lakh": 10**5, "million": 10**6, "crore": 10**7},
     **{"billion": 10**9, "trillion": 10**12, "quadrillion": 10**15},
+    **{"quintillion": 10**18, "sextillion": 10**21, "septillion": 10**24, "octillion": 10**27, "googol": 10**100},
 }
 _PARTS = {
     name: Fraction(1, number)
@@ -163,10 +203,9 @@ _PARTS = {
     )
     for name in names.split()
 }
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _NUMBERS = {
     **{name: number for number, name in enumerate(NUMERALS)},
-    **{name: 10 * number for number, name in enumerate(_TENS.split(), start=2)},
+    **{name: 10 * number for number, name in enumerate(TENS, start=2)},
 }
 
 
@@ -176,9 +215,19 @@ def _scale(word: str) -> Fraction | None:
     return Fraction(_SCALES[singular]) if singular in _SCALES else _PARTS.get(singular)
 
 
+_AND_A_PART = re.compile(r"(?:(.+) (?:and|plus) )?(?:an? |one )?(half|quarter)(?: (?:of )?(?:an? )?(\w+))?")
+
+
 def number_in_words(text: str) -> Fraction | None:
     """`twenty-five`, `two hundred thousand`, `three quarters`, `a dozen`; None for everything else."""
-    words = re.sub(r"\band\b|-", " ", text.casefold()).split()
+    text = text.casefold().replace("-", " ").strip()
+    if (match := _AND_A_PART.fullmatch(text)) and text != "quarter":
+        whole, part, scale = match.groups()
+        value = Fraction(1, 2 if part == "half" else 4)
+        before = number_in_words(whole or "zero") if not (whole or "").isdecimal() else Fraction(whole)
+        factor = _scale(scale) if scale else Fraction(1)
+        return None if before is None or factor is None else (before + value) * factor
+    words = re.sub(r"\band\b", " ", text).split()
     if len(words) > 1 and words[0] in ("a", "an"):
         words[0] = "one"
     if not words or (words[0] not in _NUMBERS and words[0] not in _SCALES):
@@ -197,7 +246,7 @@ def number_in_words(text: str) -> Fraction | None:
             return None
         elif scale < 1:
             return (total + current) * scale if place == len(words) - 1 else None
-        elif scale == 100 or scale == 12:
+        elif scale in (10, 12, 100):
             current = (current if place else Fraction(1)) * scale
         else:
             total, current = total + (current if place else Fraction(1)) * scale, Fraction(0)
@@ -214,21 +263,24 @@ class Quantity:
     scale: Fraction = Fraction(1)  # 1,000,000 for `2 million`
 
 
-_CODES = "USD|US|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|NZD|SGD|HKD|CHF|KRW|PHP|MXN|[Rr]s"
+_CODES = "USD|US|EUR|GBP|JPY|CNY|RMB|INR|CAD|AUD|NZD|SGD|HKD|CHF|KRW|PHP|MXN"
+_CODES += "|RUB|THB|ILS|NGN|SEK|NOK|DKK|PLN|AED|PKR|SAR|ZAR|BRL|[Rr]s"
 _BEFORE = re.compile(
-    rf'(-?)\s*"?\s*(?:(?:US|A|C|CA|AU|NZ|HK|S|NT|R)?D?\s*([¤€£¥₹₩])\s*(?:USD?)?|((?:{_CODES})(?![A-Za-z])\.?))\s*"?\s*'
+    rf'(-?)\s*"?\s*(?:(?:US|A|C|CA|AU|NZ|HK|S|NT|R)?D?\s*([¤€£¥₹₩₽฿₪₦₺₱])\s*(?:USD?)?|((?:{_CODES})(?![A-Za-z])\.?))\s*"?\s*'
     r"([-\d.\\({].*)",
     re.S,
 )
-_BEHIND = re.compile(r'(.*[\d})])\s*"?\s*([¤€£¥₹¢₩])\s*"?', re.S)
+_BEHIND = re.compile(r'(.*[\d})])\s*"?\s*([¤€£¥₹¢₩₽฿₪₦₺₱])\s*"?', re.S)
 _WORDS = (
     r'(?:/\s*)?(?:"[^"]*[^\W\d_][^"]*"|(?P<plain>[A-Za-z]{2,}\.?|[\u3400-\u9fff]+))(?:\s*\^\s*\{?\s*-?\d\s*\}?)?'
-    r'(?:(?:\s+|\s*(?:/|\\cdot)\s*)(?:"[^"]*"|[A-Za-z]+\.?)(?:\s*\^\s*\{?\s*-?\d\s*\}?)?)*'
+    r'(?:(?:\s+|\s*(?:/|\\cdot)\s*|(?="\s*/))(?:"[^"]*"|[A-Za-z]+\.?)(?:\s*\^\s*\{?\s*-?\d\s*\}?)?)*'
 )
 _QUANTITY = re.compile(
-    rf'(?P<amount>.*(?:\d|[}})\]]|\\pi|(?P<letter>[A-Za-z])(?=\s*")))(?P<gap>\s*)(?P<words>{_WORDS})\s*', re.S
+    rf'(?P<amount>[^":]*(?:\d|[}})\]]|\\pi|(?P<letter>[A-Za-z])(?=\s*")))(?P<gap>\s*)(?P<words>{_WORDS})\s*', re.S
 )
-_QUOTED = re.compile(r'"\s*([-+]?[¤€£¥₹]?\s*\d[\d.,/ ]*?)\s*([^\W\d][^"]*)"(\s*\^\s*\{?\s*[23]\s*\}?)?\s*', re.S)
+_QUOTED = re.compile(
+    r'"\s*([-+]?[¤€£¥₹]?\s*\d[\d.,/ ]*?)(?:\s+|(?![a-z]\s))([^\W\d][^"]*)"(\s*\^\s*\{?\s*[23]\s*\}?)?\s*', re.S
+)
 _ORDINAL = re.compile(r'"?\s*(\d*)(\d)\s*(?:\^\s*)?\{?\s*"?\s*(st|nd|rd|th)\s*"?\s*\}?\s*"?\s*')
 _FRACTION = re.compile(r'\\frac\s*\{\s*"([^"]+)"\s*\}\s*\{\s*"([^"]+)"\s*\}\s*$')
 # They say something about the number that is not its unit
@@ -258,12 +310,29 @@ def quantity(text: str) -> Quantity | None:
         return Quantity(match[1], unit_of(match[2]))
     if (match := _ORDINAL.fullmatch(text)) and _ordinal_ending(match[1], match[2]) == match[3]:
         return Quantity(match[1] + match[2])
-    if match := _QUOTED.fullmatch(text):
+    if (match := _QUOTED.fullmatch(text)) and (unit_of(match[2]) or not re.fullmatch(r"\w\s*", match[2])):
         text = f'{match[1]} "{match[2]}"{match[3] or ""}'
-    text = _FRACTION.sub(r'"\1/\2"', text)
-    if (match := _QUANTITY.fullmatch(text)) and not re.search('[":]', match["amount"]):
+    text = _in_digits(_FRACTION.sub(r'"\1/\2"', text))
+    if match := _QUANTITY.fullmatch(text):
         return _named(match)
     return None
+
+
+_FIRST_WORD = re.compile(rf"(?i)[\s\"]*(?:an?|half|\d+ plus|{'|'.join([*_NUMBERS, *_SCALES])})\b")
+
+
+def _in_digits(text: str) -> str:
+    """`three apples` as `3 "apples"`; any other text as it is."""
+    if not _FIRST_WORD.match(text):
+        return text
+    words = text.replace('"', " ").split()
+    if number_in_words(" ".join(words)) is not None:
+        return text
+    for end in range(min(len(words) - 1, 8), 0, -1):
+        number, rest = number_in_words(" ".join(words[:end])), words[end:]
+        if number is not None:
+            return text if number_in_words(rest[0]) is not None else f'{number} "{" ".join(rest)}"'
+    return text
 
 
 def _ordinal_ending(tens: str, ones: str) -> str:
@@ -280,6 +349,8 @@ def _named(match: re.Match[str]) -> Quantity | None:
         words = words[1:]
     unit = unit_of(rest)
     found = Quantity(match["amount"], unit, scale)
+    if plain in _SYMBOLS and len(plain) == 2 and not match["gap"]:  # `3mA` may be a product
+        return None
     if unit or (scale != 1 and not words):
         return found
     is_noun = not (_CHANGING & set(words[:-1]) or (words and words[-1] in _CHANGING - {"times"}))

@@ -252,6 +252,15 @@ def test_an_enumeration_may_be_spread_over_boxes(reply, gold, verdict, answer):
         (r"(a) \boxed{3} (b) \boxed{4}", "3", "wrong", "4"),
         (r"(a) \boxed{3} (b) \boxed{4}", "7", "wrong", "4"),
         (r"(a) \boxed{3} (b) \boxed{4}. Together: \boxed{3, 4}", "3, 4", "right", "3, 4"),
+        ("a. \\boxed{7}\nb. \\boxed{9}", "7,9", "right", "7, 9"),
+        ("a. \\boxed{7}\nb. \\boxed{9}", "9,7", "wrong", "9"),
+        ("\\boxed{3}\n\n\\boxed{4}", "3, 4", "right", "3, 4"),
+        (r"x = \boxed{3} and $y = \boxed{4}$", "x=3, y=4", "right", "x = 3, y = 4"),
+        (r"x = \boxed{4} and $y = \boxed{3}$", "x=3, y=4", "wrong", "3"),
+        (r"x = \boxed{4} and $y = \boxed{3}$", "3, 4", "wrong", "3"),
+        (r"x = \boxed{4}, that is x = \boxed{3}", "3, 4", "wrong", "3"),
+        (r"\boxed{(a) 7, (b) 9}", "7, 9", "right", "(a) 7, (b) 9"),
+        (r"\boxed{(a)\ 9 \quad (b)\ 7}", "7, 9", "wrong", r"(a)\ 9 \quad (b)\ 7"),
     ],
 )
 def test_parts_may_have_a_box_each(reply, gold, verdict, answer):
@@ -259,7 +268,22 @@ def test_parts_may_have_a_box_each(reply, gold, verdict, answer):
     assert (graded.verdict, graded.answer) == (verdict, answer)
 
 
-@pytest.mark.parametrize("end", ["</think>", "</thinking>", "</THINK>", "[/THINK]", "◁/think▷"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        *(
+            "</think>",
+            "</thinking>",
+            "</THINK>",
+            "[/THINK]",
+            "◁/think▷",
+            "</ think >",
+            "</seed:think>",
+            "</scratchpad>",
+        ),
+        *("<|end_of_thought|>", "<|channel|>final<|message|>"),
+    ],
+)
 @pytest.mark.parametrize(
     ("reply", "answer"),
     [
