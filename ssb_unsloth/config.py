@@ -469,6 +469,8 @@ def _names_a_file(name: str, signs: str) -> bool:
 
 def _unfit(value: Any, kind: Any) -> str | None:
     """What OmegaConf would not say in a sentence: a mapping for a number, numbers beyond all bounds."""
+    if value == "???":
+        return "??? is OmegaConf's word for what is missing"
     if isinstance(value, dict):
         return None if typing.get_origin(kind) is dict else "a mapping"
     if isinstance(value, list):

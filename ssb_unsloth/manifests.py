@@ -208,10 +208,10 @@ def _vouches(manifest: dict[str, Any] | None, data: bytes) -> bool:
 
 def _has_the_shape(manifest: Mapping[str, Any]) -> bool:
     """Whether all of it is there, as the stages write it: whoever makes a manifest up can make its seal, too."""
-    mappings = [manifest.get(name) for name in ("files", "sizes", "determined_by", "summary", "cost", "spent")]
-    if not all(isinstance(value, dict) for value in (*mappings, manifest.get("versions"))):
+    names = ("files", "sizes", "determined_by", "summary", "cost", "spent", "versions")
+    if not all(isinstance(manifest.get(name), dict) for name in names):
         return False
-    files, sizes, by, _, cost, spent = mappings
+    files, sizes, by, _, cost, spent, _ = (manifest[name] for name in names)
     texts = [manifest.get("stage"), manifest.get("key"), manifest.get("id"), *files.values()]
     for read in ("inputs", "students"):
         if not isinstance(by.get(read, {}), dict):

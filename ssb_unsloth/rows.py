@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from operator import index
-from typing import Any
+from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -35,7 +35,7 @@ def examples_from(rows: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> li
             f" data[{next(iter(rows))!r}]."
         )
     if not hasattr(rows, "__iter__") and hasattr(rows, "__len__") and hasattr(rows, "__getitem__"):  # torch's Dataset
-        rows = map(rows.__getitem__, range(len(rows)))
+        rows = map(rows.__getitem__, range(len(cast(Any, rows))))
     if isinstance(rows, str) or not isinstance(rows, Iterable):
         raise UserError(f"A data set was expected, rows of prompt, teacher_prompt and reply; this is {rows!r}.")
     found = [row if isinstance(row, Example) else _example(number, row, tokenizer) for number, row in enumerate(rows)]

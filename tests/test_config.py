@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssb_unsloth.config import BenchmarkConfig, Recipe, load, save
+from ssb_unsloth.config import DEFAULTS, BenchmarkConfig, Recipe, load, save
 from ssb_unsloth.errors import UserError
 
 POCKET = Path(__file__).parent.parent / "recipes" / "pocket.yaml"
@@ -555,3 +555,16 @@ def test_a_template_variable_that_would_break_the_template_is_refused(word):
 def test_a_recipes_name_that_is_none_is_a_sentence():
     with pytest.raises(UserError, match="cannot be the name of a file"):
         load(Path("x" * 5000 + ".yaml"))
+
+
+def leaves(tree, path=""):
+    for key, value in tree.items():
+        yield from leaves(value, f"{path}{key}.") if isinstance(value, dict) and value else [f"{path}{key}"]
+
+
+def test_omegaconfs_mark_for_what_is_missing_is_no_value_of_any_key(complaint):
+    for key in leaves(DEFAULTS):
+        (line,) = [line for line in complaint(SMALLEST, f"{key}=???") if line.startswith(f"{key}: ")]
+        assert "missing" in line
+    for word in ("seeds=[???]", "evaluate.references=[???]", "variants.a.train.epochs=???", "model=???"):
+        assert any("missing" in line for line in complaint(SMALLEST, word))
