@@ -566,5 +566,5 @@ def test_omegaconfs_mark_for_what_is_missing_is_no_value_of_any_key(complaint):
     for key in leaves(DEFAULTS):
         (line,) = [line for line in complaint(SMALLEST, f"{key}=???") if line.startswith(f"{key}: ")]
         assert "missing" in line
-    for word in ("seeds=[???]", "evaluate.references=[???]", "variants.a.train.epochs=???", "model=???"):
+    for word in ("seeds=['???']", "evaluate.references=['???']", "variants.a.train.epochs=???", "model=???"):
         assert any("missing" in line for line in complaint(SMALLEST, word))
