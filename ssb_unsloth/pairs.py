@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .backends.chat_template import end_of_turn, render, reply_text
+from .backends.chat_template import end_of_turn, render, reply_text, without_end
 from .control_tokens import REMEDY, ControlText, encode, markers, special_tokens, spelt_out
 from .errors import UserError
 from .files import is_finite, kind_of, local
@@ -212,6 +212,9 @@ def _messages(row: dict[str, Any], name: str, where: str) -> Messages:
 def _reply(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
     """The reply's text and token ids; either gives the other, and where both are there they have to agree."""
     reply, ids = row.get("reply"), row.get("reply_ids")
+    ends = (tokenizer.eos_token_id, end_of_turn(tokenizer))
+    if isinstance(reply, str):
+        reply = without_end(tokenizer, reply, ends)
     if ids is not None:
         if not isinstance(ids, list) or not ids or not all(type(number) is int for number in ids):
             raise UserError(f"{where}: reply_ids is not a list of token ids.")
@@ -222,7 +225,7 @@ def _reply(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) 
         names = {number: token for token, number in special_tokens(tokenizer).items()}
         if within := [names[number] for number in ids[:-1] if number in names]:
             raise ControlText(f"reply_ids holds the control token {within[0]!r} before its end")
-        text = reply_text(tokenizer, ids, (tokenizer.eos_token_id, end_of_turn(tokenizer)))
+        text = reply_text(tokenizer, ids, ends)
         if reply is not None and text != reply:
             raise UserError(
                 f"{where}: reply_ids do not spell the reply with this model's tokenizer; leave them out, and the reply"
@@ -231,4 +234,4 @@ def _reply(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) 
         reply = text
     if not isinstance(reply, str) or not reply.strip():
         raise UserError(f"{where}: the reply is empty or no text.")
-    return reply, ids or [*encode(tokenizer, reply), end_of_turn(tokenizer)]
+    return reply, ids or [*encode(tokenizer, reply), ends[1]]

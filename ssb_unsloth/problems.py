@@ -11,6 +11,7 @@ from .config import BenchmarkConfig, ProblemsConfig
 from .errors import UserError
 from .files import check_folder, is_finite, local, open_file
 from .grading import gold_from
+from .progress import say
 from .records import LARGEST, Problem, read_rows, stable_id
 
 POCKET_SEED = 0  # the generated sets are data like any other: they do not change with a recipe's seed
@@ -34,13 +35,16 @@ def load_problems(config: ProblemsConfig) -> list[Problem]:
 
         return generate(config.split, config.limit or POCKET_PROBLEMS, POCKET_SEED)
     problems: dict[str, Problem] = {}
+    otherwise = 0
     for where, row in _rows(config):
         if config.limit is not None and len(problems) == config.limit:
             break
         problem = _problem(row, where, config)
-        problems.setdefault(problem.id, problem)
+        otherwise += problems.setdefault(problem.id, problem).gold != problem.gold
     if not problems:
         raise UserError(f"{config.source}: holds no problem.")
+    if otherwise:
+        say(f"{config.source}: {otherwise:,} rows repeat a question with another gold answer; the first counts.")
     return list(problems.values())
 
 

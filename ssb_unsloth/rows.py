@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from transformers import PreTrainedTokenizerBase
 
-from .backends.chat_template import end_of_turn, render
+from .backends.chat_template import end_of_turn, render, without_end
 from .collator import Example
 from .control_tokens import encode
 from .errors import UserError
@@ -133,10 +133,7 @@ def _reply_ids(row: Mapping[str, Any], where: str, tokenizer: PreTrainedTokenize
     if eos is None:
         raise UserError("The tokenizer has no eos token, so nothing says where a reply ends: set tokenizer.eos_token.")
     end = int(eos) if plain else end_of_turn(tokenizer)
-    spelt = tuple(str(tokenizer.convert_ids_to_tokens(token)) for token in {int(eos), end})
-    while text.rstrip().endswith(spelt):  # it closes its turn itself
-        text = text.rstrip()
-        text = text.removesuffix(next(token for token in spelt if text.endswith(token)))
+    text = without_end(tokenizer, text, {int(eos), end})
     if not text.strip():
         raise UserError(f"{where}, reply: it is empty; there is nothing in it to learn.")
     return [*encode(tokenizer, text), end]

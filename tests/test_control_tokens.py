@@ -192,6 +192,17 @@ def test_a_brought_reply_that_spells_control_tokens_is_text(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
+def test_a_brought_reply_that_closes_its_turn_itself_ends_once(name, tmp_path):
+    tokenizer = TOKENIZERS[name]
+    end = end_of_turn(tokenizer)
+    for behind in ("", "\n", str(tokenizer.eos_token)):
+        reply = f"so it is{tokenizer.convert_ids_to_tokens(end)}{behind}"
+        _, pair = load_pairs(brought(tmp_path, reply=reply), tokenizer)
+        assert pair.reply == "so it is"
+        assert pair.reply_ids == [*tokenizer.encode("so it is", add_special_tokens=False), end]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_brought_ids_with_a_control_token_within_are_left_out_or_refused(name, tmp_path):
     tokenizer = TOKENIZERS[name]
     end = end_of_turn(tokenizer)

@@ -79,9 +79,10 @@ def test_limit_takes_the_first_and_looks_no_further(save):
     assert [p.question for p in load(save("a.jsonl", rows), limit=2)] == ["1 + 1?", "2 + 1?"]
 
 
-def test_a_repeated_question_counts_once(save):
-    source = save("a.jsonl", [ROWS[0], {**ROWS[0], "answer": "9"}, ROWS[1]])
+def test_a_repeated_question_counts_once_and_another_gold_answer_is_said(save, capsys):
+    source = save("a.jsonl", [ROWS[0], {**ROWS[0], "answer": "9"}, ROWS[0], ROWS[1]])
     assert [(p.question, p.gold) for p in load(source)] == [("1 + 1?", "2"), ("2 + 1?", "3")]
+    assert "1 rows repeat a question with another gold answer; the first counts" in capsys.readouterr().err
     assert [p.question for p in load(source, limit=2)] == ["1 + 1?", "2 + 1?"]
 
 

@@ -80,8 +80,8 @@ def test_any_flipped_bit_of_any_file_is_found(run):
 
 
 @pytest.mark.slow
-def test_any_of_a_thousand_flipped_bits_is_found(run):
-    flips(run, 2, 1000)
+def test_any_of_three_hundred_flipped_bits_is_found(run):
+    flips(run, 2, 300)
 
 
 def test_any_flipped_bit_of_a_stage_is_found(pristine, run):

@@ -171,6 +171,17 @@ def reply_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: It
     return str(tokenizer.decode(list(said), skip_special_tokens=True))
 
 
+def without_end(tokenizer: PreTrainedTokenizerBase, text: str, ends: Iterable[int]) -> str:
+    """A brought reply without the tokens, spelt out, with which it closes its turn itself: such a token is put behind
+    it as a token.
+    """
+    spelt = tuple(str(tokenizer.convert_ids_to_tokens(end)) for end in ends)
+    while text.rstrip().endswith(spelt):
+        text = text.rstrip()
+        text = text.removesuffix(next(token for token in spelt if text.endswith(token)))
+    return text
+
+
 def completion(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: Iterable[int]) -> Completion:
     """Sampled ids as a completion; what stands behind the first token that ends a reply is cut off."""
     ends = [place for place, number in enumerate(ids) if number in stops]
