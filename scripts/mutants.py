@@ -281,9 +281,10 @@ def main() -> int:
     import transformers  # noqa: F401
 
     torch.set_num_threads(1)
-    for tests in dict.fromkeys(TESTS[module] for module in modules):
-        if seen(None, tests):
-            sys.exit(f"{tests}: fails without any mistake, or takes more than {SECONDS} s.")
+    unsound = [module for module in modules if seen(None, TESTS[module])]
+    for module in unsound:
+        print(f"{module}: {TESTS[module]} fails without any mistake, or takes more than {SECONDS} s.", flush=True)
+        modules.remove(module)
     mutants = [*named(modules)]
     for module in modules:
         mutants += drawn(module, args.drawn, random.Random(f"{args.seed}|{module}"))
@@ -306,7 +307,7 @@ def main() -> int:
     for module, (made_, seen_) in counts.items():
         print(f"{module:<12}{made_:>6}{seen_:>6}")
     print(f"{'all':<12}{len(mutants):>6}{len(mutants) - len(survived):>6}   seed {args.seed}")
-    return int(bool(survived))
+    return int(bool(survived or unsound))
 
 
 if __name__ == "__main__":

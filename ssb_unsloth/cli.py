@@ -281,8 +281,13 @@ def _preflight(recipe: Recipe, everyone: Sequence[Student], root: Path) -> None:
 def _load(arguments: argparse.Namespace) -> Recipe:
     from .config import load
     from .hardware import choose, here
+    from .trackers import refuse_missing
 
-    return choose(load(Path(arguments.recipe), arguments.overrides), here())
+    recipe = load(Path(arguments.recipe), arguments.overrides)
+    if arguments.command not in ("evaluate", "report"):  # all others train, or lead to it
+        trained = [{"report_to": recipe.train.report_to}, *(v.get("train", {}) for v in recipe.variants.values())]
+        refuse_missing([name for train in trained for name in train.get("report_to", [])])
+    return choose(recipe, here())
 
 
 def _plan(arguments: argparse.Namespace) -> int:

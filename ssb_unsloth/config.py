@@ -588,7 +588,7 @@ def _impossible(recipe: Recipe) -> list[str]:
                 f"model.template.{name}: expected a variable's name, none of the template's own words, and a text, a"
                 " finite number, true, false or null."
             )
-    wrong += trackers.wrong(r.train.report_to)
+    wrong += trackers.misspelt(r.train.report_to)
     if not _is_day(r.model.date):
         wrong.append(f"model.date: {r.model.date!r} is no day written as 2026-01-31.")
     share = r.sampler.gpu_memory_utilization

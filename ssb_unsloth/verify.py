@@ -20,6 +20,7 @@ from .stages import STAGES
 from .students import root_of, students
 
 LOOSE = {"recipe.yaml", "reproduction.md", *LOCKS, *(f"{stage}.log" for stage in STAGES)}
+CURVES = "tensorboard"  # a folder that goes on growing, and no stage's
 UNFINISHED = (".partial", ".old")
 
 
@@ -139,7 +140,7 @@ def _strays(folder: Path, stages: Stages) -> Iterator[Path]:
     """Files that lie in no stage's folder, and are none of those that a run has beside them."""
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            if path not in stages and path.suffix not in UNFINISHED:
+            if path not in stages and path.suffix not in UNFINISHED and path.name != CURVES:
                 yield from _strays(path, stages)
         elif path.name not in LOOSE:
             yield path
