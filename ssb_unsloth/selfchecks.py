@@ -103,6 +103,8 @@ def check_arithmetic(lm: Any, name: str) -> None:
     hidden_1SH: Any = torch.randn((1, 8, layer.in_features), generator=draw)
     with torch.no_grad():
         few.weight.copy_(torch.randn(few.weight.shape, generator=draw) * 60 / layer.in_features**0.5)  # as far as caps
+        if few.bias is not None:
+            few.bias.copy_(torch.randn(few.bias.shape, generator=draw) * 30)
         try:
             lm.set_output_embeddings(few)
             for part in {lm.base_model, backbone(lm)} - {lm}:

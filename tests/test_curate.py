@@ -53,6 +53,13 @@ def test_ties_and_right_rollouts_are_drawn_at_random():
     assert not choose(rollouts, random.Random(0)).repeated
 
 
+@pytest.mark.parametrize("how", ["first", "random"])
+def test_without_a_wrong_answer_the_right_rollout_is_the_first_or_a_random_one(how):
+    rollouts = [*(rollout(i, "right", "1") for i in range(4)), rollout(4, "no_answer"), rollout(5, "truncated")]
+    chosen = {choose(rollouts, random.Random(seed), how).right.id for seed in range(60)}
+    assert chosen == ({rollouts[0].id} if how == "first" else {r.id for r in rollouts[:4]})
+
+
 def test_an_unboxed_or_cut_off_rollout_is_shown_only_where_no_wrong_one_has_an_answer():
     mixed = [rollout(0, "right", "7"), rollout(1, "no_answer"), rollout(2, "truncated", "3"), rollout(3, "wrong", "1")]
     assert set(drawn(mixed)) == {("r0", "r3")}

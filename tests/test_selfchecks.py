@@ -19,7 +19,7 @@ from ssb_unsloth.cli import main
 from ssb_unsloth.collator import Example
 from ssb_unsloth.config import LoraConfig, ModelConfig, load
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.losses import TeacherLogits, head_logits
+from ssb_unsloth.losses import Head, TeacherLogits, head_logits
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.selfchecks import (
     check_arithmetic,
@@ -80,6 +80,8 @@ def loaded(kind, extra):
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(8)  # far from uniform
+        if getattr(model.get_output_embeddings(), "bias", None) is not None:
+            model.get_output_embeddings().bias.normal_(std=8)  # a fresh one is nought
     return model
 
 
@@ -118,6 +120,14 @@ def test_a_heads_cap_is_the_architectures_own(kind, monkeypatch):
 def test_a_plain_head_is_a_plain_head(kind):
     check_head(loaded(kind, {}), IDS)
     check_arithmetic(bones(kind, {}), kind)
+
+
+def test_a_heads_bias_is_the_architectures_own(monkeypatch):
+    monkeypatch.setattr(modeling, "Head", lambda weight, bias, *rest: Head(weight, None, *rest))
+    with pytest.raises(UserError, match="not the model's own"):
+        check_head(loaded("phi", {}), IDS)
+    with pytest.raises(UserError, match="not the model's own"):
+        check_arithmetic(bones("phi", {}), "phi")
 
 
 @pytest.mark.parametrize("kind", REFUSED)
