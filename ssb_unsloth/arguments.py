@@ -154,9 +154,7 @@ def _with_adapter(model: nn.Module, peft_config: PeftConfig, seed: int) -> nn.Mo
     set_seed(seed)  # the adapter's first weights are drawn here
     try:
         return get_peft_model(cast(Any, model), peft_config)
-    except (
-        Exception
-    ) as error:  # PEFT's are of many kinds: no such module, a pattern that is none, a model without a head
+    except Exception as error:  # PEFT's are of many kinds: no such module, a pattern that is none
         raise UserError(f"peft_config: it cannot be put on this model: {str(error) or type(error).__name__}") from None
 
 

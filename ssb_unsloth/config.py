@@ -34,16 +34,8 @@ LARGEST = 2**31 - 1  # number that a recipe can hold; seeds go up to it
 MOST_STUDENTS = 500
 # Names that a chat template cannot be given a value of: Jinja's words, and what it renders.
 TEMPLATE_WORDS = {
-    *map(str.lower, keyword.kwlist),
-    "true",
-    "false",
-    "none",
-    "set",
-    "filter",
-    "block",
-    "macro",
-    "call",
-} | {
+    *(word.lower() for word in keyword.kwlist),
+    *("block", "call", "filter", "macro", "set"),
     *("messages", "add_generation_prompt", "continue_final_message"),
     *("bos_token", "eos_token", "strftime_now", "raise_exception"),
 }

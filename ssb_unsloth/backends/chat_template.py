@@ -95,16 +95,11 @@ def as_text(tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool
 def _applied(tokenizer: PreTrainedTokenizerBase, messages: Messages, **how: Any) -> Any:
     from jinja2 import TemplateError
 
+    # A template may expect other messages, and fail on these like any program.
+    wrong = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
     try:
         return tokenizer.apply_chat_template(messages, **how)
-    except (
-        TemplateError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        AttributeError,
-    ) as error:  # a template may expect other messages
+    except wrong as error:
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(
             f"The chat template of {tokenizer.name_or_path!r} refuses messages of the roles {roles}: {error}. SSB gives"
