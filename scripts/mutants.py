@@ -36,6 +36,7 @@ SECONDS = 300  # a mutant that hangs is seen, too
 # The tests that are about a module: those that should see what is wrong with it, the quick ones first.
 TESTS = {
     "answers": "test_grading",
+    "arguments": "test_library",
     "collator": "test_collator test_trainer",
     "costs": "test_costs",
     "curate": "test_curate",
@@ -47,6 +48,7 @@ TESTS = {
     "problems": "test_problems",
     "records": "test_records test_curate",
     "replies": "test_grading",
+    "rows": "test_library",
     "rundir": "test_rundir",
     "scores": "test_scores",
     "stats": "test_stats",
@@ -54,7 +56,7 @@ TESTS = {
     "targets": "test_teach test_trainer",
     "teach": "test_teach",
     "train": "test_train_arguments test_baselines",
-    "trainer": "test_trainer",
+    "trainer": "test_trainer test_library",
     "verify": "test_verify",
     "views": "test_teach test_presets",
 }
