@@ -149,3 +149,10 @@ def test_ids_depend_on_the_parts_and_where_they_are_split():
     assert stable_id("a", "b") == stable_id("a", "b")
     assert len({stable_id("a", "b"), stable_id("ab"), stable_id("b", "a"), stable_id("a", "", "b")}) == 4
     assert stable_id("1 + 1?") == "c97c3a9c9b99"  # the same in every release
+
+
+@pytest.mark.parametrize("text", ["é", "漢字 🙂", "\u2028", "naïve"])
+def test_text_is_written_as_it_is_for_whoever_opens_the_file(tmp_path, text):
+    write_jsonl(tmp_path / "a.jsonl", [{"text": text}])
+    assert text in (tmp_path / "a.jsonl").read_text(encoding="utf-8")
+    assert [row for _, row in read_rows(tmp_path / "a.jsonl")] == [{"text": text}]

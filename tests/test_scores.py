@@ -250,6 +250,7 @@ def test_seeds_give_a_mean_a_spread_and_each_seeds_value():
     mean = rows[3]
     assert (mean.seed, mean.n_seeds, mean.interval) == (None, 3, "bootstrap")
     assert mean.value == pytest.approx(fmean(each))
+    assert mean.mean_tokens == pytest.approx(fmean(row.mean_tokens for row in rows[:3]))
     assert mean.sd == pytest.approx(stdev(each))
     (difference,) = boxed(differences)
     assert difference.by_seed == pytest.approx([value - 0.2 for value in each])

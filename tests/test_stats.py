@@ -95,6 +95,12 @@ def test_paired_bootstrap_p_is_that_of_the_t_test_for_many_questions(effect):
     assert (result.p < 0.05) == (not result.low <= 0 <= result.high)
 
 
+@pytest.mark.parametrize("differing", [1, 2, 3, 4])
+def test_the_p_of_few_questions_is_never_below_what_an_exact_test_could_give(differing):
+    better = [1.0] * differing + [0.0] * 200
+    assert stats.paired_bootstrap(better, [0.0] * len(better), seed=0).p == 2 / 2**differing
+
+
 def test_paired_bootstrap_without_any_difference_has_p_1():
     thirds = [1 / 3, 2 / 3, 0.1 + 0.2] * 5
     assert stats.paired_bootstrap(thirds, thirds, seed=0) == (0, 0, 0, 1)

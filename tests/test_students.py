@@ -20,7 +20,7 @@ from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluate import Entrant
 from ssb_unsloth.records import Problem, generations_file, write_jsonl
 from ssb_unsloth.rundir import RunDir
-from ssb_unsloth.students import students
+from ssb_unsloth.students import students, trained
 from ssb_unsloth.sweep import Sweep, _replies
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +41,16 @@ def plan(tmp_path):
 
 def folders(student):
     return {stage: str(student.run.stage(stage)) for stage in student.chain}
+
+
+def test_what_is_not_trained_yet_is_named_with_the_command_for_it(tmp_path):
+    (tmp_path / "two.yaml").write_text(f"base: {POCKET}\nvariants: {{hot: {{train: {{learning_rate: 1e-3}}}}}}\n")
+    for recipe, command in (
+        (POCKET, "`ssb curate` first"),
+        (tmp_path / "two.yaml", "`ssb curate --student ssb-s3407` first"),
+    ):
+        with pytest.raises(UserError, match=re.escape(command)):
+            trained(config.load(recipe), tmp_path / "runs")
 
 
 def test_a_recipe_alone_is_one_student_in_its_own_folder(plan):

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import safe_open
 
 from ssb_unsloth.collator import Example
 from ssb_unsloth.config import TeachConfig
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.losses import head_logits
 from ssb_unsloth.modeling import as_teacher, causal_lm, hidden_states, output_head
-from ssb_unsloth.targets import Targets, TargetWriter
+from ssb_unsloth.targets import Targets, TargetWriter, bytes_per_token
 from ssb_unsloth.teach import teach
 
 FAMILIES = ["qwen2", "llama", "gemma2", "cohere", "granite"]
@@ -119,6 +120,32 @@ def test_each_pair_gets_exactly_one_pass_and_its_rows_are_those_of_a_pass_alone(
         found = stored([e.id])
         assert found.dtype == dtype
         assert ((found.float() - alone).norm(dim=-1) <= tolerance * alone.norm(dim=-1)).all()
+
+
+@pytest.mark.parametrize("kind", ["hidden", "logits", "top_k", "one_hot"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_token_takes_the_bytes_that_are_told(make_model, tmp_path, kind, dtype):
+    model, examples = make_model("qwen2").to(dtype), make_examples(6)
+    writer = TargetWriter(tmp_path)
+    teach(model, examples, TeachConfig(targets=kind, top_k=8), 2.0, 0, writer)
+    writer.close({"targets": kind, "temperature": 2.0})
+    with safe_open(tmp_path / "targets-00000.safetensors", "pt") as shard:
+        stored = sum(tensor.nbytes for tensor in map(shard.get_tensor, shard.keys()))
+    config = model.config
+    told = bytes_per_token(kind, config.hidden_size, config.vocab_size, 8, dtype.itemsize)
+    assert stored == told * sum(len(e.reply_ids) for e in examples)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("top_k", "the 8 likeliest words of a token hold "), ("one_hot", "the likeliest word holds "), ("hidden", "")],
+)
+def test_what_approximate_targets_keep_is_said(make_model, tmp_path, capsys, kind, says):
+    writer = TargetWriter(tmp_path)
+    taught = teach(make_model("qwen2"), make_examples(3), TeachConfig(targets=kind, top_k=8), 2.0, 0, writer)
+    said = capsys.readouterr().err
+    assert (f"Approximate targets: {says}" in said) if says else ("Approximate" not in said)
+    assert (taught.mean_mass is None) == (kind == "hidden")
 
 
 @pytest.mark.parametrize("targets", ["hidden", "logits"])
