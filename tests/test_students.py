@@ -65,6 +65,11 @@ def test_students_that_differ_in_training_share_pairs_and_targets(plan):
     assert folders(sft) == {"curate": "runs/mine/curate", "train": "runs/mine/students/sft-s3407/train"}
 
 
+def test_a_students_recipe_is_one_students(plan):
+    for student in plan("seeds: [1, 2]\nrounds: 2\nvariants: {hot: {train: {learning_rate: 1e-3}}}"):
+        assert (student.recipe.seeds, student.recipe.variants, student.recipe.rounds) == ([], {}, 1)
+
+
 def test_nothing_is_shared_between_seeds(plan):
     found = plan("seeds: [1, 2]\nvariants: {hot: {train: {learning_rate: 1e-3}}}")
     assert [s.label for s in found] == ["ssb-s1", "hot-s1", "ssb-s2", "hot-s2"]
