@@ -242,7 +242,8 @@ def test_seeds_give_a_mean_a_spread_and_each_seeds_value():
     rng = random.Random(1)
     verdicts = {seed: [rng.choice(["right", "wrong"]) for _ in range(50)] for seed in (1, 2, 3)}
     base = generations("base", ["wrong"] * 40 + ["right"] * 10, run_seed=1)
-    replies = base + [g for seed, given in verdicts.items() for g in generations("ssb", given, run_seed=seed)]
+    ssb = [g for seed, given in verdicts.items() for g in generations("ssb", given, run_seed=seed)]
+    replies = base + [replace(g, n_tokens=g.n_tokens + g.run_seed) for g in ssb]
     scores, differences = score(replies, {"test": TEST}, seed=0)
     each = [given.count("right") / 50 for given in verdicts.values()]
     rows = [s for s in boxed(scores) if s.model == "ssb"]
