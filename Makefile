@@ -46,7 +46,7 @@ reproduce: python ## run the paper's experiment on a GPU (an A100 with 40 GB), f
 
 test: tests ## run the tests that take seconds, on two cores
 	$(PYTEST) -n 2 --dist loadfile -m "not slow and not alone"
-	$(PYTEST) -m alone
+	$(PYTEST) -m alone $$(grep -l 'mark\.alone' tests/test_*.py)
 
 # pytest's code 5 says that no test was found: fine as long as none is marked slow.
 test-slow: tests ## run the tests that take minutes
