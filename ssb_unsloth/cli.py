@@ -190,7 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"ssb: {refused}")
         return 2
     except KeyboardInterrupt as stop:
-        complain("\nssb: stopped. What was finished is kept; the same command goes on from there.")
+        if stopping.is_first_to_tell():
+            complain("\nssb: stopped. What was finished is kept; the same command goes on from there.")
         return getattr(stop, "code", STOPPED)
 
 

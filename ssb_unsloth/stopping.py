@@ -21,6 +21,7 @@ SECONDS = 3.0  # that a stage has to end by itself
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _first: int | None = None  # the signal that is being obeyed
+_telling = threading.Lock()  # taken by whoever tells of the end first, and kept
 
 
 class Stopped(KeyboardInterrupt):
@@ -70,6 +71,13 @@ def with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def is_first_to_tell() -> bool:
+    """Whether nobody has told yet that a signal has stopped this process: the main thread may have, and then hang in
+    the interpreter's own end until the other thread ends it.
+    """
+    return _first is None or _telling.acquire(blocking=False)
+
+
 def _obey(number: int, frame: FrameType | None) -> None:
     global _first
     if _first is None:
@@ -84,7 +92,8 @@ def _end(heard: int, seconds: float) -> None:
     while number not in SIGNALS:  # others that Python listens to are told of as well
         number = os.read(heard, 1)[0]
     time.sleep(seconds)
-    os.write(2, b"\nssb: stopped. What was finished is kept; the same command goes on from there.\n")
+    if is_first_to_tell():
+        os.write(2, b"\nssb: stopped. What was finished is kept; the same command goes on from there.\n")
     os._exit(128 + number)
 
 

@@ -78,6 +78,7 @@ class Sweep:
         self._run = RunDir(root)
         self._total, self._ended, self._ran = len(self._todo), 0, False
         self._running: list[Running] = []
+        self._code = 0  # of the stage that ended last
         self._failed: list[Job] = []
         self._damaged: list[Damage] = []  # files of stages that are up to date otherwise
         self._younger: list[Path] = []  # than the manifest of their stage
@@ -101,7 +102,7 @@ class Sweep:
             with self._run.lock(RUN_LOCK), self._stopping():
                 return self._all()
         except KeyboardInterrupt as stop:
-            if self._workers > 1 or not self._running:
+            if self._workers > 1 or not (self._running or self._code in STOPPED):
                 raise
             return getattr(stop, "code", STOPPED[0])  # the stage has said so
 
@@ -182,10 +183,11 @@ class Sweep:
         """Wait for the next stage to end; its exit code, as shells have it where a signal ended it."""
         signalled = wait([r.process.sentinel for r in self._running])
         ended = next(r for r in self._running if r.process.sentinel in signalled)
-        self._running.remove(ended)
         ended.process.join()
         code, name = ended.process.exitcode, self._name(ended.job)
         assert code is not None
+        self._code = 128 - code if code < 0 else code
+        self._running.remove(ended)
         self._ended += 1
         if code == 0:
             seconds = time.monotonic() - ended.since
@@ -194,7 +196,7 @@ class Sweep:
                 ended.log.unlink(missing_ok=True)
                 self._line(ended.job, f"done in {_span(seconds)}")
             return 0
-        code = 128 - code if code < 0 else code
+        code = self._code
         if code in STOPPED:
             return code
         if ended.log is not None:
