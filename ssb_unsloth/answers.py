@@ -368,34 +368,21 @@ _CHOICE = re.compile(
     r"(?:[.:)] .+| [^\w(].*)?"
 )
 # Two or three letters without quotation marks are a product of variables otherwise
-_WORDS = "yes no odd red tan up on off in out cat dog cow pig hen bee ant fox owl bat rat boy man men day all any few"
-_WORDS += " mon tue wed thu fri sat sun jan feb mar apr may jun jul aug sep oct nov dec new old big low hot wet dry tie"
-_WORDS += " win top bus car pen cup hat ice oil air gas ann amy tom tim jim bob sam dan ben ron max mia eve eva ava ivy"
-_WORDS += " kim lee liz meg sue joe jon ray roy ted ian leo zoe ali ash jen kay ken pat rob val yea nay true yep nope"
-_WORDS += " sky sea sun son tea eat egg elm oak fir add age ago aid aim air ape arm art ask ate bad bag bar bay bed bet"
-_WORDS += (
-    " bid bit bow box bug bun buy can cap cow cry cup cut dad day did die dig dim dip dot due dug dye ear end era eye"
-)
-_WORDS += (
-    " fan far fat fed fee few fig fin fit fix fly fog for fun fur gap gem get gum gun guy gym had ham has hay her him"
-)
-_WORDS += (
-    " hid hip his hit hog hop how hug hut ice ill ink inn its jam jar jaw jet job joy key kid kit lab lap law lay leg"
-)
-_WORDS += (
-    " let lid lie lip lot low mad map mat met mix mom mud mug net nor not now nut odd one our own pad pan paw pay pea"
-)
-_WORDS += (
-    " peg pet pie pin pit pot put ran raw rib rid rim rip rob rod rot row rub rug run sad sat saw say see set sew she"
-)
-_WORDS += (
-    " sit sip sir ski sly sob tab tag tap tar tax the tip toe ton too top toy try tub two use van vet vow wag war was"
-)
-_WORDS += (
-    " wax way web who why wig yes yet you zip zoo it he we us me my go so if is am at to by do up ok tin lime bob al"
-)
-_WORDS += " bo jo ed ty amy abe ada art ben cal dee don eli fay gus guy hal ida ike ira jay jim kip lou lyn mel ned nan"
-_WORDS += " nat pam peg rex rod ray sal sid tad tod una van vic wes"
+_WORDS = """
+    al am at bo by do ed go he if in is it jo me my no ok on so to ty up us we abe ada add age ago aid aim air
+    ali all amy ann ant any ape apr arm art ash ask ate aug ava bad bag bar bat bay bed bee ben bet bid big bit
+    bob bow box boy bug bun bus buy cal can cap car cat cow cry cup cut dad dan day dec dee did die dig dim dip
+    dog don dot dry due dug dye ear eat egg eli elm end era eva eve eye fan far fat fay feb fed fee few fig fin
+    fir fit fix fly fog for fox fri fun fur gap gas gem get gum gun gus guy gym had hal ham has hat hay hen her
+    hid him hip his hit hog hop hot how hug hut ian ice ida ike ill ink inn ira its ivy jam jan jar jaw jay jen
+    jet jim job joe jon joy jul jun kay ken key kid kim kip kit lab lap law lay lee leg leo let lid lie lip liz
+    lot lou low lyn mad man map mar mat max may meg mel men met mia mix mom mon mud mug nan nat nay ned net new
+    nor not nov now nut oak oct odd off oil old one our out owl own pad pam pan pat paw pay pea peg pen pet pie
+    pig pin pit pot put ran rat raw ray red rex rib rid rim rip rob rod ron rot row roy rub rug run sad sal sam
+    sat saw say sea see sep set sew she sid sip sir sit ski sky sly sob son sue sun tab tad tag tan tap tar tax
+    tea ted the thu tie tim tin tip tod toe tom ton too top toy try tub tue two una use val van vet vic vow wag
+    war was wax way web wed wes wet who why wig win yea yep yes yet you zip zoe zoo lime nope true
+    """
 _SHORT_WORDS = frozenset(_WORDS.split())
 
 
