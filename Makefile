@@ -46,7 +46,7 @@ reproduce: python ## run the paper's experiment on a GPU (an A100 with 40 GB), f
 
 test: tests ## run the tests that take seconds, on two cores
 	$(PYTEST) -n 2 --dist loadfile -m "not slow and not alone"
-	$(PYTEST) -m alone $$(grep -l 'mark\.alone' tests/test_*.py)
+	$(PYTEST) -m alone $$(grep -rl --include='test_*.py' 'mark\.alone' tests)
 
 # pytest's code 5 says that no test was found: fine as long as none is marked slow.
 test-slow: tests ## run the tests that take minutes
@@ -55,7 +55,7 @@ test-slow: tests ## run the tests that take minutes
 CHAOS ?= --kills 50
 
 chaos: setup ## kill the pocket's run at 50 random moments and compare (half an hour); CHAOS="--kills 10 --seed 2" in short
-	@HF_HUB_OFFLINE=1 $(BIN)/python tests/chaos.py $(CHAOS)
+	@HF_HUB_OFFLINE=1 $(BIN)/python tests/support/chaos.py $(CHAOS)
 
 test-gpu: ## the tests that need a CUDA GPU, in the environment that is active; without a GPU they are errors
 	SSB_REQUIRE_GPU=1 HF_HUB_OFFLINE=1 python -m pytest tests/gpu

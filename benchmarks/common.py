@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-from ssb_unsloth.progress import hush
+from ssb_unsloth.io.progress import hush
 
 RESULTS = Path(__file__).parent / "results"
 CONTESTANTS = ("ours", "dense", "trl", "liger", "unsloth", "paper", "raw")

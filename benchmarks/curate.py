@@ -27,9 +27,9 @@ import torch
 
 from ssb_unsloth.backends import Adapter, Completion, Keep, Request, Sampler, load_sampler
 from ssb_unsloth.backends.transformers import load_model, load_tokenizer
-from ssb_unsloth.config import CurateConfig, ModelConfig, SamplerConfig, SamplingConfig
-from ssb_unsloth.curate import Curator
+from ssb_unsloth.method.curate import Curator
 from ssb_unsloth.pocket.problems import generate
+from ssb_unsloth.recipe.schema import CurateConfig, ModelConfig, SamplerConfig, SamplingConfig
 
 from . import common
 

@@ -100,7 +100,7 @@ class Session:
     def base(self) -> Path:
         """A model of random weights as a folder, with the pocket's tokenizer."""
         from ssb_unsloth.backends.transformers import load_tokenizer
-        from ssb_unsloth.config import ModelConfig
+        from ssb_unsloth.recipe.schema import ModelConfig
 
         from .models import random_model
 
@@ -129,8 +129,8 @@ class Session:
 
     def _unsloth_student(self) -> Any:
         from ssb_unsloth.backends import unsloth
-        from ssb_unsloth.config import LoraConfig, ModelConfig
         from ssb_unsloth.errors import UserError
+        from ssb_unsloth.recipe.schema import LoraConfig, ModelConfig
 
         config = ModelConfig(name=str(self.base), dtype=self.dtype)  # type: ignore[arg-type]
         try:
@@ -270,9 +270,9 @@ def numerics(session: Session) -> dict[str, Any]:
     """
     import torch
 
-    from ssb_unsloth.collator import view
-    from ssb_unsloth.losses import Head, kd_loss
-    from ssb_unsloth.modeling import as_teacher, hidden_states, output_head
+    from ssb_unsloth.method.collator import view
+    from ssb_unsloth.method.losses import Head, kd_loss
+    from ssb_unsloth.method.modeling import as_teacher, hidden_states, output_head
 
     from . import train_step
     from .models import PAD, random_examples

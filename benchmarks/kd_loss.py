@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssb_unsloth.losses import Head, kd_loss
+from ssb_unsloth.method.losses import Head, kd_loss
 
 from . import common
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ssb_unsloth.collator import Example
+from ssb_unsloth.method.collator import Example
 
 PAD = 0
 FIRST_WORD = 3  # those below are pad, begin and end
@@ -65,7 +65,7 @@ def lora(rank: int = 32) -> Any:
     """The paper's adapter (§4.1), on the released code's seven projections."""
     from peft import LoraConfig
 
-    from ssb_unsloth.config import LoraConfig as Defaults
+    from ssb_unsloth.recipe.schema import LoraConfig as Defaults
 
     targets = Defaults().target_modules
     return LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, task_type="CAUSAL_LM")

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssb_unsloth.losses import Head
-from ssb_unsloth.targets import Targets, TargetWriter, make_target
+from ssb_unsloth.method.losses import Head
+from ssb_unsloth.method.targets import Targets, TargetWriter, make_target
 
 from . import common
 

@@ -3,7 +3,7 @@
 python -m benchmarks.teacher_pass                                          # 0.1 B parameters, random weights
 python -m benchmarks.teacher_pass --device cuda --dtype bfloat16 --geometry 3B --pairs 64
 
-ours            ssb_unsloth.teach: batches of similar length, hidden states of the reply, written to disk
+ours            ssb_unsloth.method.teach: batches of similar length, hidden states of the reply, written to disk
 ours:single     the same, each pair in a batch of its own
 paper           the released code's way: each pair on its own, logits of the whole sequence, those of the reply kept
                 as float32 in an .npz
@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssb_unsloth.collator import Example
-from ssb_unsloth.config import TeachConfig
-from ssb_unsloth.modeling import as_teacher
-from ssb_unsloth.targets import TargetWriter
-from ssb_unsloth.teach import teach
+from ssb_unsloth.method.collator import Example
+from ssb_unsloth.method.modeling import as_teacher
+from ssb_unsloth.method.targets import TargetWriter
+from ssb_unsloth.method.teach import teach
+from ssb_unsloth.recipe.schema import TeachConfig
 
 from . import common
 from .models import GEOMETRIES, PAD, random_examples, random_model

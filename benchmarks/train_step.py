@@ -29,11 +29,11 @@ import torch
 from torch import Tensor, nn
 
 from ssb_unsloth import SSBConfig, SSBTrainer
-from ssb_unsloth.collator import Example, PairCollator
-from ssb_unsloth.config import TeachConfig
-from ssb_unsloth.modeling import as_teacher, hidden_states, output_head
-from ssb_unsloth.targets import Targets, TargetWriter
-from ssb_unsloth.teach import teach
+from ssb_unsloth.method.collator import Example, PairCollator
+from ssb_unsloth.method.modeling import as_teacher, hidden_states, output_head
+from ssb_unsloth.method.targets import Targets, TargetWriter
+from ssb_unsloth.method.teach import teach
+from ssb_unsloth.recipe.schema import TeachConfig
 
 from . import common
 from .kd_loss import paper_loss
@@ -68,7 +68,7 @@ class Step:
 
     def trainer(self, targets: str) -> SSBTrainer:
         from ssb_unsloth.backends.transformers import load_tokenizer
-        from ssb_unsloth.config import ModelConfig
+        from ssb_unsloth.recipe.schema import ModelConfig
 
         stored = None
         if targets != "online":

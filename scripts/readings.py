@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ssb_unsloth.config import load
 from ssb_unsloth.pocket.problems import NAMES, WORDINGS, Wording
+from ssb_unsloth.recipe.schema import load
 from ssb_unsloth.records import Generation, Problem, read_jsonl
-from ssb_unsloth.students import students
-from ssb_unsloth.token_kl import FILE as TOKENS
+from ssb_unsloth.run.students import students
+from ssb_unsloth.training.token_kl import FILE as TOKENS
 
 STEP = re.compile(r"(\w+) has (\d+)([+-])(\d+)=")
 _NAME = "|".join(NAMES)
@@ -129,7 +129,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def main() -> None:
-    from ssb_unsloth.markdown import pipes
+    from ssb_unsloth.io.markdown import pipes
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)

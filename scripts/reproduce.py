@@ -65,7 +65,7 @@ def everything(words: "list[str]") -> int:
             return done.returncode  # the command has said why
     name = ssb(heavy, "plan", *words, "--json", output=True)
     run = Path("runs") / json.loads(name.stdout)["recipe"]
-    return python(heavy, "-m", "ssb_unsloth.reproduction", str(run)).returncode
+    return python(heavy, "-m", "ssb_unsloth.commands.reproduction", str(run)).returncode
 
 
 @contextlib.contextmanager

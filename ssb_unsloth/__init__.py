@@ -10,11 +10,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .arguments import SSBConfig
-    from .losses import Head, TeacherLogits, TeacherTopK, kd_loss, row_weights
-    from .trainer import SSBTrainer
+    from .method.losses import Head, TeacherLogits, TeacherTopK, kd_loss, row_weights
+    from .training.arguments import SSBConfig
+    from .training.trainer import SSBTrainer
 
 __version__ = "0.1.0"
+# Where each name lives; its module is imported when the name is first asked for.
+HOMES = {
+    "Head": "method.losses",
+    "SSBConfig": "training.arguments",
+    "SSBTrainer": "training.trainer",
+    "TeacherLogits": "method.losses",
+    "TeacherTopK": "method.losses",
+    "kd_loss": "method.losses",
+    "row_weights": "method.losses",
+}
 __all__ = [
     "Head",
     "SSBConfig",
@@ -28,7 +38,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "trainer" if name.startswith("SSB") else "losses"
-    return getattr(importlib.import_module(f".{module}", __name__), name)
+    return getattr(importlib.import_module(f".{HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *HOMES]

@@ -10,17 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import stopping
-from .credentials import refuse_credentials
-from .disk import refusal
-from .environment import prepare
 from .errors import UserError
-from .files import control_character
-from .terminal import complain, tell, write
+from .io.credentials import refuse_credentials
+from .io.disk import refusal
+from .io.files import control_character
+from .io.terminal import complain, tell, write
+from .machine.environment import prepare
+from .pipeline import stopping
 
 if TYPE_CHECKING:
-    from .config import Recipe
-    from .students import Student
+    from .recipe.schema import Recipe
+    from .run.students import Student
 
 STAGE_HELP = {
     "base": "merge the student of the round before into the weights (recipes with rounds)",
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "recipes":
             return _list_recipes()
         if arguments.command == "grade":
-            from .regrade import run as regrade
+            from .commands.grade import run as regrade
 
             tell(regrade(arguments.files, arguments.out))
             return 0
@@ -204,10 +204,10 @@ def _check_words(words: Sequence[str]) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from .config import save
-    from .report import closing_lines
-    from .rundir import RunDir
-    from .sweep import Sweep
+    from .pipeline.sweep import Sweep
+    from .recipe.schema import save
+    from .report.write import closing_lines
+    from .run.rundir import RunDir
 
     recipe = _load(arguments)
     if arguments.workers < 1:
@@ -226,8 +226,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate_model(arguments: argparse.Namespace) -> int:
-    from .progress import hush
-    from .standalone import run
+    from .commands.evaluate_model import run
+    from .io.progress import hush
 
     hush()
     tell(run(arguments))
@@ -235,16 +235,16 @@ def _evaluate_model(arguments: argparse.Namespace) -> int:
 
 
 def _stage(arguments: argparse.Namespace) -> int:
-    from .config import save
-    from .progress import hush
-    from .rundir import RunDir
-    from .stages import run_stage
-    from .students import students
+    from .io.progress import hush
+    from .pipeline.stages import run_stage
+    from .recipe.schema import save
+    from .run.rundir import RunDir
+    from .run.students import students
 
     hush()
     recipe = _load(arguments)
     if arguments.command != "report":
-        from .doctor import check_before_stage
+        from .commands.doctor import check_before_stage
 
         check_before_stage(recipe)
     if recipe.threads is not None:  # read by torch and vLLM when they are imported
@@ -274,15 +274,15 @@ def _stage(arguments: argparse.Namespace) -> int:
 
 
 def _preflight(recipe: Recipe, everyone: Sequence[Student], root: Path) -> None:
-    from .preflight import check
+    from .pipeline.preflight import check
 
     check(recipe, everyone, root)
 
 
 def _load(arguments: argparse.Namespace) -> Recipe:
-    from .config import load
-    from .hardware import choose, here
-    from .trackers import refuse_missing
+    from .machine.hardware import choose, here
+    from .recipe.schema import load
+    from .recipe.trackers import refuse_missing
 
     recipe = load(Path(arguments.recipe), arguments.overrides)
     if arguments.command not in ("evaluate", "report"):  # all others train, or lead to it
@@ -294,14 +294,14 @@ def _load(arguments: argparse.Namespace) -> Recipe:
 def _plan(arguments: argparse.Namespace) -> int:
     import json
 
-    from .config import load
-    from .hardware import here
-    from .plan import card_for, describe, make_plan
+    from .machine.hardware import here
+    from .machine.plan import card_for, describe, make_plan
+    from .recipe.schema import load
 
     recipe = load(Path(arguments.recipe), arguments.overrides)
     card, why = card_for(recipe, arguments.gpu)
     if arguments.measure:
-        from .speed import measured
+        from .machine.speed import measured
 
         if arguments.gpu is not None:
             raise UserError("--measure: measures the card that is here; leave --gpu out.")
@@ -316,8 +316,8 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     import json
 
-    from .config import load
-    from .doctor import describe, examine
+    from .commands.doctor import describe, examine
+    from .recipe.schema import load
 
     recipe = load(Path(arguments.recipe), arguments.overrides) if arguments.recipe else None
     findings = examine(recipe, machine_only=arguments.machine)
@@ -326,7 +326,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from .verify import verify
+    from .commands.verify import verify
 
     shown, whole = verify(arguments.folder)
     tell(shown)
@@ -334,19 +334,19 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _student(arguments: argparse.Namespace) -> int:
-    from .progress import hush
+    from .io.progress import hush
 
     hush()
     if arguments.command == "export":
-        from .export import export_all
+        from .commands.export import export_all
 
         export_all(arguments.folder, arguments.format, arguments.out)
     elif arguments.command == "push":
-        from .export import push
+        from .commands.export import push
 
         tell(push(arguments.folder, arguments.repo_id, arguments.format, arguments.public, arguments.yes))
     else:
-        from .chat import chat
+        from .commands.chat import chat
 
         chat(arguments.folder, arguments.temperature)
     return 0

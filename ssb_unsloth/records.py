@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from . import disk
 from .errors import UserError
-from .files import is_finite, kind_of, parse_json, read_lines
+from .io import disk
+from .io.files import is_finite, kind_of, parse_json, read_lines
 
 EXAMPLES = 6  # pairs that the report follows from the question to what the student now answers
 LARGEST = 2**63 - 1  # integer that a tensor or a Parquet file holds

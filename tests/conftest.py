@@ -16,16 +16,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # with tiny models threads wait for each other longer than they work
 
 import pytest
+from tiny import tiny_model
 
 # Collected where a GPU is promised (`make test-gpu`): there its absence is an error, and nowhere a skip.
 collect_ignore = [] if os.environ.get("SSB_REQUIRE_GPU") == "1" else ["gpu"]
-POCKET_RECIPE = "recipes/pocket.yaml"
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
     from ssb_unsloth.backends.transformers import load_tokenizer
-    from ssb_unsloth.config import ModelConfig
+    from ssb_unsloth.recipe.schema import ModelConfig
 
     return load_tokenizer(ModelConfig(name="pocket"))
 
@@ -36,46 +36,11 @@ def make_model():
     return tiny_model
 
 
-def tiny_model(family):
-    import torch
-    import transformers
-
-    shape = {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "vocab_size": 528,  # as many as the pocket's tokenizer has, which gives the tests their ids
-        "max_position_embeddings": 512,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    extra = {
-        "qwen2": {},
-        "llama": {"tie_word_embeddings": False},
-        "gemma2": {"final_logit_softcapping": 3.0, "query_pre_attn_scalar": 16, "sliding_window": 64},
-        "cohere": {"logit_scale": 0.25},
-        "granite": {"logits_scaling": 4.0},
-    }
-
-    config = transformers.AutoConfig.for_model(family, **{**shape, **extra[family]})
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    with torch.no_grad():  # wider than the usual start, so that distributions are far from uniform
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(8)
-    return model
-
-
 @pytest.fixture
 def nvidia_smi(tmp_path, monkeypatch):
     """nvidia_smi(answer, code): a program of that name on PATH that says so, whatever it is asked."""
 
-    from ssb_unsloth import hardware
+    from ssb_unsloth.machine import hardware
 
     def install(answer: str, code: int = 0, seconds: float = 0, old: bool = False):
         program = tmp_path / "nvidia-smi"

@@ -15,14 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..config import LORA_RANKS, LoraConfig, ModelConfig, SamplerConfig, SamplingConfig
 from ..errors import UserError
-from ..files import local, read_object
-from ..hardware import find_cards
-from ..hub import endpoint
-from ..progress import say
+from ..io.files import local, read_object
+from ..io.progress import say
+from ..machine.hardware import find_cards
+from ..machine.hub import endpoint
+from ..machine.versions import remedy
 from ..prompts import Messages
-from ..versions import remedy
+from ..recipe.schema import LORA_RANKS, LoraConfig, ModelConfig, SamplerConfig, SamplingConfig
 
 if TYPE_CHECKING:
     from torch import nn

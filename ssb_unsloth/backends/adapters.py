@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import ModelConfig
 from ..errors import UserError
+from ..recipe.schema import ModelConfig
 from . import adapter_config, model_path, unloadable
 
 if TYPE_CHECKING:

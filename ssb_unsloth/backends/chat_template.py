@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ..control_tokens import ControlText, encode_rendered, markers, spelt_out
 from ..errors import UserError
 from ..prompts import Messages
 from . import Completion
+from .control_tokens import ControlText, encode_rendered, markers, spelt_out
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

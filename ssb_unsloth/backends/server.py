@@ -26,16 +26,16 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn, TypeVar
 
-from ..config import ModelConfig, SamplingConfig
-from ..control_tokens import ControlText, markers
-from ..credentials import refuse_credentials
 from ..errors import UserError
-from ..files import parse_json
-from ..progress import bar
+from ..io.credentials import refuse_credentials
+from ..io.files import parse_json
+from ..io.progress import bar
+from ..io.waiting import as_they_come
 from ..prompts import Messages
-from ..waiting import as_they_come
+from ..recipe.schema import ModelConfig, SamplingConfig
 from . import Adapter, Completion, Keep, Request
 from .chat_template import check_prompt
+from .control_tokens import ControlText, markers
 
 CONCURRENCY = 64  # requests under way at a time; the server makes batches of them
 ATTEMPTS = 4

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..config import LoraConfig, ModelConfig, SamplingConfig
 from ..errors import UserError
-from ..hardware import choose_model, here
-from ..progress import bar, hide_loading_bars
+from ..io.progress import bar, hide_loading_bars
+from ..machine.hardware import choose_model, here
 from ..prompts import Messages
+from ..recipe.schema import LoraConfig, ModelConfig, SamplingConfig
 from . import Adapter, Completion, Keep, Request, model_path, unloadable
 from .adapters import assert_fits, merge
 from .chat_template import completion, end_of_turn, pad_id, render, set_date, set_variables, stop_ids
@@ -176,7 +176,7 @@ def only_stops(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> li
     trainer that samples by itself. And let the tokenizer pad with a token that the model has."""
     from transformers import GenerationConfig
 
-    from ..modeling import embedded
+    from ..method.modeling import embedded
 
     stops = stop_ids(tokenizer, getattr(model, "generation_config", None))
     cast(Any, model).generation_config = GenerationConfig(eos_token_id=stops)
@@ -192,7 +192,7 @@ class TransformersSampler:
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> None:
-        from ..modeling import embedded
+        from ..method.modeling import embedded
 
         self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
         self._stop = stop_ids(tokenizer, getattr(model, "generation_config", None))

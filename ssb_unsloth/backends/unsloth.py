@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..config import LoraConfig, ModelConfig
 from ..errors import UserError
-from ..hardware import choose_model, here
-from ..progress import hide_loading_bars
+from ..io.progress import hide_loading_bars
+from ..machine.hardware import choose_model, here
+from ..recipe.schema import LoraConfig, ModelConfig
 from . import model_path
 
 if TYPE_CHECKING:

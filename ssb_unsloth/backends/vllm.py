@@ -15,13 +15,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import ModelConfig, SamplerConfig, SamplingConfig
-from ..disk import REFUSALS
-from ..environment import prepare
 from ..errors import UserError
-from ..hardware import choose_model, choose_sampler, here
-from ..progress import bar_for, say
+from ..io.disk import REFUSALS
+from ..io.progress import bar_for, say
+from ..machine.environment import prepare
+from ..machine.hardware import choose_model, choose_sampler, here
 from ..prompts import Messages
+from ..recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
 from . import Adapter, Completion, Keep, Request, check_rank, model_path
 from .chat_template import completion, render, stop_ids
 from .transformers import load_generation_config, load_tokenizer, save_merged

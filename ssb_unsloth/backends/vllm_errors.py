@@ -12,10 +12,10 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from ..cards import Card
-from ..config import ModelConfig, SamplerConfig
-from ..environment import TOOLKIT, WITHOUT_FLASHINFER, by_flashinfer, missing_for_flashinfer
 from ..errors import UserError
+from ..machine.cards import Card
+from ..machine.environment import TOOLKIT, WITHOUT_FLASHINFER, by_flashinfer, missing_for_flashinfer
+from ..recipe.schema import ModelConfig, SamplerConfig
 from . import unloadable
 
 SHARE, GRPO_SHARE = "sampler.gpu_memory_utilization", "train.grpo.gpu_memory_utilization"

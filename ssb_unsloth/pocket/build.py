@@ -23,9 +23,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
+from ..io.terminal import tell
 from ..prompts import student_messages
 from ..records import Problem
-from ..terminal import tell
 from . import MODEL_DIR
 from .corpus import draw_chat
 from .muon import Muon

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from backend_checks import check_training, close, save_tiny
 from safetensors.torch import load_file
-from test_unsloth import check_training, close, save_tiny
 
-from ssb_unsloth.losses import Head, kd_loss, kd_loss_dense, row_weights
+from ssb_unsloth.method.losses import Head, kd_loss, kd_loss_dense, row_weights
 
-TESTS = Path(__file__).parent.parent
-RECIPE = str(TESTS.parent / "recipes" / "pocket.yaml")
+TESTS = Path(__file__).parents[1] / "support"
+RECIPE = str(TESTS.parents[1] / "recipes" / "pocket.yaml")
 HALF = "bfloat16" if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0) else "float16"
 SMALL = ["problems.limit=96", "curate.pairs=12", "curate.wave=48", "train.epochs=2", "train.learning_rate=1e-3"]
 SMALL += ["evaluate.benchmarks.test.limit=24", "evaluate.benchmarks.test-hard.limit=12", f"model.dtype={HALF}"]
@@ -73,12 +73,12 @@ CHECKPOINTING = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from ssb_unsloth.backends import TrainingBackend
-from ssb_unsloth.config import LoraConfig, ModelConfig
+from ssb_unsloth.recipe.schema import LoraConfig, ModelConfig
 found = []
 backend = TrainingBackend(ModelConfig(name=sys.argv[1], dtype=sys.argv[3], backend="unsloth", quantization=sys.argv[4]))
 import torch
 from backend_figures import disturb
-from ssb_unsloth.modeling import hidden_states
+from ssb_unsloth.method.modeling import hidden_states
 for checkpointing in (False, True):
     model = backend.load(1024, LoraConfig(r=4), seed=1, gradient_checkpointing=checkpointing).train()
     disturb(model)
@@ -137,12 +137,12 @@ def test_vllm_samples_each_stage_gives_its_memory_back_and_the_adapter_is_served
     check_run(run)
 
     # The adapter that was trained, served by vLLM, changes its replies.
-    from test_samplers import VLLM
+    from vllm_script import VLLM
 
     from ssb_unsloth.backends.chat_template import render
     from ssb_unsloth.backends.transformers import load_tokenizer
-    from ssb_unsloth.config import ModelConfig
     from ssb_unsloth.prompts import student_messages
+    from ssb_unsloth.recipe.schema import ModelConfig
 
     messages = student_messages("Mia has 3 shells. Tom gives 2 shells to Mia. How many shells does Mia have now?")
     ids = render(load_tokenizer(ModelConfig(name="pocket")), messages)

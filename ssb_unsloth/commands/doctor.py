@@ -1,0 +1,305 @@
+"""`ssb doctor`: what works on this machine, and for each thing that does not, the command that mends it.
+
+Two kinds of recipe are asked about: the pocket's, and those for a GPU. A finding says which of them it stands in the
+way of. What is imported to see whether it can be, is imported in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..machine import hardware, hub, versions
+from ..machine.assumptions import ENVIRONMENT_BYTES
+from ..machine.findings import BOTH, GPU, POCKET, STOP, Finding, cpu_build, look, refuse_formats
+from ..machine.geometry import geometry, shipped
+from ..machine.plan import make_plan, needs_gpu
+from ..recipe.schema import Recipe
+
+IMPORT_SECONDS = 180
+
+
+@dataclass(frozen=True)
+class Findings:
+    findings: tuple[Finding, ...]
+    recipe: str | None = None
+    kind: str | None = None  # of the recipe
+
+    def can(self, kind: str) -> bool:
+        return not any(kind in finding.blocks for finding in self.findings)
+
+    @property
+    def can_run(self) -> bool:
+        """Whether the recipe can, or without one, whether the pocket at least can."""
+        return self.can(self.kind or POCKET)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return (self.kind,) if self.kind else BOTH
+
+    def as_dict(self) -> dict[str, Any]:
+        findings = [{"state": finding.state(self.kinds), **asdict(finding)} for finding in self.findings]
+        can = {kind: self.can(kind) for kind in BOTH}
+        return {"recipe": self.recipe, "can_run": self.can_run, "can": can, "findings": findings}
+
+
+def examine(recipe: Recipe | None = None, machine_only: bool = False) -> Findings:
+    """Look at the machine, the packages (unless `machine_only`), and what the recipe needs of the hub."""
+    kind = None
+    if recipe is not None:
+        try:
+            kind = GPU if needs_gpu(geometry(recipe.model)[0]) else POCKET
+        except UserError:  # the findings below say why
+            kind = GPU
+    found = [*look(recipe)]
+    if recipe is not None:
+        found += _recipe(recipe, kind or GPU, machine_only)
+    found += [*_hub(recipe, kind)]
+    if not machine_only:
+        found += [*_packages(), *_imports(recipe)]
+    return Findings(tuple(found), recipe.name if recipe else None, kind)
+
+
+def check_before_stage(recipe: Recipe) -> None:
+    """What a stage must not begin with; quick.
+
+    Raises:
+        UserError: versions that are known not to work together, formats that the card cannot train in, or a CPU build
+            of torch with a GPU and a model that needs one.
+    """
+    versions.refuse_clashes()
+    refuse_formats(recipe, hardware.here())
+    build = hardware.torch_build()
+    if build is None or build[1] is not None or not (cards := hardware.find_cards().cards):
+        return
+    try:
+        large = needs_gpu(geometry(recipe.model)[0])
+    except UserError:
+        large = True
+    if large:
+        raise UserError(
+            f"{cpu_build(build[0], cards[0].name)} {recipe.model.name} needs the GPU: `{versions.install_gpu_set()}`,"
+            " or hide the GPU by CUDA_VISIBLE_DEVICES= to go on without it."
+        )
+
+
+# -- The recipe
+
+
+def _recipe(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
+    cards = hardware.find_cards().cards
+    try:
+        plan = make_plan(recipe, cards[0] if cards and kind == GPU else None)
+    except UserError as error:
+        yield Finding("model", str(error), "see above", (kind,))
+        return
+    yield Finding("model", f"{plan.model}, {plan.parameters:,} parameters")
+    for stage in plan.stages:
+        if stage.fits is False:
+            said = f"{stage.name} needs {stage.bytes / 2**30:.1f} GiB on the card, more than there is"
+            yield Finding("memory", said, f"set {'; '.join(stage.advice)}", (kind,))
+    if plan.fits:
+        most = max(plan.stages, key=lambda stage: stage.bytes)
+        said = f"the most is {most.bytes / 2**30:.1f} GiB, for {most.name}"
+        free = plan.card.free_mib if plan.card else None
+        if free is None or most.bytes <= free * 2**20:
+            yield Finding("memory", f"every stage fits; {said}")
+        else:
+            said = f"every stage would fit, and {free / 1024:.1f} GiB are free; {said}"
+            yield Finding("memory", said, f"{STOP}, or name another card by CUDA_VISIBLE_DEVICES", (kind,))
+    environment = ENVIRONMENT_BYTES if machine_only and kind == GPU else 0.0
+    yield from _disk(plan.disk - plan.download + environment, plan.download, kind)
+
+
+def _disk(here: float, downloads: float, kind: str) -> Iterator[Finding]:
+    """Room for the run in this folder, and for what is downloaded in the hub's cache, often on another disk."""
+    cache = next(folder for folder in (hub.cache_folder(), *hub.cache_folder().parents) if folder.exists())
+    needs = {Path.cwd(): here, cache: downloads}
+    if Path.cwd().stat().st_dev == cache.stat().st_dev:
+        needs = {Path.cwd(): here + downloads}
+    for folder, need in needs.items():
+        free = shutil.disk_usage(folder).free
+        said = f"{free / 1e9:.1f} GB free in {folder}, {need / 1e9:.1f} GB needed"
+        if free < need:
+            yield Finding("disk", said, "make room, or set HF_HOME and --runs to a larger disk", (kind,))
+        else:
+            yield Finding("disk", said)
+
+
+def _wanted(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
+    """("models" or "datasets", name, revision) of what the recipe takes from the hub."""
+    sources = [recipe.problems, *recipe.evaluate.benchmarks.values()]
+    names = [("models", recipe.model.name, recipe.model.revision), *(("datasets", s.source, None) for s in sources)]
+    seen = set()
+    for kind, name, revision in names:
+        local = name == "pocket" or name.startswith((".", "/", "~")) or Path(name).exists()
+        if not local and "/" in name and name not in seen:
+            seen.add(name)
+            yield kind, name, revision
+
+
+def _hub(recipe: Recipe | None, kind: str | None) -> Iterator[Finding]:
+    wanted = list(_wanted(recipe)) if recipe else []
+    yield Finding("token", "there is one" if hub.token() else "none; only gated models need one (`hf auth login`)")
+    if recipe is not None and not wanted:
+        yield Finding("hub", "not needed: model and data are local")
+        return
+    absent = [item for item in wanted if hub.cached(item[1], item[2], item[0]) is None]
+    if recipe is not None and not absent:
+        yield Finding("hub", f"not needed: {', '.join(item[1] for item in wanted)} are in {hub.cache_folder()}")
+        return
+    blocks = (kind,) if kind else ()
+    missing = ", ".join(item[1] for item in absent)
+    if hub.offline() and recipe is None:
+        yield Finding("hub", "HF_HUB_OFFLINE is set: nothing is downloaded")
+        return
+    if hub.offline():
+        said = f"HF_HUB_OFFLINE is set, and the cache {hub.cache_folder()} lacks {missing}"
+        mend = "`unset HF_HUB_OFFLINE`, or copy them here and name their folders in the recipe"
+        yield Finding("hub", said, mend, blocks)
+        return
+    if recipe is None:
+        try:
+            hub.get_json("api/models?limit=1")
+        except hub.HubError as error:
+            yield Finding("hub", str(error), "connect to the network, or use local models and data")
+        else:
+            yield Finding("hub", f"{hub.endpoint()} answers")
+        return
+    for item in absent:
+        finding = _on_hub(*item, blocks)
+        if finding is not None:
+            yield finding
+            if "does not answer" in finding.found:  # once is enough
+                return
+    yield Finding("hub", f"{hub.endpoint()} answers; to be downloaded: {missing}")
+
+
+def _on_hub(kind: str, name: str, revision: str | None, blocks: tuple[str, ...]) -> Finding | None:
+    """What is wrong with a model or data set that is not in the cache, None if it can be downloaded."""
+    page = f"{hub.endpoint()}/{'' if kind == 'models' else 'datasets/'}{name}"
+    accept = f"accept its licence at {page}, then `hf auth login` or set HF_TOKEN"
+    try:
+        about = hub.get_json(f"api/{kind}/{name}")
+        if about.get("gated") and not hub.token():
+            return Finding("hub", f"{name} is gated, and there is no token", accept, blocks)
+        if about.get("gated") and kind == "models":
+            hub.get_json(f"{name}/resolve/{revision or 'main'}/config.json")
+    except hub.HubError as error:
+        if error.status in (401, 403):
+            return Finding(
+                "hub", f"{name} is gated or does not exist, and the hub refuses it ({error})", accept, blocks
+            )
+        if error.status == 404:
+            return Finding("hub", f"{name} is not on {hub.endpoint()}", "correct its name in the recipe", blocks)
+        gated = shipped(name) if kind == "models" else None
+        more = f"; it is gated: {accept}" if gated and gated["gated"] and not hub.token() else ""
+        said = f"{error}, and {name} is not in the cache {hub.cache_folder()}"
+        mend = f"connect, set HF_ENDPOINT to a mirror, or copy it here and name its folder in the recipe{more}"
+        return Finding("hub", said, mend, blocks)
+    return None
+
+
+# -- The packages
+
+
+def _packages() -> Iterator[Finding]:
+    absent = [package for package in versions.ESSENTIAL if versions.installed(package) is None]
+    if absent:
+        yield Finding("packages", f"not installed: {', '.join(absent)}", versions.remedy(), BOTH)
+    for clash in versions.clashes():
+        yield Finding("versions", clash, versions.remedy(), BOTH)
+    if versions.installed("packaging") is None:
+        return
+    lock = versions.lock_name()
+    differences = versions.compare_with_lock(lock)
+    if differences is None:
+        yield Finding("locked set", "this installation does not carry constraints/: compare in a checkout")
+        return
+    said = f"{differences.packages} packages in constraints/{lock}.txt"
+    if not differences.missing and not differences.other:
+        yield Finding("locked set", f"{said}, all as locked")
+        return
+    for title, names in (("not installed", differences.missing), ("other", differences.other)):
+        if names:
+            said += f"; {title}: {', '.join(names[:8])}{' and more' if len(names) > 8 else ''}"
+    yield Finding("locked set", said, versions.remedy(lock))
+
+
+def _imports(recipe: Recipe | None) -> Iterator[Finding]:
+    """vLLM and Unsloth, each imported in a process of its own."""
+    engine = recipe.sampler.engine if recipe else "auto"
+    backend = getattr(recipe.model, "backend", "auto") if recipe else "auto"
+    if engine != "transformers":
+        if find_spec("vllm") is None:
+            pocket = (POCKET,) if engine == "vllm" else ()
+            yield Finding("vllm", "not installed; transformers samples", versions.remedy(), (GPU, *pocket))
+        else:
+            said, works = try_import("vllm")
+            mend = f"set sampler.engine=transformers, or {versions.remedy()}"
+            # `auto` takes vLLM where it is installed, so one that cannot be imported stands in the way of both.
+            yield Finding("vllm", said) if works else Finding("vllm", said, mend, BOTH)
+    if backend != "transformers":
+        on_gpu = hardware.here() is not None
+        if find_spec("unsloth") is None:
+            yield Finding("unsloth", "not installed", versions.remedy("gpu"), (GPU,))
+        elif not on_gpu:
+            yield Finding("unsloth", f"{versions.installed('unsloth')}, not tried: it needs a GPU")
+        else:
+            said, works = try_import("unsloth")
+            mend = f"set model.backend=transformers, or {versions.remedy()}"
+            yield Finding("unsloth", said) if works else Finding("unsloth", said, mend, (GPU,))
+
+
+def try_import(module: str, seconds: float = IMPORT_SECONDS) -> tuple[str, bool]:
+    """What an import in another process comes to: its version and how long it took, or its last line of error.
+
+    Unsloth is imported as a stage does it, without vLLM, which it would import too.
+    """
+    here = "from ssb_unsloth.backends.unsloth import prepare; module = prepare()"
+    code = here if module == "unsloth" else f"import {module} as module"
+    code += "; print('version', getattr(module, '__version__', '?'))"
+    start = time.monotonic()
+    quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds, env={**os.environ, **quiet}
+        )
+    except subprocess.TimeoutExpired:
+        return f"its import does not end within {seconds:.0f} seconds", False
+    if done.returncode == 0:
+        version = done.stdout.split("version ")[-1].strip()
+        return f"{version}, imported in {time.monotonic() - start:.0f} s", True
+    lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+    return f"cannot be imported: {lines[-1] if lines else f'exit code {done.returncode}'}", False
+
+
+# -- As text
+
+
+def describe(findings: Findings) -> str:
+    """One line a finding, its remedy below it, and what follows for the recipe."""
+    lines = []
+    for finding in findings.findings:
+        lines.append(f"  {finding.state(findings.kinds):<6} {finding.name:<12} {finding.found}")
+        if finding.mend:
+            lines.append(f"{'':22}-> {finding.mend}")
+    lines.append("")
+    if findings.recipe is None:
+        for kind, title in ((POCKET, "The pocket (make demo)"), (GPU, "Recipes for a GPU")):
+            lines.append(f"{title}: {'can run here' if findings.can(kind) else 'cannot run here yet'}.")
+    elif findings.can_run:
+        lines.append(f"{findings.recipe} can run here.")
+    else:
+        count = sum(finding.state(findings.kinds) == "wrong" for finding in findings.findings)
+        lines.append(f"{findings.recipe} cannot run here: {count} thing{'s' * (count > 1)} to mend.")
+    return "\n".join(lines)

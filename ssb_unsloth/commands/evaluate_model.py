@@ -1,0 +1,217 @@
+"""`ssb evaluate MODEL --benchmark NAME`: a model on benchmarks, without a recipe of one's own.
+
+It does what the stage does: what is kept is not sampled again. A model has a folder of its own; what other calls have
+asked of it stays there, and is not part of the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ..data.problems import load_benchmark
+from ..errors import UserError
+from ..evaluation.carried import carry_over, copy, origins, sealed
+from ..evaluation.evaluate import Benchmarks, Entrant, assert_adapters_fit, base_entrants, evaluate
+from ..evaluation.scores import as_rows, score
+from ..io import disk
+from ..io.files import local, read_object
+from ..io.markdown import escaped
+from ..machine.hardware import choose, here
+from ..machine.out_of_memory import explained
+from ..pocket import MODEL_DIR
+from ..recipe.schema import BENCHMARKS, Recipe, SamplerConfig, resolve, save
+from ..records import Problem, read_jsonl, write_jsonl
+from ..report.write import evaluation_section, plain, score_table
+from ..run.keys import of_path
+from ..run.manifests import FORMAT, digest
+from ..run.rundir import RunDir, Work
+
+MODEL = "model"  # the entrant's name where no adapter makes it a base
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Evaluate, and return what is to be shown.
+
+    Raises:
+        UserError: no benchmark, no such adapter, or whatever is wrong with the recipe that comes out.
+    """
+    word = str(arguments.recipe)
+    model, own = _model(word)
+    adapters = {**own, **dict(_adapter(given) for given in arguments.adapter)}
+    if len(adapters) < len(own) + len(arguments.adapter):
+        raise UserError("--adapter: two adapters have the same name; say NAME=DIR.")
+    out = arguments.out or arguments.runs / f"evaluate-{_file_name(word)}-{_distinction(word)}"
+    recipe = _recipe(arguments, model)
+    entrants = []
+    if not own:  # MODEL is itself an adapter otherwise, and is not asked without it
+        name = "base" if adapters else MODEL
+        bases = base_entrants(recipe.model, recipe.seed, arguments.default_prompt)
+        entrants = [replace(entrant, name=entrant.name.replace("base", name, 1)) for entrant in bases]
+    for name in adapters:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name in [entrant.name for entrant in entrants]:
+            raise UserError(
+                f"--adapter: {name!r} cannot be its name; say NAME=DIR, with a name of letters, digits, -, _ and dots"
+                " that no other row has."
+            )
+    entrants += [Entrant(name, recipe.model, path, recipe.seed) for name, path in adapters.items()]
+    return _evaluate(recipe, entrants, RunDir(out), arguments.force)
+
+
+def _evaluate(recipe: Recipe, entrants: list[Entrant], run: RunDir, force: bool) -> str:
+    benchmarks = {name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()}
+    wanted = origins(entrants, benchmarks, recipe.sampler)
+    determined_by = {
+        "format": FORMAT,
+        "seed": recipe.seed,
+        "entrants": [[e.name, e.prompt] for e in entrants],
+        "benchmarks": {name: {**asdict(config), "source": None} for name, (config, _) in benchmarks.items()},
+        "replies": wanted,
+    }
+    key, folder = digest(determined_by), run.stage("evaluate")
+    with run.lock(), explained("evaluate", recipe, folder):
+        run.settle("evaluate")
+        if force or not run.is_fresh("evaluate", key):
+            assert_adapters_fit(entrants, recipe.sampler)
+            known = sealed(folder)
+            _refuse_to_replace(run, key, known, wanted, force)
+            with run.write("evaluate", key, determined_by) as work:
+                others = _others(folder, known, wanted, benchmarks)
+                carry_over(folder, work.folder, {**others, **wanted}, repeated=wanted if force else ())
+                copy(folder, work.folder, _problem_files(folder, others, benchmarks))
+                _score(recipe, entrants, benchmarks, work)
+            save(recipe, run.root / "recipe.yaml")
+    rows = read_object(folder / "scores.json")
+    lines = plain(score_table(rows["scores"], rows["differences"]))
+    return "\n".join([*lines, "", f"Report  {folder / 'report.md'}", f"Replies {folder}/*.jsonl"])
+
+
+def _refuse_to_replace(run: RunDir, key: str, known: Mapping[str, str], wanted: Mapping[str, str], force: bool) -> None:
+    """No reply goes that the user has not given up by --force, and nothing of a recipe's run at all."""
+    folder, manifest = run.stage("evaluate"), run.manifest("evaluate")
+    of_recipe = manifest is not None and "entrants" not in manifest["determined_by"]
+    if of_recipe or any(run.stage(name).exists() for name in ("curate", "teach", "train", "report")):
+        raise UserError(f"--out {run.root}: holds the run of a recipe; take another folder.")
+    if force:
+        return
+    what = ""
+    if run.kept("evaluate") not in (None, key):
+        what = "what an evaluation that was stopped has kept; its own command goes on with it"
+    elif folder.is_dir() and any(folder.iterdir()) and not known:
+        what = "an evaluation of an older version, or one that has been changed"
+    elif other := [name for name, origin in wanted.items() if known.get(name, origin) != origin]:
+        what = f"{other[0]}, replies of another model, to other problems or sampled otherwise"
+    if what:
+        raise UserError(f"--out {run.root}: holds {what}. Take another folder, or --force to replace it.")
+
+
+def _others(
+    folder: Path, known: Mapping[str, str], wanted: Mapping[str, str], benchmarks: Benchmarks
+) -> dict[str, str]:
+    """The replies of earlier calls that this one does not ask for; none where a benchmark's problems are others now."""
+    for name, (_, problems) in benchmarks.items():
+        asked = folder / f"problems-{name}.jsonl"
+        if asked.exists() and read_jsonl(asked, Problem) != list(problems):
+            return {}
+    return {name: origin for name, origin in known.items() if name not in wanted}
+
+
+def _problem_files(folder: Path, others: Mapping[str, str], benchmarks: Benchmarks) -> list[str]:
+    """The files of problems that earlier calls asked, if their replies stay."""
+    asked = [path.name for path in folder.glob("problems-*.jsonl")] if others else []
+    return [name for name in asked if name not in [f"problems-{benchmark}.jsonl" for benchmark in benchmarks]]
+
+
+def _score(recipe: Recipe, entrants: list[Entrant], benchmarks: Benchmarks, work: Work) -> None:
+    for name, (_, problems) in benchmarks.items():
+        write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
+    generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)
+    against = [(entrant.name, entrants[0].name) for entrant in entrants[1:]]
+    scores, differences = score(generations, recipe.evaluate.benchmarks, recipe.seed, against)
+    work.tokens = sum(g.n_tokens for g in generations)
+    rows = {"scores": as_rows(scores), "differences": as_rows(differences)}
+    disk.write_text(work.folder / "scores.json", json.dumps(rows, indent=1) + "\n")
+    disk.write_text(work.folder / "report.md", _page(recipe, rows))
+
+
+def _page(recipe: Recipe, rows: dict[str, list[dict[str, object]]]) -> str:
+    described = {name: asdict(config) for name, config in recipe.evaluate.benchmarks.items()}
+    section = evaluation_section(rows["scores"], rows["differences"], described, recipe.seed)
+    return f"# Evaluation of {escaped(recipe.model.name)}\n\nSeed {recipe.seed}.\n\n{section}\n"
+
+
+def _model(word: str) -> tuple[str, dict[str, Path]]:
+    """The base model's name, and the adapter that MODEL is if it is one."""
+    config = local(word, "MODEL") / "adapter_config.json"
+    if not config.is_file():
+        return word, {}
+    base = read_object(config).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base or "://" in base:  # never a server: it would be sent the user's key
+        raise UserError(
+            f"{config}: names no model as base_model_name_or_path; give the base as MODEL, and --adapter {word}."
+        )
+    return base, {MODEL: config.parent}
+
+
+def _adapter(given: str) -> tuple[str, Path]:
+    name, sign, path = given.partition("=")
+    folder = local(path if sign else given, "--adapter")
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"--adapter {given}: {folder} holds no adapter_config.json, so it is no PEFT adapter.")
+    return (name if sign else _file_name(str(folder))), folder
+
+
+def _file_name(word: str) -> str:
+    """A name for files: the last part of a path, URL or hub id, or the run that an adapter/ lies in."""
+    parts = [part for part in re.split(r"[/#]", word) if part not in ("", "adapter", "train", "v1", "http:", "https:")]
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", parts[-1]).strip(".") if parts else MODEL
+
+
+def _distinction(word: str) -> str:
+    """Sets models apart whose names end alike; the same for a folder however its path is spelt."""
+    return digest([word.partition("#")[2], of_path(word, "MODEL")])[:6]
+
+
+def _limits(model: str) -> dict[str, Any]:
+    """The keys that a model with less context than the default needs. Of a hub model the engine will say."""
+    folder = MODEL_DIR if model == "pocket" else local(model, "MODEL")
+    try:
+        context = read_object(folder / "config.json").get("max_position_embeddings")
+    except UserError:
+        return {}
+    if type(context) is not int or not 1 < context < SamplerConfig.max_model_len:
+        return {}
+    unused = {"max_tokens": context - 1}
+    return {"sampler": {"max_model_len": context}, "curate": {"rollout": unused, "refine": unused}}
+
+
+def _recipe(arguments: argparse.Namespace, model: str) -> Recipe:
+    """The command as a recipe."""
+    if not arguments.benchmark:
+        raise UserError(f"--benchmark: name at least one: {', '.join(BENCHMARKS)}, or NAME=FILE.")
+    sampled = arguments.samples is not None or arguments.temperature is not None
+    keys: dict[str, Any] = {"temperature": None}
+    if sampled:
+        temperature = 0.8 if arguments.temperature is None else arguments.temperature
+        keys = {"temperature": temperature, "samples": 1 if arguments.samples is None else arguments.samples}
+    if arguments.max_tokens is not None:
+        keys["max_tokens"] = arguments.max_tokens
+    benchmarks: dict[str, dict[str, Any]] = {}
+    for given in arguments.benchmark:
+        name, sign, source = given.partition("=")
+        if not sign and name not in BENCHMARKS:
+            raise UserError(f"--benchmark {name}: not known; known are {', '.join(BENCHMARKS)}, or say NAME=FILE.")
+        benchmarks[name] = {**keys, **({"source": source} if sign else {})}
+    recipe = {
+        "name": "evaluate",
+        "model": {"name": model},
+        "problems": {"source": "pocket"},  # a recipe has to name some; nothing here reads them
+        "evaluate": {"benchmarks": benchmarks, "default_prompt": arguments.default_prompt},
+        **_limits(model),
+    }
+    return choose(resolve(recipe, arguments.overrides, "ssb evaluate", servers=True), here())

@@ -1,0 +1,227 @@
+"""`ssb plan`: what a recipe will ask of a card, before anything runs, and what to change where it does not fit."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from ..errors import UserError
+from ..recipe.schema import Recipe, resolve, variant
+from . import hardware
+from .assumptions import ENVIRONMENT_BYTES, GIB, PEAK
+from .cards import CARDS, Card, card_named
+from .findings import wrong_formats
+from .geometry import Geometry, geometry
+from .hardware import KEPT_FREE_MIB
+from .planner import Plan, Planner, StagePlan
+
+SMALL = 100_000_000  # parameters; ours: a CPU can do with a model up to here
+
+
+def needs_gpu(shape: Geometry) -> bool:
+    """Whether a CPU would take days: above SMALL parameters."""
+    return shape.parameters > SMALL
+
+
+def make_plan(recipe: Recipe, card: Card | None) -> Plan:
+    """The plan of a recipe on a card, or on this machine's CPU.
+
+    Raises:
+        UserError: the model's config cannot be had.
+    """
+    shape, source = geometry(recipe.model)
+    plan = Planner(recipe, card, shape).plan(source)
+    plan.refused = [f"{said}: {mend}" for said, mend in wrong_formats(recipe, card)]
+    for stage in plan.stages:
+        if stage.fits is False:
+            stage.advice = list(_advice(recipe, card, shape, stage.name))
+    return plan
+
+
+def card_for(recipe: Recipe, gpu: str | None) -> tuple[Card | None, str]:
+    """The card to plan for, and why that one: the named one, the one here, or the paper's where the CPU will not do.
+
+    Raises:
+        UserError: no card of that name, or the model's config cannot be had.
+    """
+    if gpu == "none":
+        return None, ""
+    if gpu is not None:
+        return card_named(gpu), ""
+    found = hardware.find_cards()
+    if found.cards:
+        return found.cards[0], ""
+    if not needs_gpu(geometry(recipe.model)[0]):
+        return None, ""
+    return CARDS["a100-40gb"], f"{found.problem} Planned for the paper's card; --gpu names another."
+
+
+# -- What to change if it does not fit
+
+CHANGES = (  # in the order in which they are tried; the cheapest for the result first
+    ("train.gradient_checkpointing=true", {"train"}),
+    ("train.grpo.micro_batch_size=8", {"train"}),
+    ("train.micro_batch_size=1", {"train"}),
+    ("teach.batch_tokens=2048", {"teach"}),
+    ("teach.targets=hidden", {"teach"}),
+    ("model.quantization=4bit", {"teach", "train"}),
+    ("curate.refine.max_tokens=1024", {"teach", "train"}),
+    ("sampler.max_model_len=2048", {"curate", "evaluate"}),
+)
+PAIRS_ONLY = ("train.micro_batch_size", "curate.")  # nothing to GRPO, which trains on replies of its own
+
+
+def _advice(recipe: Recipe, card: Card | None, shape: Geometry, stage: str) -> Iterator[str]:
+    """The overrides after which the stage fits, each with what it then needs; a smaller model if none will do."""
+    kind, _, name = stage.partition(" ")
+    recipe = variant(recipe, name) if name else recipe
+    for change in _changes(recipe, kind):
+        changed = _changed(recipe, change)
+        if changed is None:
+            continue
+        before, after = _need(recipe, card, shape, kind), _need(changed, card, shape, kind)
+        if after.bytes >= before.bytes:
+            continue
+        recipe = changed
+        whose = f"variants.{name}." if name else ""
+        yield f"{whose}{change} ({before.bytes / GIB:.1f} to {after.bytes / GIB:.1f} GiB)"
+        if after.fits:
+            return
+    yield "a smaller model, or a card with more memory"
+
+
+def _changes(recipe: Recipe, stage: str) -> Iterator[str]:
+    """Those of CHANGES that mean something to the stage of this recipe."""
+    for change, stages in CHANGES:
+        other_method = change.startswith(PAIRS_ONLY if recipe.train.method == "grpo" else "train.grpo.")
+        if stage in stages and not (stage == "train" and other_method):
+            yield change
+
+
+def _need(recipe: Recipe, card: Card | None, shape: Geometry, stage: str) -> StagePlan:
+    alone = replace(recipe, variants={}, seeds=[], rounds=1)
+    return next(s for s in Planner(alone, card, shape).plan("").stages if s.name == stage)
+
+
+def _changed(recipe: Recipe, change: str) -> Recipe | None:
+    """The recipe with one key set, or None where it does not take it (a text longer than it may be, say), or would not
+    be any smaller for it.
+    """
+    path, value = change.split("=")
+    old = functools.reduce(getattr, path.split("."), recipe)
+    if type(old) is int and old <= int(value):
+        return None
+    try:
+        return resolve(asdict(recipe), [change], recipe.name)
+    except UserError:
+        return None
+
+
+# -- As text
+
+
+def describe(plan: Plan) -> str:
+    """The plan as a page of text."""
+    card = plan.card
+    where = "this machine's CPU"
+    if card is not None:
+        where = f"{card.name}, " + (f"{card.memory_mib / 1024:.1f} GiB" if card.memory_mib else "memory not known")
+    lines = [
+        f"Plan for {plan.recipe} on {where}",
+        f"  {plan.model}: {plan.parameters:,} parameters, {plan.dtype}; config from {plan.source}",
+        f"  LoRA: {plan.lora_parameters:,} parameters",
+        "",
+        f"  {'stage':<12}{'memory':>10}{'disk':>10}{'tokens read':>14}{'sampled':>12}   {'time':<16}",
+    ]
+    if plan.seconds is not None and plan.before is not None:
+        lines.append(f"  {'before':<12}{'':>46}   {span(plan.before):<16}packages and model, where they are missing")
+    for stage in plan.stages:
+        time = "" if stage.seconds is None else span(stage.seconds)
+        lines.append(
+            f"  {stage.name:<12}{_gib(stage.bytes):>10}{_gb(stage.disk):>10}{stage.read:>14,.0f}{stage.sampled:>12,.0f}"
+            f"   {time:<16}{stage.note}".rstrip()
+        )
+    total = "" if plan.seconds is None else span(plan.seconds)
+    lines += [f"  {'in all':<12}{'':>10}{_gb(plan.disk):>10}{'':>26}   {total}".rstrip(), ""]
+    for stage in plan.stages:
+        if stage.memory:
+            parts = ", ".join(f"{what} {_gib(value)}" for what, value in stage.memory.items())
+            lines.append(f"  {stage.name}: {parts}")
+    lines.append("")
+    for stage in plan.stages:
+        if stage.fits is False:
+            lines.append(f"  {stage.name} does not fit. Change: {'; '.join(stage.advice)}.")
+    lines += [f"  It cannot run there. {reason}." for reason in plan.refused]
+    if plan.fits:
+        lines.append("  Every stage fits.")
+    if plan.download:
+        environment = f", and {_gb(ENVIRONMENT_BYTES)} for the packages" if card is not None else ""
+        lines.append(f"  Disk: {_gb(plan.download)} of it is the model's download{environment}.")
+    if card is not None or plan.price is not None:
+        lines.append(f"  {cost(plan)}")
+    a = plan.assumptions
+    lines += [
+        "  Memory is for the longest replies that the recipe allows. Expected: replies of a third of their limit,"
+        if math.isclose(a.reply, 1 / 3)
+        else f"  Memory is for the longest replies. Expected: replies of {a.reply:.0%} of their limit,",
+        f"  {a.question} tokens a question, {a.pairs:.2f} pairs a question.",
+    ]
+    if plan.seconds is not None and card is not None:
+        shares = f"{100 * PEAK[1]:.0f} to {100 * PEAK[0]:.0f} %"
+        lines.append(f"  Times are unmeasured: operations over {shares} of the card's peak, and starting up. Its peak:")
+        lines.append(f"  {card.tflops:g}e12 operations and {card.bandwidth:g}e9 bytes a second ({card.source}).")
+    elif card is None:
+        lines.append("  No time is given for a CPU, which states no peak.")
+    else:
+        lines.append("  No time is given: the speed of this card is not in the table. State it (its data sheet's dense")
+        lines.append("  16-bit peak and bandwidth, card.tflops=120 card.bandwidth=300), or measure it (`--measure`).")
+    return "\n".join(lines)
+
+
+def cost(plan: Plan) -> str:
+    """What the run costs, in time and in money, as a sentence; what is missing to say so."""
+    if plan.seconds is None:
+        return "Cost: the speed is not known here, so neither time nor money can be said."
+    if plan.money is None:
+        return f"Cost: {span(plan.seconds)}. With card.price=1.50, the price of an hour, it is said in money."
+    low, high = plan.money
+    return f"Cost: {span(plan.seconds)}, at {plan.price:g} an hour {low:,.2f} to {high:,.2f}."
+
+
+def beside(recipe: Recipe, stage: str, used: Mapping[str, Any], card: Card) -> str:
+    """What a stage used (its manifest's `cost`) beside what was planned for it on the card, as a line; "" where no plan
+    can be made of it. `recipe` is the student's own, or the whole one for what is done for all students together.
+    """
+    alone = recipe if stage in ("evaluate", "report") else replace(recipe, variants={}, seeds=[], rounds=1)
+    try:
+        planned = next((s for s in make_plan(alone, card).stages if s.name == stage), None)
+    except UserError:  # a model whose config says too little
+        return ""
+    if planned is None or not planned.memory:
+        return ""
+    time = "no time planned" if planned.seconds is None else f"planned {span(planned.seconds)}"
+    sampling = stage in ("curate", "evaluate") or (stage == "train" and recipe.train.method == "grpo")
+    vllm = ", of which vLLM takes all that it is given" if sampling and recipe.sampler.engine != "transformers" else ""
+    return (
+        f"{stage}: {used['seconds'] / 60:.1f} min ({time}); {used['peak_device_bytes'] / GIB:.2f} GiB by torch{vllm}"
+        f" (planned {planned.bytes / GIB:.2f}, {KEPT_FREE_MIB / 1024:.1f} of it beside torch);"
+        f" {used['tokens']:,} tokens (planned {planned.sampled or planned.read:,.0f})"
+    )
+
+
+def span(seconds: tuple[float, float]) -> str:
+    """A range of times, in the unit that fits it."""
+    low, high = seconds
+    unit, name = (3600.0, "h") if high >= 7200 else (60.0, "min")
+    return f"{low / unit:.{0 if low / unit >= 10 else 1}f} to {high / unit:.{0 if high / unit >= 10 else 1}f} {name}"
+
+
+def _gib(count: float) -> str:
+    return f"{count / GIB:.2f} GiB" if count < 10 * GIB else f"{count / GIB:.1f} GiB"
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.1f} GB"

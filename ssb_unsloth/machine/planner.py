@@ -1,0 +1,394 @@
+"""The arithmetic of `ssb plan`: memory, disk, tokens and time of each stage of a recipe on a card.
+
+Arithmetic on the model's config and the recipe; standard library and OmegaConf only. Memory is an upper bound: the
+longest reply that the recipe allows, in every row of a batch. Tokens and time are expectations that rest on
+`Assumptions`. Times are unmeasured: the operations over 20 to 50 % of the card's stated peak, and never less than what
+reading the weights takes at 40 to 80 % of its stated bandwidth.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+from ..recipe.schema import READS, BenchmarkConfig, Recipe, variant
+from . import hub
+from .assumptions import (
+    AT_A_TIME,
+    BANDWIDTH,
+    BATCHED_TOKENS,
+    ENVIRONMENT_DOWNLOAD,
+    GIB,
+    INSTALL,
+    LOSS_BLOCK,
+    LOSS_ROWS,
+    NETWORK,
+    PEAK,
+    POCKET,
+    PROCESS_BYTES,
+    SIZES,
+    START,
+    STEP,
+    TEXT_BYTES,
+    Assumptions,
+)
+from .cards import Card
+from .geometry import Geometry
+from .hardware import KEPT_FREE_MIB, choose, stated, torch_build
+
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass
+class StagePlan:
+    """Bytes, tokens, and seconds (at best, at worst; None where there is no stated peak)."""
+
+    name: str
+    memory: dict[str, float] = field(default_factory=dict)
+    disk: float = 0.0
+    read: float = 0.0  # tokens: prompts, or whole texts where nothing is sampled
+    sampled: float = 0.0  # tokens
+    seconds: tuple[float, float] | None = None
+    fits: bool | None = None  # None: no card to fit into, or one whose memory is not told
+    advice: list[str] = field(default_factory=list)
+    note: str = ""
+
+    @property
+    def bytes(self) -> float:
+        return sum(self.memory.values())
+
+
+@dataclass
+class Plan:
+    recipe: str
+    model: str
+    source: str  # of the model's config
+    parameters: int
+    lora_parameters: int
+    dtype: str
+    card: Card | None
+    assumptions: Assumptions
+    download: float  # bytes: the model
+    before: tuple[float, float] | None  # seconds: to load and install what is missing here; None on a CPU
+    price: float | None  # of an hour
+    stages: list[StagePlan]
+    refused: list[str] = field(default_factory=list)  # why the recipe cannot run on the card, whatever its memory
+
+    @property
+    def fits(self) -> bool | None:
+        if self.card is None or not self.card.memory_mib:
+            return None
+        return all(stage.fits is not False for stage in self.stages)
+
+    @property
+    def disk(self) -> float:
+        return self.download + sum(stage.disk for stage in self.stages)
+
+    @property
+    def seconds(self) -> tuple[float, float] | None:
+        """Of all stages, and of what comes before them."""
+        known = [stage.seconds for stage in self.stages if stage.seconds]
+        known += [self.before] if known and self.before else []
+        return (sum(s[0] for s in known), sum(s[1] for s in known)) if known else None
+
+    @property
+    def money(self) -> tuple[float, float] | None:
+        """What that time costs, in the currency of `price`."""
+        if self.seconds is None or self.price is None:
+            return None
+        return self.seconds[0] / 3600 * self.price, self.seconds[1] / 3600 * self.price
+
+    def as_dict(self) -> dict[str, Any]:
+        stages = [{**asdict(stage), "bytes": stage.bytes} for stage in self.stages]
+        extra = {"fits": self.fits, "disk": self.disk, "seconds": self.seconds, "money": self.money}
+        extra["time_is_measured"] = False
+        return {**asdict(self), **extra, "stages": stages}
+
+
+class Planner:
+    def __init__(self, recipe: Recipe, card: Card | None, shape: Geometry, name: str = "") -> None:
+        card = stated(card, recipe.card)
+        self.asked, self.recipe = recipe, choose(recipe, card)
+        self.card, self.shape, self.name = card, shape, name
+        self.assume = POCKET if recipe.model.name == "pocket" else Assumptions()
+        self.itemsize = ITEMSIZE[self.recipe.model.dtype]
+        self.lora = shape.lora_parameters(recipe.train.lora.r, recipe.train.lora.target_modules)
+        engine = recipe.sampler.engine
+        self.engine = ("vllm" if card or find_spec("vllm") else "transformers") if engine == "auto" else engine
+
+    def plan(self, source: str) -> Plan:
+        r = self.recipe
+        stages = [*self.student(), *(s for other in self.variants() for s in other.student(self.recipe))]
+        stages += [self.evaluate(), StagePlan("report", disk=1e6)]
+        if self.card is None:
+            stages[-1].memory["the process"] = PROCESS_BYTES["none"]
+        else:
+            for stage in stages if self.card.memory_mib else ():
+                stage.fits = stage.bytes <= self.card.memory_mib * 2**20
+        local = r.model.name == "pocket" or source.startswith((".", "/", "~"))
+        local = local or hub.has_weights(r.model.name, r.model.revision)
+        download = 0.0 if local else 2.0 * self.shape.parameters  # the hub's weights are 16-bit
+        return Plan(
+            r.name,
+            r.model.name,
+            source,
+            self.shape.parameters,
+            self.lora,
+            r.model.dtype,
+            self.card,
+            self.assume,
+            download,
+            None if self.card is None else _before(download),
+            r.card.price,
+            stages,
+        )
+
+    def variants(self) -> Iterator[Planner]:
+        for name in self.recipe.variants:
+            yield Planner(variant(self.asked, name), self.card, self.shape, name)
+
+    def student(self, beside: Recipe | None = None) -> Iterator[StagePlan]:
+        """The stages that one student needs; but those that it shares with the recipe's own, `beside`."""
+        r, needed = self.recipe, READS[self.recipe.train.method]
+        shared = beside is not None and "curate" in READS[beside.train.method] and beside.curate == r.curate
+        if "curate" in needed and not shared:
+            yield self._named(self.curate())
+        shared = shared and beside is not None and "teach" in READS[beside.train.method] and beside.teach == r.teach
+        if "teach" in needed and not shared:
+            yield self._named(self.teach())
+        yield self._named(self.train() if r.train.method != "grpo" else self.grpo())
+
+    def _named(self, stage: StagePlan) -> StagePlan:
+        """With the variant's name; and as often as there are seeds and rounds, one after another."""
+        times = max(1, len(self.recipe.seeds)) * self.recipe.rounds
+        stage.name += f" {self.name}" if self.name else ""
+        stage.disk, stage.read, stage.sampled = (times * x for x in (stage.disk, stage.read, stage.sampled))
+        stage.seconds = (times * stage.seconds[0], times * stage.seconds[1]) if stage.seconds else None
+        stage.note += f"; {times} times (seeds, rounds)" if times > 1 else ""
+        return stage
+
+    # Tokens of one text, expected.
+    @property
+    def student_prompt(self) -> float:
+        return self.assume.tutor + self.assume.question
+
+    @property
+    def teacher_prompt(self) -> float:
+        replies = 2 * self.assume.reply * self.recipe.curate.rollout.max_tokens
+        return self.student_prompt + self.assume.refine + replies
+
+    @property
+    def reply(self) -> float:
+        return self.assume.reply * self.recipe.curate.refine.max_tokens
+
+    def questions(self) -> int:
+        """Asked until there are enough pairs, in whole waves, at most all."""
+        c = self.recipe.curate
+        waves = math.ceil(c.pairs / self.assume.pairs / c.wave) * c.wave
+        return min([waves, *[n for n in (c.questions, size(self.recipe.problems)) if n is not None]])
+
+    # -- The stages
+
+    def curate(self) -> StagePlan:
+        c = self.recipe.curate
+        if c.pairs_file:
+            return StagePlan("curate", note="pairs are brought along")
+        asked = self.questions()
+        refined = asked * self.assume.pairs / self.assume.refined_right
+        rollouts = 0.0 if c.rollouts_file else asked * c.rollouts * self.assume.reply * c.rollout.max_tokens
+        stage = StagePlan("curate", self._sampling_memory(adapters=False))
+        stage.sampled = rollouts + refined * self.reply
+        stage.read = asked * self.student_prompt + refined * self.teacher_prompt
+        stage.disk = TEXT_BYTES * stage.sampled
+        stage.note = f"about {asked:,} questions"
+        self._sampling_time(stage, replies=asked * c.rollouts + refined)
+        return stage
+
+    def evaluate(self) -> StagePlan:
+        e, students = self.recipe.evaluate, (1 + len(self.recipe.variants)) * max(1, len(self.recipe.seeds))
+        entrants = 1 + students * self.recipe.rounds + e.default_prompt + len(e.adapters)
+        stage, replies = StagePlan("evaluate", self._sampling_memory(adapters=True)), 0.0
+        for benchmark in e.benchmarks.values():
+            decodings = benchmark.greedy + (benchmark.samples if benchmark.temperature is not None else 0)
+            n = entrants * decodings * (size(benchmark) or 500)
+            replies += n
+            stage.sampled += n * self.assume.reply * benchmark.max_tokens
+            stage.read += n * self.student_prompt
+        stage.disk = TEXT_BYTES * stage.sampled
+        stage.note = f"{replies:,.0f} replies of {entrants} entrants"
+        self._sampling_time(stage, replies)
+        return stage
+
+    def teach(self) -> StagePlan:
+        r, shape = self.recipe, self.shape
+        pairs, longest = r.curate.pairs, self._longest(self.teacher_prompt)
+        stage = StagePlan("teach", note=f"targets: {r.teach.targets}")
+        stage.disk = pairs * self.reply * target_bytes(r.teach.targets, shape, r.teach.top_k, self.itemsize)
+        if r.teach.targets == "online":
+            return stage
+        batch = max(r.teach.batch_tokens, longest)
+        rows = r.curate.refine.max_tokens * max(1, r.teach.batch_tokens // longest)
+        stage.memory = self._model_memory()
+        stage.memory["activations"] = batch * (shape.saved_bytes(self.itemsize, 0) + shape.H * self.itemsize)
+        if r.teach.targets not in ("hidden", "one_hot"):  # logits of one pair, and their softmax for top_k
+            stage.memory["logits"] = r.curate.refine.max_tokens * shape.V * (self.itemsize + 4.0)
+        stage.memory["reply rows"] = rows * shape.H * self.itemsize
+        stage.read = pairs * (self.teacher_prompt + self.reply)
+        self._compute_time(stage, shape.forward_operations(stage.read, 0, self.teacher_prompt + self.reply))
+        return stage
+
+    def train(self) -> StagePlan:
+        r, shape = self.recipe, self.shape
+        t, longest = r.train, self._longest(self.student_prompt)
+        tokens = (t.micro_batch_size or t.batch_size) * longest
+        rows = (t.micro_batch_size or t.batch_size) * r.curate.refine.max_tokens
+        stage = StagePlan("train", self._training_memory(tokens))
+        block = min(LOSS_ROWS, max(1, LOSS_BLOCK // shape.V))
+        hidden = rows * shape.H * (2 * self.itemsize + 4)  # student's, teacher's, and the gradient in float32
+        probe = (
+            t.probe_questions * shape.cache_bytes(self.itemsize) * (self.student_prompt + r.curate.rollout.max_tokens)
+        )
+        loss = float(2 * min(LOSS_ROWS, rows) * shape.V * 4 + 2 * block * shape.V * 4 + hidden)
+        # The probe's cache and the loss's buffers are never held together with each other.
+        stage.memory["loss, or the length probe"] = max(loss, probe if t.probe_steps else 0.0)
+        length = self.student_prompt + self.reply
+        stage.read = t.epochs * r.curate.pairs * length
+        # The adapter; and while it trains two checkpoints with the optimizer's state, and a third that is written.
+        stage.disk = (4 + 3 * 12.0) * self.lora
+        steps = t.epochs * math.ceil(r.curate.pairs / t.batch_size)
+        stage.note = f"{steps:,} steps"
+        replies = t.epochs * r.curate.pairs * self.reply
+        loss_operations = (6 if t.method == "ssb" else 4) * replies * shape.H * shape.V
+        self._compute_time(stage, self._training_operations(stage.read, length) + loss_operations)
+        self._add_probes(stage, steps)
+        return stage
+
+    def grpo(self) -> StagePlan:
+        """TRL's GRPOTrainer with vLLM in its process: the weights twice, and vLLM's share from the start."""
+        g, shape = self.recipe.train.grpo, self.shape
+        a_step = g.questions_per_step * g.generations
+        steps = g.steps or math.ceil(min(g.questions, size(self.recipe.problems) or g.questions) / g.questions_per_step)
+        longest = math.ceil(self.student_prompt) + g.max_tokens
+        stage = StagePlan("train", self._training_memory((g.micro_batch_size or a_step) * longest))
+        if self.card is not None and g.use_vllm is not False:
+            stage.memory["vLLM beside it"] = g.gpu_memory_utilization * self.card.memory_mib * 2**20
+        reply = self.assume.reply * g.max_tokens
+        stage.sampled = steps * a_step * reply
+        stage.read = steps * a_step * (self.student_prompt + reply)
+        stage.disk, stage.note = 16.0 * self.lora, f"{steps:,} steps of {a_step} replies"
+        operations = self._training_operations(stage.read, self.student_prompt + reply)
+        self._compute_time(stage, operations + 4 * stage.sampled * shape.H * shape.V)
+        if stage.seconds is not None and self.card is not None and self.card.bandwidth:
+            # A step waits for its longest reply, and each of its tokens for a reading of the weights.
+            moved = steps * g.max_tokens * stage.memory["weights"] / (1e9 * self.card.bandwidth)
+            stage.seconds = (stage.seconds[0] + moved / BANDWIDTH[0], stage.seconds[1] + moved / BANDWIDTH[1])
+            self._add_probes(stage, steps)
+        return stage
+
+    # -- What they share
+
+    def _longest(self, prompt: float) -> int:
+        return min(math.ceil(prompt) + self.recipe.curate.refine.max_tokens, self.recipe.sampler.max_model_len)
+
+    def _model_memory(self) -> dict[str, float]:
+        quantization = getattr(self.recipe.model, "quantization", "none")
+        return {"weights": float(self.shape.weight_bytes(self.itemsize, quantization)), **self._other("transformers")}
+
+    def _training_memory(self, tokens: float) -> dict[str, float]:
+        """Weights, LoRA and what belongs to it in float32, and the activations of so many tokens at a time."""
+        t, shape, memory = self.recipe.train, self.shape, self._model_memory()
+        memory["LoRA"] = 4.0 * self.lora
+        memory["gradients and optimizer"] = 12.0 * self.lora  # AdamW keeps two moments
+        saved = shape.saved_bytes(self.itemsize, t.lora.r)
+        checkpointed = shape.L * shape.H * self.itemsize + saved  # each layer's input, and one layer made again
+        memory["activations"] = float(tokens * (checkpointed if t.gradient_checkpointing else shape.L * saved))
+        return memory
+
+    def _training_operations(self, tokens: float, length: float) -> float:
+        """Forward and, the base being frozen, a backward pass as dear as one forward; once more with checkpointing."""
+        passes = 3 if self.recipe.train.gradient_checkpointing else 2
+        return passes * self.shape.forward_operations(tokens, 0, length) + 6 * self.lora * tokens
+
+    def _add_probes(self, stage: StagePlan, steps: int) -> None:
+        if stage.seconds is not None and self.recipe.train.probe_steps:
+            sampled = (2 + steps // self.recipe.train.probe_steps) * self.recipe.curate.rollout.max_tokens
+            stage.seconds = (stage.seconds[0] + sampled * STEP[0], stage.seconds[1] + sampled * STEP[1])
+
+    def _other(self, engine: str) -> dict[str, float]:
+        if self.card is None:
+            return {"the process": PROCESS_BYTES[engine]}
+        return {"CUDA and allocator": float(KEPT_FREE_MIB * 2**20)}
+
+    def _sampling_memory(self, adapters: bool) -> dict[str, float]:
+        s, shape = self.recipe.sampler, self.shape
+        memory = {"weights": float(shape.weight_bytes(self.itemsize)), **self._other(self.engine)}
+        if adapters:
+            memory["LoRA"] = float(self.itemsize * self.lora * s.max_lora_rank / self.recipe.train.lora.r)
+        if self.engine == "vllm" and self.card is None:
+            memory["KV cache"] = float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1) * GIB
+            return memory
+        if self.engine == "vllm":
+            step = BATCHED_TOKENS * (2 * shape.I + 4 * shape.H) * self.itemsize + AT_A_TIME * shape.V * 4 * 3
+            memory["activations"] = float(step)
+            memory["KV cache"] = float(s.max_model_len * shape.cache_bytes(self.itemsize))  # one reply of full length
+            return memory
+        rows = s.batch_size
+        memory["activations"] = float(rows * (shape.V * 4 * 3 + shape.saved_bytes(self.itemsize, 0)))
+        memory["KV cache"] = float(rows * s.max_model_len * shape.cache_bytes(self.itemsize))
+        return memory
+
+    def cache_tokens(self, stage: StagePlan) -> float:
+        """For how many tokens vLLM's share of the card has room, once the rest has its own."""
+        if self.card is None:
+            return math.inf
+        share = float(self.recipe.sampler.gpu_memory_utilization) * self.card.memory_mib * 2**20
+        rest = sum(value for what, value in stage.memory.items() if what not in ("KV cache", "CUDA and allocator"))
+        return max(0.0, share - rest) / self.shape.cache_bytes(self.itemsize)
+
+    def _compute_time(self, stage: StagePlan, operations: float) -> None:
+        if self.card is not None and self.card.tflops and self.card.bandwidth:
+            best, worst = (operations / (1e12 * self.card.tflops * share) for share in PEAK)
+            stage.seconds = (START[0] + best, START[1] + worst)
+
+    def _sampling_time(self, stage: StagePlan, replies: float) -> None:
+        if self.card is None or not self.card.tflops or not self.card.bandwidth or not replies:
+            return
+        mean = (stage.read + stage.sampled) / replies
+        abreast = max(1.0, min(AT_A_TIME, replies, self.cache_tokens(stage) / mean))
+        stage.note += f"; room for {self.cache_tokens(stage):,.0f} tokens, {abreast:.0f} replies at a time"
+        operations = self.shape.forward_operations(stage.read + stage.sampled, stage.sampled, mean)
+        a_step = stage.memory["weights"] + abreast * mean * self.shape.cache_bytes(self.itemsize)
+        moved = a_step * stage.sampled / abreast
+        computing = [operations / (1e12 * self.card.tflops * share) for share in PEAK]
+        moving = [moved / (1e9 * self.card.bandwidth * share) for share in BANDWIDTH]
+        best, worst = (max(pair) for pair in zip(computing, moving, strict=True))
+        stage.seconds = (START[0] + best, START[1] + worst)
+
+
+def _before(download: float) -> tuple[float, float]:
+    """Seconds until the first stage can begin here: packages, where there is no torch for GPUs, and the model."""
+    build = torch_build()
+    installed = build is not None and build[1] is not None
+    load = download + (0.0 if installed else ENVIRONMENT_DOWNLOAD)
+    unpack = (0.0, 0.0) if installed else INSTALL
+    return load / NETWORK[0] + unpack[0], load / NETWORK[1] + unpack[1]
+
+
+def size(problems: Any) -> int | None:
+    """How many questions a data set has: as the recipe says, else as published, else unknown."""
+    if problems.source == "pocket":
+        return problems.limit or 1000
+    count = getattr(problems, "count", None) if isinstance(problems, BenchmarkConfig) else None
+    known = count or SIZES.get(problems.source, {}).get(problems.split)
+    given = [n for n in (problems.limit, known) if n is not None]
+    return min(given) if given else None
+
+
+def target_bytes(targets: str, shape: Geometry, top_k: int, itemsize: int) -> int:
+    """What a reply token takes on disk: `targets.bytes_per_token`, for a geometry and without torch."""
+    sizes = {"hidden": shape.H * itemsize, "logits": shape.V * max(itemsize, 4), "one_hot": 4, "online": 0}
+    return {**sizes, "top_k": top_k * (itemsize + 4) + 4}[targets]

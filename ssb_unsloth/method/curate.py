@@ -1,0 +1,370 @@
+"""Phase 1 of the paper's Algorithm 1: rollouts, verdicts, the contrast, and the verified refinement.
+
+    problems --K rollouts--> right and wrong --contrast--> hinted prompt --refinement--> verified pair
+
+in waves of questions, until there are enough pairs. All requests of a wave go to the sampler together. Every reply is
+kept before it is graded (`kept`), so a stopped run asks for what is missing, and no verdict costs a reply.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from ..backends import Completion, Request, Sampler, derive_seed
+from ..backends.control_tokens import REMEDY, ControlText
+from ..errors import UserError
+from ..io import disk
+from ..io.files import local
+from ..io.progress import say
+from ..prompts import Messages, refinement_messages, student_messages
+from ..recipe.schema import CurateConfig, SamplingConfig
+from ..records import Pair, Problem, Rollout, read_rows, stable_id, write_jsonl
+from ..run import clock
+from ..run.kept import Kept
+from ..verifier.grading import Verdict, answer_classes, grade
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How questions became pairs; `report.json` carries it as it is. Counts of questions, but for `pairs` and the last
+    seven."""
+
+    questions: int = 0  # that were sampled
+    all_right: int = 0
+    all_wrong: int = 0
+    mixed: int = 0  # right and wrong rollouts
+    repeated_wrong: int = 0  # of the mixed: at least two wrong rollouts with the same answer
+    refined: int = 0  # of the mixed: a refinement was sampled (not all: a hinted prompt may be too long)
+    accepted: int = 0  # of the refined: a refinement's last box is right and it was not cut off
+    pairs: int = 0  # of the first accepted questions, as many as the recipe asks for; several refinements give several
+    # Too long for the model, or spell its control tokens, or without rollouts in the file that was brought along.
+    skipped: int = 0
+    rollouts: int = 0
+    no_answer: int = 0  # rollouts without a box
+    truncated: int = 0  # rollouts cut off at the length limit
+    undecided: int = 0  # rollouts and refinements whose answer could not be compared to the end: they count as wrong
+    tokens: int = 0  # sampled, rollouts and refinements
+    rollout_tokens: int = 0  # of these, the rollouts'
+    brought: int = 0  # pairs made elsewhere and brought along; then all counts but `pairs` are 0
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The two rollouts that the teacher is shown."""
+
+    right: Rollout
+    wrong: Rollout
+    repeated: bool  # the wrong answer was given more than once
+
+
+class _Wanted(NamedTuple):
+    """A reply to be sampled: to which messages, and which of how many it is."""
+
+    problem: Problem
+    messages: Messages
+    purpose: str  # "rollout" or "refinement"
+    k: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.problem.id}-{self.purpose}-{self.k}"
+
+    def seed(self, of_run: int) -> int:
+        return derive_seed(of_run, self.purpose, self.problem.id, self.k)
+
+
+class Curator:
+    """Holds what stays the same from wave to wave. `make_sampler` is called when the first reply is needed."""
+
+    def __init__(
+        self,
+        config: CurateConfig,
+        make_sampler: Callable[[], Sampler],
+        max_model_len: int,
+        seed: int,
+        folder: Path,
+        wording: str = "paper",
+        control_text: str = "skip",
+    ) -> None:
+        self.config, self.seed, self.folder, self.wording = config, seed, folder, wording
+        self.control_text = control_text
+        self._make_sampler, self._max_model_len = make_sampler, max_model_len
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        return self._make_sampler()
+
+    def run(self, problems: Sequence[Problem]) -> Statistics:
+        """Curate until there are enough pairs or no more questions; write everything that a pair can be traced by.
+
+        Files: questions.jsonl (Problem), rollouts.jsonl and refinements.jsonl (Rollout), pairs.jsonl (Pair),
+        statistics.json.
+        """
+        brought = (
+            _read_rollouts(local(self.config.rollouts_file, "curate.rollouts_file"))
+            if self.config.rollouts_file
+            else None
+        )
+        problems = problems[: self.config.questions]
+        seen: list[Problem] = []
+        rollouts: list[Rollout] = []
+        refinements: list[Rollout] = []
+        pairs: list[Pair] = []
+        paired: list[str] = []  # their questions, in order
+        statistics = Statistics()
+        for number, start in enumerate(range(0, len(problems), self.config.wave)):
+            wave = problems[start : start + self.config.wave]
+            of_wave = self._rollouts(number, wave, brought)
+            contrasts = self.contrasts(wave, of_wave)
+            refined = self._refinements(number, wave, contrasts)
+            found = _pairs(wave, contrasts, refined)
+            statistics = _add(statistics, _count(wave, of_wave, contrasts, refined, found))
+            seen += wave
+            rollouts += of_wave
+            refinements += refined
+            pairs += found
+            paired = list(dict.fromkeys(pair.problem_id for pair in pairs))
+            found_of = f"{len(paired):,} of {self.config.pairs:,}"
+            if self.config.refinements > 1:
+                found_of += f" questions with a pair, {len(pairs):,}"
+            say(f"{found_of} pairs from {len(seen):,} of {len(problems):,} questions")
+            if len(paired) >= self.config.pairs:
+                break
+        first = set(paired[: self.config.pairs])
+        pairs = [pair for pair in pairs if pair.problem_id in first]
+        statistics = replace(statistics, pairs=len(pairs))
+        write_jsonl(self.folder / "questions.jsonl", seen)
+        write_jsonl(self.folder / "rollouts.jsonl", rollouts)
+        write_jsonl(self.folder / "refinements.jsonl", refinements)
+        write_jsonl(self.folder / "pairs.jsonl", pairs)
+        disk.write_text(self.folder / "statistics.json", json.dumps(asdict(statistics), indent=1) + "\n")
+        return statistics
+
+    def contrasts(self, wave: Sequence[Problem], rollouts: Sequence[Rollout]) -> dict[str, Contrast]:
+        """For each mixed question, by its id, the rollouts that are shown to the teacher."""
+        of = _by_problem(rollouts)
+        drawn = {
+            problem.id: choose(
+                of.get(problem.id, []),
+                random.Random(derive_seed(self.seed, "contrast", problem.id)),
+                self.config.contrast,
+                self.config.unboxed,
+            )
+            for problem in wave
+        }
+        return {problem_id: contrast for problem_id, contrast in drawn.items() if contrast is not None}
+
+    def _rollouts(
+        self, number: int, wave: Sequence[Problem], brought: dict[str, list[Completion]] | None
+    ) -> list[Rollout]:
+        if brought is not None:
+            return [
+                self._graded(problem, "rollout", k, completion, None)
+                for problem in wave
+                for k, completion in enumerate(brought.get(problem.id, []))
+            ]
+        wanted = [
+            _Wanted(problem, student_messages(problem.question, self.wording), "rollout", k)
+            for problem in wave
+            for k in range(self.config.rollouts)
+        ]
+        return self._sample(wanted, self.config.rollout, number, "rollouts")
+
+    def _refinements(self, number: int, wave: Sequence[Problem], contrasts: dict[str, Contrast]) -> list[Rollout]:
+        wanted = [
+            _Wanted(
+                p, refinement_messages(p.question, shown.right.text, shown.wrong.text, self.wording), "refinement", k
+            )
+            for p in wave
+            if p.id in contrasts
+            for shown in [contrasts[p.id]]
+            for k in range(self.config.refinements)
+        ]
+        return self._sample(wanted, self.config.refine, number, "refinements")
+
+    def _sample(self, wanted: Sequence[_Wanted], decoding: SamplingConfig, number: int, title: str) -> list[Rollout]:
+        """One graded reply for each prompt that leaves room for it. What is kept is not asked for again."""
+        kept = Kept(self.folder / "kept" / f"wave-{number:04}.{title}.jsonl")
+        requests, too_long, unsafe = {}, [], []
+        for w in wanted:
+            if w.name in kept.replies:
+                continue
+            try:
+                ids = self.sampler.render(w.messages)
+            except ControlText as error:
+                if self.control_text == "refuse":
+                    raise UserError(f"Question {w.problem.id}: {error}; {REMEDY}") from None
+                unsafe.append(w.name)
+                continue
+            if len(ids) + decoding.max_tokens <= self._max_model_len:
+                requests[w.name] = Request(ids, w.seed(self.seed))
+            else:
+                too_long.append(w.name)
+        if unsafe:
+            say(f"{title}: {len(unsafe):,} left out, since they spell a control token (prompts.control_text)")
+        if too_long or unsafe:
+            kept.skip([*too_long, *unsafe])
+        if requests:
+            sampler = self.sampler  # started here at the latest, which both kinds of reply need
+            with clock.on(clock.ROLLOUTS if title == "rollouts" else clock.REFINEMENTS):
+                kept.sample(sampler, requests, decoding, title=title)
+        return [
+            self._graded(w.problem, w.purpose, w.k, reply, w.seed(self.seed))
+            for w in wanted
+            if (reply := kept.replies[w.name]) is not None
+        ]
+
+    def _graded(self, problem: Problem, purpose: str, k: int, completion: Completion, seed: int | None) -> Rollout:
+        same = None if self.config.equality == "math" else str.__eq__
+        verdict = grade(completion.text, problem.gold, completion.finish_reason, same)
+        return Rollout(
+            id=f"{problem.id}-{purpose}-{k}",
+            problem_id=problem.id,
+            text=completion.text,
+            token_ids=completion.token_ids or None,
+            finish_reason=completion.finish_reason,
+            seed=seed,
+            verdict=verdict.verdict,
+            answer=verdict.answer,
+            note=verdict.note,
+        )
+
+
+def bring_along(pairs: Sequence[Pair], problems: Sequence[Problem], config: CurateConfig, folder: Path) -> Statistics:
+    """Lay pairs that were made elsewhere down as `Curator.run` would; nothing is sampled.
+
+    questions.jsonl holds the problems, for the trainer to measure reply lengths on those that no pair is about.
+    """
+    kept = pairs[: config.pairs]
+    statistics = Statistics(pairs=len(kept), brought=len(pairs))
+    write_jsonl(folder / "questions.jsonl", problems[: config.questions])
+    write_jsonl(folder / "pairs.jsonl", kept)
+    for name in ("rollouts", "refinements"):
+        write_jsonl(folder / f"{name}.jsonl", [])
+    disk.write_text(folder / "statistics.json", json.dumps(asdict(statistics), indent=1) + "\n")
+    say(f"{len(kept):,} of {len(pairs):,} pairs brought along; nothing is sampled")
+    return statistics
+
+
+def choose(
+    rollouts: Sequence[Rollout], rng: random.Random, how: str = "random", unboxed: str = "wrong"
+) -> Contrast | None:
+    """The contrast of one question's rollouts (§3.1.2), or None where they are not mixed.
+
+    A random right rollout, and a random one among the wrong ones with the most common wrong answer, where equivalent
+    answers count together; ties between answers are broken at random. A wrong rollout without an answer, or cut off,
+    forms no class: it is drawn only where no wrong rollout has an answer.
+
+    The released code takes the first instead (`how="first"`): the first right rollout, and the first with the wrong
+    answer that is most common character for character, of ties the first; where no wrong answer is repeated, one of
+    them at random. And it knows no wrong rollout without an answer (`unboxed="excluded"`).
+    """
+    right = [r for r in rollouts if r.verdict == Verdict.RIGHT]
+    answered = [r for r in rollouts if r.verdict == Verdict.WRONG]
+    wrong = answered if unboxed == "excluded" else [r for r in rollouts if r.verdict != Verdict.RIGHT]
+    if not right or not wrong:
+        return None
+    if not answered:
+        return Contrast(right[0] if how == "first" else rng.choice(right), rng.choice(wrong), repeated=False)
+    answers = [r.answer or "" for r in answered]
+    classes = answer_classes(answers, str.__eq__ if how == "first" else None)
+    counts = Counter(classes)
+    most = max(counts.values())
+    modes = sorted(c for c, n in counts.items() if n == most)  # in the order in which the answers were given
+    modal = modes[0] if how == "first" and most > 1 else rng.choice(modes)
+    wrong = [r for r, c in zip(answered, classes, strict=True) if c == modal]
+    pick: Callable[[Sequence[Rollout]], Rollout] = (lambda group: group[0]) if how == "first" else rng.choice
+    return Contrast(pick(right), pick(wrong), repeated=most > 1)
+
+
+def _pairs(wave: Sequence[Problem], contrasts: dict[str, Contrast], refinements: Sequence[Rollout]) -> list[Pair]:
+    """A pair for each right refinement; of a question's refinements with the same text, for the first."""
+    problems = {problem.id: problem for problem in wave}
+    made = [
+        Pair(
+            id=stable_id(problem.id, contrast.right.text, contrast.wrong.text, refinement.text),
+            problem_id=problem.id,
+            question=problem.question,
+            gold=problem.gold,
+            right=contrast.right.text,
+            wrong=contrast.wrong.text,
+            reply=refinement.text,
+            reply_ids=refinement.token_ids or [],
+            right_id=contrast.right.id,
+            wrong_id=contrast.wrong.id,
+            refinement_id=refinement.id,
+        )
+        for refinement in refinements
+        if refinement.verdict == Verdict.RIGHT
+        for problem, contrast in [(problems[refinement.problem_id], contrasts[refinement.problem_id])]
+    ]
+    distinct: dict[str, Pair] = {}
+    for pair in made:
+        distinct.setdefault(pair.id, pair)
+    return list(distinct.values())
+
+
+def _count(
+    wave: Sequence[Problem],
+    rollouts: Sequence[Rollout],
+    contrasts: dict[str, Contrast],
+    refinements: Sequence[Rollout],
+    pairs: Sequence[Pair],
+) -> Statistics:
+    verdicts = [[rollout.verdict for rollout in group] for group in _by_problem(rollouts).values()]
+    all_verdicts = Counter(rollout.verdict for rollout in rollouts)
+    return Statistics(
+        questions=len(verdicts),
+        all_right=sum(set(v) == {Verdict.RIGHT} for v in verdicts),
+        all_wrong=sum(Verdict.RIGHT not in v for v in verdicts),
+        mixed=len(contrasts),
+        repeated_wrong=sum(contrast.repeated for contrast in contrasts.values()),
+        refined=len(_by_problem(refinements)),
+        accepted=len({pair.problem_id for pair in pairs}),
+        skipped=len(wave) - len(verdicts),
+        rollouts=len(rollouts),
+        no_answer=all_verdicts[Verdict.NO_ANSWER],
+        truncated=all_verdicts[Verdict.TRUNCATED],
+        undecided=sum(r.note is not None for r in (*rollouts, *refinements)),
+        tokens=sum(len(r.token_ids or []) for r in (*rollouts, *refinements)),
+        rollout_tokens=sum(len(r.token_ids or []) for r in rollouts),
+    )
+
+
+def _by_problem(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
+    groups: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        groups.setdefault(rollout.problem_id, []).append(rollout)
+    return groups
+
+
+def _add(one: Statistics, other: Statistics) -> Statistics:
+    sums = {name: value + getattr(other, name) for name, value in asdict(one).items()}
+    return Statistics(**sums)
+
+
+def _read_rollouts(path: Path) -> dict[str, list[Completion]]:
+    """Rollouts that were made elsewhere, by their problem's id: one object a question, `text` in each rollout."""
+    found: dict[str, list[Completion]] = {}
+    for number, row in read_rows(path):
+        rollouts = row.get("rollouts")
+        if not isinstance(row.get("question"), str) or not isinstance(rollouts, list) or not rollouts:
+            raise UserError(
+                f'{path}, line {number}: expected {{"question": ..., "rollouts": [{{"text": ...}}, ...]}} with at least'
+                " one rollout."
+            )
+        for rollout in rollouts:
+            if not isinstance(rollout, dict) or not isinstance(rollout.get("text"), str):
+                raise UserError(f'{path}, line {number}: a rollout without "text".')
+            finish = rollout.get("finish_reason", "stop")
+            if finish not in ("stop", "length"):
+                raise UserError(f'{path}, line {number}: finish_reason {finish!r}; expected "stop" or "length".')
+            found.setdefault(stable_id(row["question"]), []).append(Completion([], rollout["text"], finish))
+    return found

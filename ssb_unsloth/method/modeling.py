@@ -1,0 +1,106 @@
+"""A causal language model in two halves, as the loss needs it: backbone to hidden states, head to logits.
+
+Works alike for plain transformers models, PEFT's wrapping of them, and Unsloth's patched ones.
+Shapes: B batch, S sequence, V vocabulary, H hidden.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .losses import Head
+
+# What an architecture does to its logits, by the beginning of its model_type: the config's key, and whether logits are
+# multiplied by its value or divided. The same key means either, and in MPT's config nothing at all.
+SCALES = {
+    "cohere": ("logit_scale", True),
+    "falcon_h1": ("lm_head_multiplier", True),
+    "granite": ("logits_scaling", False),
+    "hyperclovax": ("logits_scaling", True),
+    "inkling": ("logits_mup_width_multiplier", False),
+    "minicpm3": ("logits_scaling", False),
+}
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma's, RecurrentGemma's, xLSTM's
+
+
+def causal_lm(model: nn.Module) -> Any:
+    """The transformers model inside, with its LoRA layers in place if it has any."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def backbone(model: nn.Module) -> Any:
+    """The part of the model that gives the hidden states."""
+    lm = causal_lm(model)
+    decoder = lm.get_decoder()
+    return lm.model if decoder is lm else decoder  # transformers does not find it in Llama 4's text model
+
+
+def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Last hidden states [B, S, H], as the head receives them. No tensor as wide as the vocabulary is made.
+
+    Raises:
+        UserError: the sequences are longer than what the model was loaded for (Unsloth cuts them silently).
+    """
+    hidden: Tensor = backbone(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
+    if hidden.shape[1] != input_ids.shape[1]:
+        raise UserError(
+            f"A sequence of {input_ids.shape[1]:,} tokens was cut to {hidden.shape[1]:,}, the length the model was"
+            " loaded for: raise sampler.max_model_len (up to the model's own limit), or leave out the long pairs."
+        )
+    return hidden
+
+
+def embedded(model: nn.Module) -> int:
+    """How many token ids the model has an embedding for."""
+    return int(causal_lm(model).get_input_embeddings().weight.shape[0])
+
+
+def output_head(model: nn.Module) -> Head:
+    """The head's weight [V, H], its bias, and what the architecture does to logits (SCALES, CAPS).
+
+    `selfchecks.check_head` holds it to the model's own logits.
+
+    Raises:
+        UserError: the head is not one matrix (LoRA on it, or a quantized one), so hidden states do not stand for the
+            teacher's distribution.
+    """
+    lm = causal_lm(model)
+    layer = lm.get_output_embeddings()
+    if type(layer) is not nn.Linear:
+        raise UserError(
+            f"The output head is a {type(layer).__name__}; SSB needs a plain linear one. Take lm_head out of the LoRA"
+            " target modules, and keep it unquantized."
+        )
+    config = lm.config.get_text_config()
+    key, multiplied = next((SCALES[name] for name in SCALES if config.model_type.startswith(name)), ("", True))
+    factor = float(getattr(config, key, None) or 1.0)
+    caps = [cap for name in CAPS if (cap := getattr(config, name, None)) is not None]
+    return Head(layer.weight, layer.bias, factor if multiplied else 1 / factor, caps[0] if caps else None)
+
+
+@contextlib.contextmanager
+def resting(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and back to how it was. Unsloth's `generate` leaves its inference mode on and gradient checkpointing
+    off; its `for_training` undoes that."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            getattr(model, "for_training", model.train)()
+
+
+@contextlib.contextmanager
+def as_teacher(model: nn.Module) -> Iterator[None]:
+    """The frozen base: adapter off, dropout off, no gradients. The same weights serve teacher and student."""
+    off = model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext()
+    with resting(model), torch.no_grad(), off:
+        yield

@@ -1,0 +1,256 @@
+"""What is looked at once, before a GPU works for hours: that model and tokenizer are what the method takes them for.
+
+Of a chat template: that everything said stands in the prompt, once. Of an architecture, from its config alone: what the
+head does to logits, and LoRA's targets. Of a loaded model, on short sequences: head(hidden) against its own logits, the
+likelihood that the teacher gives its own replies, the fresh student against the teacher in the same context, and after
+the training the student against its base. Every complaint is a UserError that says what was found and what to do.
+
+Shapes: S sequence, N reply tokens, V vocabulary, H hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from ..backends import model_path, unloadable
+from ..backends.chat_template import as_text, check_prompt, render
+from ..errors import UserError
+from ..prompts import student_messages, teacher_messages
+from ..recipe.schema import LoraConfig, ModelConfig, Recipe
+from .collator import Example, view
+from .losses import Teacher, head_logits, kd_loss, placed, row_weights
+from .modeling import as_teacher, backbone, causal_lm, hidden_states, output_head, resting
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Targets = Callable[[Sequence[str]], Teacher]  # pair ids to the teacher's rows [N, ...]
+
+QUESTION = "Mia has 12 shells and gives 5 of them to Tom. How many has she left?"
+RIGHT, WRONG = "She has 12 - 5 = \\boxed{7} left.", "She has 12 + 5 = \\boxed{17} left."
+TOKENS = 64  # of a sequence that is looked at
+EXAMPLES = 8  # whose likelihood is looked at
+OTHER_METHODS = "take another model, or train.method sft, rft or grpo, which need no hidden states"
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase, wording: str) -> None:
+    """Student's and teacher's messages each stand once in the rendered prompt, whatever blanks the template changes."""
+    for messages in (student_messages(QUESTION, wording), teacher_messages(QUESTION, RIGHT, WRONG, wording)):
+        check_prompt(as_text(tokenizer, messages, prompt=True), messages, f"The chat template of {_name(tokenizer)}")
+
+
+def skeleton(model: ModelConfig) -> nn.Module:
+    """The model from its config alone: all its modules, and no weights (torch's meta device).
+
+    Raises:
+        UserError: there is no such config, or transformers knows no causal language model of that kind.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    where: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(model_path(model), **where)
+        with torch.device("meta"):
+            lm: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    except Exception as error:  # what a config can be wrong in has no end
+        raise unloadable(f"Model {model.name!r}", model, error) from None
+    return lm.eval()
+
+
+def check_targets(model: nn.Module, lora: LoraConfig, name: str) -> None:
+    """Each of `train.lora.target_modules` names at least one layer of the model, called `name`."""
+    layers = {path: path.rpartition(".")[2] for path, module in model.named_modules() if _takes_lora(module)}
+    missing = [t for t in lora.target_modules if not any(path == t or path.endswith(f".{t}") for path in layers)]
+    if missing or not lora.target_modules:
+        known = [layer for layer in dict.fromkeys(layers.values()) if not layer.isdigit()]
+        raise UserError(
+            f"train.lora.target_modules: {name} has no layer {', '.join(missing) or 'where none is named'}; its layers"
+            f" are {', '.join(known)}. Name those that are to be trained."
+        )
+
+
+def _takes_lora(module: nn.Module) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | nn.Embedding | Conv1D)
+
+
+@dataclass
+class _States(BaseModelOutputWithPast):
+    """What a backbone returns, with nothing but hidden states in it."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def check_arithmetic(lm: Any, name: str) -> None:
+    """What the architecture does to its head's logits is what `modeling.output_head` says. Needs no weights: the
+    backbone of `lm`, a skeleton, is given made-up states for an answer and its head a few made-up words. Uses `lm` up.
+
+    An architecture that cannot be asked in this way is left to `check_head`, which has its weights.
+    """
+    layer = lm.get_output_embeddings()
+    output_head(lm)  # refuses what is no plain linear head
+    draw = torch.Generator().manual_seed(0)
+    few = nn.Linear(layer.in_features, 16, bias=layer.bias is not None)
+    hidden_1SH: Any = torch.randn((1, 8, layer.in_features), generator=draw)
+    with torch.no_grad():
+        few.weight.copy_(torch.randn(few.weight.shape, generator=draw) * 60 / layer.in_features**0.5)  # as far as caps
+        if few.bias is not None:
+            few.bias.copy_(torch.randn(few.bias.shape, generator=draw) * 30)
+        try:
+            lm.set_output_embeddings(few)
+            for part in {lm.base_model, backbone(lm)} - {lm}:
+                part.forward = lambda *_, **__: _States(last_hidden_state=hidden_1SH)
+            theirs = lm(input_ids=torch.zeros((1, 8), dtype=torch.int64)).logits
+            ours = head_logits(hidden_1SH, output_head(lm))
+        except RuntimeError as error:  # torch's: a layer without weights, or of another width
+            raise UserError(
+                f"{name}: between its hidden states and its head there is another layer ({_first_line(error)}):"
+                f" {OTHER_METHODS}."
+            ) from error
+        except Exception:  # it wants more of its backbone than states
+            return
+    _compare(ours, theirs, name)
+
+
+def check_teacher(recipe: Recipe, model: nn.Module, examples: Sequence[Example]) -> None:
+    """The loaded teacher, before its pass over all pairs."""
+    check_head(model, examples[0].student_ids)
+    if recipe.curate.pairs_file is None:  # else the replies are others'
+        check_likelihood(model, examples)
+
+
+def check_student(recipe: Recipe, model: nn.Module, examples: Sequence[Example], targets: Targets | None) -> None:
+    """The loaded model with its fresh adapter, before the first step. `targets` None: its teacher runs on line."""
+    if targets is None:
+        check_teacher(recipe, model, examples)
+    if recipe.teach.targets != "one_hot":  # no distribution of the model's
+        check_same(model, examples, targets, recipe.train.temperature / recipe.train.sharpen)
+
+
+def check_head(model: nn.Module, ids: Sequence[int]) -> None:
+    """head(hidden) equals the loaded model's own logits on one short sequence."""
+    lm = causal_lm(model)
+    head = output_head(model)
+    ids_1S = torch.tensor([list(ids[:TOKENS])], device=head.weight.device)
+    mask_1S = torch.ones_like(ids_1S)
+    name = lm.config.name_or_path or type(lm).__name__
+    with as_teacher(model):
+        theirs = lm(input_ids=ids_1S, attention_mask=mask_1S, use_cache=False).logits
+        try:
+            ours = head_logits(hidden_states(model, ids_1S, mask_1S), head)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{name}: its hidden states cannot be had apart ({_first_line(error)}): {OTHER_METHODS}."
+            ) from error
+    _compare(ours, theirs, name)
+
+
+def _compare(ours: Tensor, theirs: Tensor, name: str) -> None:
+    """Two computations of the same logits [1, S, V]: apart by rounding at most."""
+    allowed = 5e-3 if theirs.dtype == torch.float32 else 4e-2  # of the largest
+    theirs = theirs.to(ours.dtype)
+    if ours.shape == theirs.shape:
+        apart, size = (ours - theirs).abs().max().item(), theirs.abs().max().item()
+        if apart <= allowed * size:
+            return
+        found = f"they are up to {apart:.3g} apart, where the largest is {size:.3g}"
+    else:
+        found = f"they have the shapes {list(ours.shape)} and {list(theirs.shape)}"
+    raise UserError(
+        f"{name}: the head's logits of the hidden states are not the model's own ({found}). SSB does not know what this"
+        f" architecture does to its logits, and would teach another distribution: {OTHER_METHODS}."
+    )
+
+
+def check_likelihood(model: nn.Module, examples: Sequence[Example]) -> float:
+    """The teacher knows its own replies: nats a token, in the mean over the first of them. Returned.
+
+    More than half of log V is absurd: as if each token were drawn blindly from the square root of V words.
+    """
+    head = output_head(model)
+    losses = []
+    with as_teacher(model):
+        for example in examples[:EXAMPLES]:
+            reply_ids = example.reply_ids[: 4 * TOKENS]
+            logits_NV = head_logits(_reply_states(model, example.teacher_ids, reply_ids), head)
+            labels_N = torch.tensor(reply_ids, device=logits_NV.device)
+            losses.append(nn.functional.cross_entropy(logits_NV, labels_N, reduction="none"))
+    nats, limit = torch.cat(losses).mean().item(), math.log(len(head.weight)) / 2
+    if not nats <= limit:
+        raise UserError(
+            f"The teacher finds its own replies absurd: {nats:.1f} nats a token in the mean of {len(losses)} replies,"
+            f" where blind guessing has {2 * limit:.1f}. What is loaded here ({type(causal_lm(model)).__name__}) is not"
+            " what sampled them: look for missing weights in the messages above, or another model.revision, dtype or"
+            " chat template; or set model.backend=transformers."
+        )
+    return nats
+
+
+def check_same(student: nn.Module, examples: Sequence[Example], targets: Targets | None, temperature: float) -> float:
+    """KL(teacher ‖ student) is 0 while the student's adapter is fresh and both see the teacher's context. Returned, in
+    nats a token at `temperature`, the targets' own (T / sharpen). `targets` None: the teacher is run here.
+    """
+    head = output_head(student)
+    allowed = 1e-3 if head.weight.dtype == torch.float32 else 3e-2
+    kls = []
+    for example in examples[:2]:
+        shown = example.teacher_ids, example.reply_ids
+        with resting(student), torch.no_grad():
+            student_NH = _reply_states(student, *shown)
+        with as_teacher(student):
+            teacher: Any = _reply_states(student, *shown) if targets is None else targets([example.id])
+        weights = row_weights(torch.tensor([len(example.reply_ids)], device=student_NH.device))
+        with torch.no_grad():
+            kls.append(
+                kd_loss(student_NH, placed(teacher, head.weight.device), head, weights, temperature=temperature).kl
+            )
+    kl = torch.cat(kls).mean().item()
+    if not kl <= allowed:
+        raise UserError(
+            f"Student and teacher differ before the training has begun: {kl:.3g} nats a token in the same context,"
+            " where a fresh adapter changes nothing. The stored targets are another model's, or were made by other"
+            " software: run `ssb teach --force`, or set model.backend=transformers."
+        )
+    return kl
+
+
+def check_trained(student: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Student and base differ after the training."""
+    ids = render(tokenizer, student_messages(QUESTION))[-TOKENS:]
+    ids_1S = torch.tensor([ids], device=next(student.parameters()).device)
+    with resting(student), torch.no_grad():
+        learnt = hidden_states(student, ids_1S, torch.ones_like(ids_1S))
+    with as_teacher(student):
+        base = hidden_states(student, ids_1S, torch.ones_like(ids_1S))
+    if torch.equal(learnt, base):
+        raise UserError(
+            "The training has changed nothing: with its adapter the model computes what it computes without. Look at"
+            " train/history.jsonl (gradient norms of 0?) and at train.learning_rate; the earlier stages are kept."
+        )
+
+
+def _reply_states(model: nn.Module, prompt: list[int], reply: list[int]) -> Tensor:
+    """The states [N, H] that predict the reply, in the head's dtype."""
+    weight = output_head(model).weight
+    seen = view([prompt], [reply], pad=0)  # one sequence: nothing is padded
+    hidden_1SH = hidden_states(model, seen.input_ids.to(weight.device), seen.attention_mask.to(weight.device))
+    return seen.reply_rows(hidden_1SH).to(weight.dtype)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return repr(tokenizer.name_or_path)

@@ -1,0 +1,100 @@
+"""The teach stage: one teacher-forced pass per pair over hinted context + reply, adapter off (§3.1.4).
+
+The paper recomputes the logits one position after another; a causal model gives the same rows in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..io.progress import bar, say
+from ..recipe.schema import TeachConfig
+from .collator import Example, view
+from .modeling import as_teacher, hidden_states, output_head
+from .targets import TargetWriter, bytes_per_token, make_target
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What came of the teacher pass."""
+
+    tokens: int  # read by the teacher, prompts and replies
+    mean_mass: float | None  # of the teacher's probability that is kept, over the reply tokens; None: all of it
+    least_mass: float | None
+
+
+def teach(
+    model: nn.Module,
+    examples: Sequence[Example],
+    config: TeachConfig,
+    temperature: float,
+    pad: int,
+    writer: TargetWriter,
+) -> Taught:
+    """Write the teacher's rows for every example's reply, from exactly one pass over each example.
+
+    Batches are of similar length. A row is that of a pass over its example alone, to 1e-4 of its size in float32 and
+    2e-2 in bf16: in a batch of another shape sums are taken in another order.
+
+    `temperature` is the teacher's, T_KD / sharpen: only `top_k` depends on it.
+
+    Raises:
+        UserError: more words to keep than there are, or a head that hidden states do not stand for.
+    """
+    head = output_head(model)
+    device = head.weight.device
+    vocabulary, hidden = head.weight.shape
+    if config.targets == "top_k" and config.top_k > vocabulary:
+        raise UserError(f"teach.top_k: {config.top_k} is more than the model's {vocabulary:,} words.")
+    replies = sum(len(example.reply_ids) for example in examples)
+    size = bytes_per_token(config.targets, hidden, vocabulary, config.top_k, head.weight.element_size())
+    say(
+        f"Targets {config.targets}: {size:,} bytes a token, {size * replies / 1e6:,.1f} MB for {replies:,} reply tokens"
+    )
+    read, masses = 0, []
+    with as_teacher(model), bar("teacher pass", "pair", len(examples)) as shown:
+        for batch in _batches(examples, config.batch_tokens):
+            seen = view([e.teacher_ids for e in batch], [e.reply_ids for e in batch], pad)
+            hidden_BSH = hidden_states(model, seen.input_ids.to(device), seen.attention_mask.to(device))
+            # What the head receives: hidden states in its own dtype.
+            rows_NH = seen.reply_rows(hidden_BSH).to(head.weight.dtype)
+            read += int(seen.attention_mask.sum())
+            for example, rows_RH in zip(batch, rows_NH.split([len(e.reply_ids) for e in batch]), strict=True):
+                tensors, mass_R = make_target(config.targets, rows_RH, head, config.top_k, temperature)
+                writer.add(example.id, tensors)
+                if mass_R is not None:
+                    masses.append(mass_R.cpu())
+            shown.update(len(batch))
+    return _taught(read, masses, config, temperature)
+
+
+def _taught(read: int, masses: Sequence[Tensor], config: TeachConfig, temperature: float) -> Taught:
+    if not masses:
+        return Taught(read, None, None)
+    mass_N = torch.cat(list(masses)).double()
+    mean, least = mass_N.mean().item(), mass_N.min().item()
+    kept = f"the {config.top_k} likeliest words of a token" if config.targets == "top_k" else "the likeliest word"
+    say(
+        f"Approximate targets: {kept} hold{'s' * (config.targets == 'one_hot')} {mean:.1%} of the teacher's mass in the"
+        f" mean and {least:.1%} at the least (temperature {temperature:g})."
+    )
+    return Taught(read, mean, least)
+
+
+def _batches(examples: Sequence[Example], batch_tokens: int) -> Iterator[list[Example]]:
+    """Examples of similar length together, at most `batch_tokens` with padding; a longer one goes alone."""
+    batch: list[Example] = []
+    width = 0
+    for example in sorted(examples, key=lambda e: len(e.teacher_ids) + len(e.reply_ids)):
+        width = len(example.teacher_ids) + len(example.reply_ids)  # the widest so far, since they are sorted
+        if batch and width * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(example)
+    if batch:
+        yield batch

@@ -1,0 +1,40 @@
+"""Pairs to token ids: what student and teacher read, and the reply that both predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..backends.chat_template import render
+from ..backends.control_tokens import encode
+from ..prompts import Messages, student_messages
+from ..prompts.hints import teacher_views
+from ..recipe.schema import PromptsConfig, Recipe
+from ..records import Pair
+from .collator import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def examples(recipe: Recipe, pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """The pairs as the teacher pass and the trainer take them, by the recipe's `prompts` and `teach.hint`."""
+    prompts = recipe.prompts
+    hinted = teacher_views(pairs, recipe.teach.hint, recipe.seed, prompts.wording)
+    made = []
+    for pair, teacher in zip(pairs, hinted, strict=True):
+        asked = pair.prompt or student_messages(pair.question, prompts.wording)
+        reply_ids = pair.reply_ids if prompts.reply == "sampled" else encode(tokenizer, pair.reply)
+        made.append(Example(pair.id, student_ids(prompts, asked, tokenizer), render(tokenizer, teacher), reply_ids))
+    return made
+
+
+def student_ids(prompts: PromptsConfig, asked: Messages, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The student's prompt for these messages, up to where the reply begins."""
+    return render(tokenizer, asked) if prompts.student == "chat" else _joined(tokenizer, asked)
+
+
+def _joined(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
+    """System prompt and question with a space between them and no chat template, as the released code has them."""
+    text = " ".join(message["content"] for message in messages).strip()
+    return encode(tokenizer, text, add_special_tokens=True)

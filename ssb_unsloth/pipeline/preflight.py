@@ -1,0 +1,81 @@
+"""What a whole recipe can be refused for before its first stage samples: what would else be noticed after a night.
+
+Benchmarks are loaded and counted, and their prompts measured; adapters and references are looked up; the chat template,
+the architecture and LoRA's targets are looked at (`selfchecks`). No weights are loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..backends import adapter_path
+from ..data.problems import load_benchmark
+from ..errors import UserError
+from ..evaluation.evaluate import PROMPTS, Entrant, assert_adapters_fit, base_entrants, check_room
+from ..recipe.schema import READS, BenchmarkConfig, Recipe
+from ..records import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..run.students import Student
+
+Benchmarks = Mapping[str, tuple[BenchmarkConfig, Sequence[Problem]]]
+
+
+def check(recipe: Recipe, everyone: Sequence[Student], root: Path) -> None:
+    """Look at a recipe with all its students, whose run folder is `root`.
+
+    Raises:
+        UserError: the first thing that a later stage would refuse.
+    """
+    benchmarks = {name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()}
+    for name, source in recipe.evaluate.adapters.items():
+        if not Path(source).expanduser().resolve().is_relative_to(root.resolve()):  # this run's own come later
+            path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
+            assert_adapters_fit([Entrant(name, recipe.model, path, recipe.seed)], recipe.sampler)
+    rows = [e.name for e in base_entrants(recipe.model, 0, recipe.evaluate.default_prompt)]
+    check_references(recipe, [*rows, *(student.name for student in everyone), *recipe.evaluate.adapters])
+    first = [student.recipe for student in everyone if student.before is None]  # later rounds have the same model
+    for same in {json.dumps(asdict(r.model)): [o for o in first if o.model == r.model] for r in first}.values():
+        _check_model(same, recipe, benchmarks)
+
+
+def check_references(recipe: Recipe, names: Sequence[str]) -> None:
+    """Every model that others are compared with takes part. `names`: those that do."""
+    for reference in recipe.evaluate.references:
+        if reference not in names:
+            known = ", ".join(dict.fromkeys(names))
+            raise UserError(f"evaluate.references: no model {reference!r} here; there are {known}.")
+
+
+def _check_model(same: Sequence[Recipe], whole: Recipe, benchmarks: Benchmarks) -> None:
+    """What the students of one base model ask of it."""
+    from ..backends.transformers import load_tokenizer
+    from ..method import selfchecks
+
+    model = same[0].model
+    tokenizer = load_tokenizer(model)
+    for wording in sorted({recipe.prompts.wording for recipe in same}):
+        selfchecks.check_template(tokenizer, wording)
+    if model == whole.model:
+        _check_rooms(tokenizer, whole, benchmarks)
+    lm = selfchecks.skeleton(model)
+    for recipe in same:
+        selfchecks.check_targets(lm, recipe.train.lora, model.name)
+    if any("teach" in READS[recipe.train.method] for recipe in same):
+        selfchecks.check_arithmetic(lm, model.name)
+
+
+def _check_rooms(tokenizer: PreTrainedTokenizerBase, recipe: Recipe, benchmarks: Benchmarks) -> None:
+    from ..backends.chat_template import render
+
+    messages = PROMPTS["tutor" if recipe.prompts.wording == "paper" else "released"]
+    for name, (config, problems) in benchmarks.items():
+        for problem in problems:
+            length = len(render(tokenizer, messages(problem.question)))
+            check_room(name, problem, length, config.max_tokens, recipe.sampler.max_model_len)

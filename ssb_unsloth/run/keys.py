@@ -1,0 +1,76 @@
+"""What a recipe's parts are to the stages that they determine: a local file or folder is its contents, not its path.
+
+So a run goes on after it was moved, from another folder, and with a path that is spelt otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ..backends import model_path
+from ..io.files import local
+from ..recipe.schema import CurateConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig, TrainConfig
+from .rundir import fingerprint
+
+
+def of_path(name: str, key: str = "") -> dict[str, str | None]:
+    """A name that is a hub id where there is no such file. `key` is the recipe's that names it."""
+    path = local(name, key)
+    return {"name": None, "files": fingerprint(path)} if path.exists() else {"name": name, "files": None}
+
+
+def of_model(config: ModelConfig, trained: bool = False) -> dict[str, Any]:
+    """`trained`: the stage loads it by `model.backend`; to the samplers that key says nothing."""
+    identity = {**asdict(config), **of_path(model_path(config))}
+    if not trained:
+        del identity["backend"]
+    return identity
+
+
+def of_sampler(config: SamplerConfig) -> dict[str, Any]:
+    """Without what depends on how full the card is at the moment."""
+    return {key: value for key, value in asdict(config).items() if key != "gpu_memory_utilization"}
+
+
+def of_problems(config: ProblemsConfig) -> dict[str, Any]:
+    if config.source == "pocket":  # a folder of that name may lie here
+        return asdict(config)
+    return {**asdict(config), "source": of_path(config.source, "problems.source")}
+
+
+def of_curation(config: CurateConfig) -> dict[str, Any]:
+    from ..data.pairs import local_path
+
+    identity = asdict(config)
+    if config.rollouts_file is not None:
+        identity["rollouts_file"] = fingerprint(local(config.rollouts_file, "curate.rollouts_file"))
+    if config.pairs_file is not None and (pairs := local_path(config.pairs_file)) is not None:
+        identity["pairs_file"] = fingerprint(pairs)
+    return identity
+
+
+def of_training(config: TrainConfig) -> dict[str, Any]:
+    identity = asdict(config)
+    if config.drift_texts is not None:
+        identity["drift_texts"] = of_path(config.drift_texts, "train.drift_texts")
+    return identity
+
+
+def of_recipe(recipe: Recipe) -> dict[str, Any]:
+    """All of it."""
+    evaluation = {
+        **asdict(recipe.evaluate),
+        "adapters": {name: of_path(source) for name, source in recipe.evaluate.adapters.items()},
+        "benchmarks": {name: of_problems(config) for name, config in recipe.evaluate.benchmarks.items()},
+    }
+    return {
+        **asdict(recipe),
+        "model": of_model(recipe.model, trained=True),
+        "problems": of_problems(recipe.problems),
+        "sampler": of_sampler(recipe.sampler),
+        "curate": of_curation(recipe.curate),
+        "train": of_training(recipe.train),
+        "evaluate": evaluation,
+        "card": None,
+    }

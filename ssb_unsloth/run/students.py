@@ -1,0 +1,154 @@
+"""Which students a recipe asks for, where each one's stages lie, and which of them share a stage.
+
+A recipe describes one student; `variants`, `seeds` and `rounds` ask for more of them. Each has a folder of its own.
+Where all that determines a stage is the same for two students, the first one's folder serves both: controls and
+ablations sample their rollouts once.
+
+    runs/<recipe>/                           the recipe's own student, with its first seed
+    runs/<recipe>/students/<name>-s<seed>/   every other one
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..io.files import read_object
+from ..pipeline.stages import BEFORE, STAGES
+from ..recipe.schema import READS, Recipe, load, variant
+from .manifests import digest
+from .rundir import RunDir
+
+SCORES = "scores.json"
+CHAIN = ("base", "curate", "teach", "train")
+
+
+@dataclass
+class Student:
+    """One row of the table: its name, a recipe of its own (one seed, one round, no variants), and its folder."""
+
+    name: str
+    recipe: Recipe
+    run: RunDir
+    before: Student | None = None  # the round before, whose student becomes this one's base
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}-s{self.recipe.seed}"
+
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """Its stages, in their order."""
+        needed = (*READS[self.recipe.train.method], "train", *(["base"] if self.before else []))
+        return tuple(stage for stage in CHAIN if stage in needed)
+
+    def owns(self, stage: str) -> bool:
+        """Whether the stage's folder is its own, and not another student's."""
+        return stage not in self.run.places
+
+
+def students(recipe: Recipe, root: Path) -> list[Student]:
+    """Every student of the recipe whose run folder is `root`: seed by seed, the recipe's own first.
+
+    A variant of several rounds is a student after each of them.
+
+    Raises:
+        UserError: two of them would have the same name.
+    """
+    found: dict[str, Student] = {}
+    for seed in recipe.seeds or [recipe.seed]:
+        one_seed = replace(recipe, seed=seed, seeds=[])
+        for name in (None, *recipe.variants):
+            wanted = variant(one_seed, name) if name else replace(one_seed, variants={})
+            before = None
+            for number in range(1, wanted.rounds + 1):
+                row = (name or wanted.train.method) + (f"-round{number}" if wanted.rounds > 1 else "")
+                label = f"{row}-s{seed}"
+                if label in found:
+                    raise UserError(f"variants.{name}: the table has a {row!r} already; give it another name.")
+                run = RunDir(root / "students" / label if found else root)
+                chosen = replace(wanted, rounds=1)
+                before = found[label] = Student(row, chosen, run, before)
+    _share(list(found.values()))
+    return list(found.values())
+
+
+def root_of(folder: Path) -> Path:
+    """The run folder that a student's own folder lies in; of a run folder that itself.
+
+    `--runs` may name a folder `students` as well: so whether the recipe above has that student is asked.
+    """
+    above = folder.parent.parent
+    if folder.parent.name == "students" and (above / "recipe.yaml").is_file():
+        with contextlib.suppress(UserError):  # a recipe that is none of ours
+            if folder in [student.run.root for student in students(load(above / "recipe.yaml"), above)]:
+                return above
+    return folder
+
+
+def trained(recipe: Recipe, root: Path) -> list[Student]:
+    """All students of the recipe.
+
+    Raises:
+        UserError: one of them has not been trained as the recipe now asks for it.
+    """
+    everyone = students(recipe, root)
+    for student in everyone:
+        assert_trained(student, alone=len(everyone) == 1)
+    return everyone
+
+
+def assert_trained(student: Student, alone: bool) -> None:
+    """Raises UserError if the student has not been trained as its recipe asks for it. `alone`: it is the only one."""
+    for stage in student.chain:
+        if not student.run.is_fresh(stage, STAGES[stage].key(student.recipe, student.run)[0]):
+            whose = "" if alone else f" --student {student.label}"
+            raise UserError(
+                f"{student.run.stage(stage)}: not there, or not as the recipe asks for it now: run"
+                f" `ssb {stage}{whose}` first, or `ssb run`, which does all that is missing."
+            )
+
+
+def scores_of(student: Student) -> list[dict[str, Any]]:
+    """The rows of scores.json, if the run's evaluation was of this student's adapter as it is now.
+
+    Raises:
+        UserError: they have been changed since.
+    """
+    whole, train = RunDir(root_of(student.run.root)), student.run.manifest("train")
+    evaluated = whole.manifest("evaluate")
+    if not evaluated or not train or evaluated["determined_by"].get("students", {}).get(student.label) != train["id"]:
+        return []
+    whole.check("evaluate", [SCORES])
+    found: list[dict[str, Any]] = read_object(whole.stage("evaluate") / SCORES).get("scores", [])
+    return found
+
+
+def _share(everyone: Sequence[Student]) -> None:
+    """Let each student read from the first folder that will hold what it needs."""
+    folders: dict[str, Path] = {}
+    trained_by: dict[str, str] = {}  # a student's label to the identity of its adapter
+    for student in everyone:
+        recipe, identities = student.recipe, {}
+        if student.before is not None:
+            student.run.places[BEFORE] = student.before.run.stage("train")
+            identities[BEFORE] = trained_by[student.before.label]
+            # The merged weights are not there yet; what they are made from says as much.
+            recipe = replace(recipe, model=replace(recipe.model, name="the student of the round before"))
+        for stage in student.chain:
+            inputs = [identities.get(name) for name in (BEFORE, *STAGES[stage].reads(recipe))]
+            identity = digest([stage, recipe.seed, STAGES[stage].determined_by(recipe, student.run), inputs])
+            identities[stage] = identity
+            home = student.run.root / stage
+            folder = folders.setdefault(identity, home)
+            if folder != home:
+                student.run.places[stage] = folder
+        trained_by[student.label] = identities["train"]
+        if student.before is not None:
+            student.run.model_before = student.before.recipe.model
+            merged = str(student.run.stage("base") / "model")
+            student.recipe = replace(student.recipe, model=replace(student.recipe.model, name=merged, revision=None))

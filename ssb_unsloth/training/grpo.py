@@ -1,0 +1,206 @@
+"""GRPO through TRL's GRPOTrainer: the reward is 1 where the verifier finds the last box right, else 0.
+
+The same LoRA, prompts, seed handling, schedule and clipping as every other method (`train.common_arguments`); what is
+GRPO's own stands under `train.grpo`. One optimizer step samples `generations` replies to each of `questions_per_step`
+questions and uses them once. A reply that is cut off earns 0. A run goes on from its last checkpoint.
+
+Sampling is by plain transformers on a CPU, and by vLLM in the same process on a GPU (rollouts.py).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from ..backends.chat_template import completion
+from ..backends.transformers import only_stops
+from ..errors import UserError
+from ..prompts import student_messages
+from ..recipe.schema import TrainConfig
+from ..records import Problem
+from ..verifier.grading import Verdict, grade
+from .callbacks import Bar, LengthProbe
+from .checkpoints import Sealed
+from .log_probs import make_trl_ready
+from .rollouts import Rollouts, StartEngine, in_trl
+from .ssb import cast_adapter, common_arguments, fit, lora, steps_of
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # about the version of a vLLM that a CPU run does not use
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
+PATIENCE = 32  # steps in which no question had replies of both kinds, before the run is given up
+NAMES = {  # what TRL calls the figures that history.jsonl keeps, beside the Trainer's own
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "frac_reward_zero_std": "same_reward",
+    "completions/mean_length": "rollout_tokens",
+    "completions/clipped_ratio": "rollout_truncated",
+    "entropy": "entropy",
+    "kl": "kl",
+}
+
+
+class Trainer(Sealed, GRPOTrainer):
+    """TRL's, with checkpoints that count when they are whole."""
+
+
+def train_grpo(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    wording: str,
+    config: TrainConfig,
+    max_model_len: int,
+    seed: int,
+    folder: Path,
+    start: StartEngine | None = None,
+) -> dict[str, Any]:
+    """Train into `folder`; the result as `train.fit`'s, with `tokens` (read in training) and `sampled_tokens`.
+
+    The first `train.grpo.questions` problems are trained on; the next `probe_questions` measure the student's own reply
+    length. History, a row a step: `reward` and `reward_std` over all replies of the step, `same_reward` (share of
+    questions whose replies all earned the same), `rollout_tokens` and `rollout_truncated` of the sampled replies.
+
+    `start` starts vLLM, where that is to sample.
+
+    Raises:
+        UserError: fewer problems than a step takes, or rewards from which nothing can be learned.
+    """
+    grpo = config.grpo
+    trained_on, rest = problems[: grpo.questions], problems[grpo.questions :]
+    if len(trained_on) < grpo.questions_per_step:
+        raise UserError(
+            f"train.grpo.questions_per_step: a step takes {grpo.questions_per_step} questions, and there are"
+            f" {len(trained_on)} problems; take fewer a step, or more problems."
+        )
+    make_trl_ready()
+    args = arguments(config, max_model_len, seed, next(model.parameters()).dtype, folder / "checkpoints")
+    stops = only_stops(model, tokenizer)  # TRL hands them to transformers, and not to vLLM
+    with in_trl(start, seed, stops):
+        trainer = Trainer(
+            cast(PreTrainedModel, model),
+            reward_funcs=Verifier(tokenizer, stops),
+            args=args,
+            train_dataset=Dataset.from_list(
+                [{"prompt": student_messages(p.question, wording), "gold": p.gold} for p in trained_on]
+            ),
+            processing_class=tokenizer,
+            peft_config=lora(config),
+            callbacks=[Bar(), EqualRewards()],
+        )
+    if trainer.use_vllm:
+        cast(Rollouts, trainer.vllm_generation).step = lambda: trainer.state.global_step
+    if config.lora.dtype == "model":
+        cast_adapter(cast(nn.Module, trainer.model))
+    probes = rest[: config.probe_questions]
+    if probes and config.probe_steps:
+        trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, grpo.max_tokens, wording))
+    result = fit(trainer, folder, "train.grpo.learning_rate")
+    history = [{NAMES.get(key, key): value for key, value in row.items() if _is_kept(key)} for row in result["history"]]
+    replies = grpo.questions_per_step * grpo.generations  # a step
+    sampled = replies * sum(row["rollout_tokens"] * steps for row, steps in steps_of(history, "rollout_tokens"))
+    return {
+        **result,
+        "history": history,
+        "tokens": int(trainer.state.num_input_tokens_seen),
+        "sampled_tokens": round(sampled),
+    }
+
+
+def arguments(config: TrainConfig, max_model_len: int, seed: int, dtype: Any, checkpoints: Path) -> GRPOConfig:
+    """The recipe's `train` section as GRPOTrainer takes it; what no key names is TRL's default."""
+    grpo = config.grpo
+    replies = grpo.questions_per_step * grpo.generations
+    micro = grpo.micro_batch_size or replies
+    use_vllm = torch.cuda.is_available() if grpo.use_vllm is None else grpo.use_vllm
+    vllm: dict[str, Any] = {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": grpo.gpu_memory_utilization,
+        "vllm_max_model_length": max_model_len,
+    }
+    own: dict[str, Any] = {
+        "learning_rate": grpo.learning_rate,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": replies // micro,
+        "num_train_epochs": 1,
+        "max_steps": grpo.steps or -1,
+        "num_generations": grpo.generations,
+        "max_completion_length": grpo.max_tokens,
+        "temperature": grpo.temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+        "repetition_penalty": 1.0,
+        "beta": grpo.beta,
+        "loss_type": grpo.loss,
+        "logging_first_step": True,
+        **(vllm if use_vllm else {}),
+    }
+    return GRPOConfig(**{**common_arguments(config, checkpoints, seed, dtype), **own})
+
+
+class Verifier:
+    """TRL's reward function: 1 for a reply that the verifier finds right, 0 for any other."""
+
+    __name__ = "verifier"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> None:
+        self._tokenizer, self._stops = tokenizer, stops
+
+    def __call__(self, completion_ids: Sequence[list[int]], gold: Sequence[str], **_: Any) -> list[float | None]:
+        """`completion_ids`: the sampled replies, end of turn included; `gold`: the answer of each."""
+        return [self._reward(ids, answer) for ids, answer in zip(completion_ids, gold, strict=True)]
+
+    def _reward(self, ids: list[int], gold: str) -> float:
+        reply = completion(self._tokenizer, ids, self._stops)
+        return float(grade(reply.text, gold, reply.finish_reason).verdict == Verdict.RIGHT)
+
+
+class EqualRewards(TrainerCallback):
+    """Gives up a run in which no question ever has both right and wrong replies: its gradient is zero throughout."""
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._check(state, PATIENCE)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._check(state, 1)
+
+    def _check(self, state: TrainerState, patience: int) -> None:
+        rows = [row for row in state.log_history if "frac_reward_zero_std" in row]
+        if state.global_step < patience or any(row["frac_reward_zero_std"] < 1 for row in rows):
+            return
+        mean = sum(row["reward"] for row in rows) / len(rows)
+        found = "all replies to a question earned the same"
+        if mean in (0, 1):
+            found = "every reply was right" if mean else "every reply was wrong"
+        raise UserError(
+            f"GRPO learns nothing here: in {state.global_step} steps {found} (mean reward {mean:.2f}). Take problems"
+            " that the model gets right now and then, more train.grpo.generations, or, where replies are cut off, a"
+            " larger train.grpo.max_tokens. Earlier stages are kept."
+        )
+
+
+def _is_kept(key: str) -> bool:
+    return (
+        key in NAMES
+        or key in ("loss", "grad_norm", "learning_rate", "epoch", "step", "reply_tokens")
+        or (key.startswith(("train_", "reply_")))
+    )

@@ -1,0 +1,150 @@
+"""Controls that learn by supervised fine-tuning on the bare question, through TRL's SFTTrainer.
+
+    sft  the pairs' own replies: the refined answers that SSB learns from
+    rft  for each pair a right rollout of the same question, by the model itself and without a hint
+    ssd  raw rollouts of the first questions that were sampled, right or wrong, cut off or not (arXiv 2604.01193)
+
+All three see as many examples as there are pairs, for the same epochs, in batches of the same size, from the same first
+adapter. RFT stays with the pairs' questions, each of which has a right rollout: then it differs from SFT in who wrote
+the answer, and in nothing else. SSD may not do so: a pair's question is one that the verifier found mixed, and nothing
+the verifier said may enter. Where a question has several pairs, RFT draws as many of its right rollouts, or what there
+are; SSD goes through the questions a second time where there are fewer of them than pairs. Its paper also truncates
+(top-k, top-p) when it samples; here the rollouts are those of `curate.rollout`, for all methods the same.
+
+The loss is TRL's: cross-entropy, mean over all reply tokens of the optimizer step (SSB's Eq. 6 is a mean over examples
+of token means: a short reply weighs as much as a long one there, and less here). The end of turn is a reply token.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from ..backends import derive_seed
+from ..backends.chat_template import end_of_turn
+from ..backends.control_tokens import encode
+from ..backends.transformers import only_stops
+from ..errors import UserError
+from ..io.progress import say
+from ..method.views import examples, student_ids
+from ..prompts import student_messages
+from ..recipe.schema import Method, Recipe, TrainConfig
+from ..records import Pair, Problem, Rollout
+from ..verifier.grading import Verdict
+from .callbacks import Bar, LengthProbe
+from .checkpoints import Sealed
+from .log_probs import make_trl_ready
+from .ssb import cast_adapter, common_arguments, fit, lora
+
+
+class Trainer(Sealed, SFTTrainer):
+    """TRL's, with checkpoints that count when they are whole."""
+
+
+Reply = tuple[list[int], list[int]]  # the token ids of a prompt, and of an answer to it
+
+
+def learnt_from(
+    recipe: Recipe,
+    pairs: Sequence[Pair],
+    questions: Sequence[Problem],
+    rollouts: Sequence[Rollout],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Reply]:
+    """What the recipe's method learns from, as the module says. `questions`: all that were sampled, in their order.
+
+    Raises:
+        UserError: there are no rollouts to learn from.
+    """
+    if recipe.train.method == "sft":
+        return [(example.student_ids, example.reply_ids) for example in examples(recipe, pairs, tokenizer)]
+    made, prompts = [], recipe.prompts
+    for question, rollout in draw(recipe.train.method, pairs, questions, rollouts, recipe.seed):
+        asked = student_messages(question, prompts.wording)
+        made.append((student_ids(prompts, asked, tokenizer), _token_ids(rollout, tokenizer)))
+    return made
+
+
+def draw(
+    method: Method, pairs: Sequence[Pair], questions: Sequence[Problem], rollouts: Sequence[Rollout], seed: int
+) -> list[tuple[str, Rollout]]:
+    """The questions and rollouts that `rft` or `ssd` learns from."""
+    of: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        if method == "ssd" or rollout.verdict == Verdict.RIGHT:
+            of.setdefault(rollout.problem_id, []).append(rollout)
+    if method == "rft":
+        texts = {pair.problem_id: pair.question for pair in pairs}
+    else:
+        texts = {question.id: question.question for question in questions}
+    drawn = _draw([of[problem_id] for problem_id in texts if problem_id in of], len(pairs), seed)
+    if not drawn:
+        raise UserError(
+            f"train.method: {method} learns from rollouts, and the curate stage has none for these questions; let it"
+            " sample them, or take train.method=sft."
+        )
+    if len(drawn) < len(pairs):
+        say(f"{method}: {len(drawn):,} examples, where there are {len(pairs):,} pairs; there are no more rollouts")
+    return [(texts[rollout.problem_id], rollout) for rollout in drawn]
+
+
+def _draw(groups: Sequence[Sequence[Rollout]], count: int, seed: int) -> list[Rollout]:
+    """One rollout at random from each question in turn, then a second from each, and so on."""
+    shuffled = [random.Random(derive_seed(seed, "control", g[0].problem_id)).sample(g, len(g)) for g in groups]
+    deepest = max(map(len, shuffled), default=0)
+    return [group[k] for k in range(deepest) for group in shuffled if k < len(group)][:count]
+
+
+def _token_ids(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The sampler's own ids; only a rollout that was brought along as text is tokenized."""
+    if rollout.token_ids is not None:
+        return rollout.token_ids
+    ids = encode(tokenizer, rollout.text)
+    return ids if rollout.finish_reason == "length" else [*ids, end_of_turn(tokenizer)]
+
+
+def train_sft(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    replies: Sequence[Reply],
+    probes: Sequence[Problem],
+    config: TrainConfig,
+    probe_tokens: int,
+    seed: int,
+    folder: Path,
+    wording: str = "paper",
+) -> dict[str, Any]:
+    """Train into `folder`; arguments and result as `train.train`'s. `tokens` in the result: read in training."""
+    make_trl_ready()
+    only_stops(model, tokenizer)
+    rows = [{"input_ids": prompt + reply, "labels": [-100] * len(prompt) + reply} for prompt, reply in replies]
+    trainer = Trainer(
+        cast(PreTrainedModel, model),
+        args=SFTConfig(
+            max_length=None,  # what was sampled fits
+            packing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are there: nothing to tokenize or to map
+            **common_arguments(config, folder / "checkpoints", seed, next(model.parameters()).dtype),
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=lora(config),
+        callbacks=[Bar()],
+    )
+    if config.lora.dtype == "model":
+        cast_adapter(cast(nn.Module, trainer.model))
+    if probes and config.probe_steps:
+        trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, probe_tokens, wording))
+    return {
+        **fit(trainer, folder),
+        "tokens": config.epochs * sum(len(row["input_ids"]) for row in rows),
+        "learnt_tokens": sum(len(reply) for _, reply in replies),
+    }

@@ -1,0 +1,194 @@
+"""The picture of single tokens: how far base and student are from the hinted teacher at each token of a reply.
+
+`measure` runs at the end of training, while the model is in memory: KL(teacher ‖ base) is what the hint would change
+at a token, KL(teacher ‖ student) what of that is left after training. Teacher and base are the same weights, the
+adapter off; the teacher sees the hinted context, base and student see the bare question. All distributions are at
+temperature 1, KL in nats. `page` makes one self-contained HTML file of it; the report stage imports no torch for it.
+
+Shapes: R reply tokens of a pair, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+    from ..method.collator import Example
+
+FILE = "tokens.jsonl"  # in the train stage's folder: a line a pair
+KINDS = ("digit", "operator", "word", "format")
+ALTERNATIVES = 5  # likeliest tokens kept of each distribution
+CHUNK_ROWS = 64  # rows whose three distributions over the vocabulary exist at a time
+
+
+def measure(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+) -> Iterator[dict[str, Any]]:
+    """A row for each pair: its tokens, their kinds, KL before and after, and what each of the three models expected.
+
+    `model` is the trained PeftModel. A row holds, R entries each: `ids`, `kinds`, KL(teacher ‖ base) `before` and
+    KL(teacher ‖ student) `after`, in nats; under `p` the probability of the reply's token and under `top` the likeliest
+    [id, probability], for teacher, base and student; `pieces` is the text of every id that occurs.
+    """
+    import torch
+
+    from ..method.modeling import as_teacher, output_head
+
+    head, was_training = output_head(model), model.training
+    special, known = set(tokenizer.all_special_ids), dict[int, str]()
+    for example in examples:
+        with as_teacher(model):
+            teacher_RH = _reply_rows(model, example.teacher_ids, example.reply_ids)
+            base_RH = _reply_rows(model, example.student_ids, example.reply_ids)
+        model.eval()
+        with torch.no_grad():
+            student_RH = _reply_rows(model, example.student_ids, example.reply_ids)
+            row = _compare({"teacher": teacher_RH, "base": base_RH, "student": student_RH}, head, example.reply_ids)
+        model.train(was_training)
+        seen = {token for expected in row["top"].values() for top in expected for token, _ in top}
+        occurring = sorted(seen | set(example.reply_ids))
+        known |= {token: piece(tokenizer, token) for token in occurring if token not in known}
+        texts = ["" if token in special else known[token] for token in example.reply_ids]
+        yield {
+            "pair": example.id,
+            "teacher_prompt": tokenizer.decode(example.teacher_ids),
+            "ids": list(example.reply_ids),
+            "kinds": kinds(texts),
+            **row,
+            "pieces": {str(token): known[token] for token in occurring},
+        }
+
+
+def _reply_rows(model: nn.Module, prompt_ids: list[int], reply_ids: list[int]) -> Tensor:
+    """The states [R, H] that predict the reply after this prompt, as the head receives them."""
+    from ..method.collator import view
+    from ..method.modeling import hidden_states, output_head
+
+    weight = output_head(model).weight
+    seen = view([prompt_ids], [reply_ids], pad=0)  # one sequence: nothing is padded
+    hidden_BSH = hidden_states(model, seen.input_ids.to(weight.device), seen.attention_mask.to(weight.device))
+    return seen.reply_rows(hidden_BSH).to(weight.dtype)
+
+
+def _compare(states: Mapping[str, Tensor], head: Any, reply_ids: list[int]) -> dict[str, Any]:
+    """KL and likeliest tokens from the states [R, H] of teacher, base and student, some rows at a time."""
+    import torch
+
+    from ..method.losses import head_logits
+
+    row: dict[str, Any] = {"before": [], "after": [], "p": {n: [] for n in states}, "top": {n: [] for n in states}}
+    for start in range(0, len(reply_ids), CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        log_p = {name: head_logits(h[rows], head).float().log_softmax(-1) for name, h in states.items()}
+        teacher_RV = log_p["teacher"]
+        for key, name in (("before", "base"), ("after", "student")):
+            kl_R = (teacher_RV.exp() * (teacher_RV - log_p[name])).sum(-1).clamp_min(0)  # rounding may go below 0
+            row[key] += map(_short, kl_R.tolist())
+        chosen = torch.tensor(reply_ids[rows], device=teacher_RV.device)[:, None]
+        for name, log_p_RV in log_p.items():
+            row["p"][name] += map(_short, log_p_RV.gather(-1, chosen)[:, 0].exp().tolist())
+            top = log_p_RV.topk(min(ALTERNATIVES, log_p_RV.shape[-1]), dim=-1)
+            for ids, values in zip(top.indices.tolist(), top.values.exp().tolist(), strict=True):
+                row["top"][name].append([[token, _short(p)] for token, p in zip(ids, values, strict=True)])
+    return row
+
+
+def _short(value: float) -> float | None:
+    """Four digits are enough to look at. None where a training that failed left no number; JSON has no NaN."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """A token's own text, the space before it included (some tokenizers drop it from the first token of a text)."""
+    anchor = tokenizer.encode("a", add_special_tokens=False)[-1:]
+    before, both = (
+        str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)) for ids in (anchor, [*anchor, token])
+    )
+    return both.removeprefix(before)
+
+
+# What a piece of mathematical text is, by the first that matches; all else is format: punctuation, brackets, spaces.
+_PARTS = re.compile(
+    r"""
+      (?P<format>\\boxed | \*\* | ^[ \t]*[-*#]+[ ] | (?<=[^\W\d_])-(?=[^\W\d_]))  # box, bold, bullets, hyphens
+    | (?P<operator>\\(?:times|cdot|div|[dt]?frac|sqrt|pm|leq?|geq?|neq?|approx)(?![a-zA-Z]) | [-+*/=×÷·−^<>≤≥≠≈%√])
+    | (?P<command>\\[a-zA-Z]+)
+    | (?P<digit>\d+(?:[.,]\d+)*)
+    | (?P<word>[^\W\d_]+(?:['’][^\W\d_]+)*)
+    """,
+    re.VERBOSE | re.MULTILINE,
+)
+
+
+def kinds(pieces: Sequence[str]) -> list[str]:
+    """The kind of each piece of a reply: digit, operator, word or format, judged in its context.
+
+    Format is what carries the answer rather than makes it: the box, punctuation, brackets, LaTeX commands, white space,
+    and special tokens, which are to be given as "". A piece that holds several kinds is the first of KINDS among them.
+    """
+    text = "".join(pieces)
+    of_character = ["format"] * len(text)
+    for match in _PARTS.finditer(text):
+        kind = match.lastgroup if match.lastgroup in KINDS else "format"
+        of_character[match.start() : match.end()] = [kind or "format"] * len(match[0])
+    found, start = [], 0
+    for part in pieces:
+        inside = set(of_character[start : start + len(part)])
+        found.append(next((kind for kind in KINDS if kind in inside), "format"))
+        start += len(part)
+    return found
+
+
+def by_kind(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each kind that occurs, and for all tokens together: their number, mean KL before and after in nats, and the
+    kind's share of all KL before."""
+    tokens = [token for row in rows for token in zip(row["kinds"], row["before"], row["after"], strict=True)]
+    whole = sum(before for _, before, _ in tokens if before is not None)
+    table = []
+    for kind in (*KINDS, "all"):
+        chosen = [(before, after) for k, before, after in tokens if kind in (k, "all") and None not in (before, after)]
+        if chosen:
+            before, after = (sum(values) / len(chosen) for values in zip(*chosen, strict=True))
+            share = len(chosen) * before / whole if whole else 0.0
+            table.append({"kind": kind, "tokens": len(chosen), "before": before, "after": after, "share": share})
+    return table
+
+
+def page(title: str, rows: Sequence[Mapping[str, Any]], questions: Mapping[str, str]) -> str:
+    """The HTML page: rows as `measure` gives them, and each pair's question by its id.
+
+    Whatever a model wrote is data in it, never markup: one JSON block with every `<` escaped, read by a script that
+    only sets text. The page's own policy allows that one script and style by their hashes, and nothing
+    from anywhere else.
+    """
+    template = Path(__file__).with_name("token_kl.html").read_text(encoding="utf-8")
+    data = {
+        "title": title,
+        "kinds": by_kind(rows),
+        "pieces": {token: text for row in rows for token, text in row["pieces"].items()},
+        "pairs": [
+            {
+                **{key: value for key, value in row.items() if key != "pieces"},
+                "question": questions.get(row["pair"], ""),
+            }
+            for row in rows
+        ],
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    for tag in ("style", "script"):
+        inside = re.search(rf"<{tag}>(.*?)</{tag}>", template, re.DOTALL)
+        assert inside is not None
+        digest = base64.b64encode(hashlib.sha256(inside[1].encode()).digest()).decode()
+        template = template.replace(f"{tag}-hash", f"sha256-{digest}")
+    head, tail = template.split("@DATA@")
+    return head + text + tail

@@ -1,0 +1,217 @@
+"""SSBTrainer: a transformers Trainer whose loss is the paper's Eq. 6, in TRL's manner.
+
+    trainer = SSBTrainer(model, args=SSBConfig(output_dir="student"), train_dataset=pairs,
+                         processing_class=tokenizer, peft_config=LoraConfig(r=32))
+
+A data set's rows are pairs (`rows` says of which columns). Without stored targets the teacher, which is the same model
+with its adapter off, is run in the training step. What has no effect here, or would train something else than an
+adapter on a frozen base, is refused in a sentence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+
+from ..backends.chat_template import pad_id
+from ..backends.transformers import load_model, load_tokenizer
+from ..errors import UserError
+from ..method.collator import Ahead, PairCollator, View
+from ..method.losses import Teacher, kd_loss, placed, row_weights
+from ..method.modeling import as_teacher, embedded, hidden_states, output_head
+from ..method.selfchecks import check_head
+from ..recipe.schema import ModelConfig
+from .arguments import SSBConfig, checked_arguments, student
+from .callbacks import StillNumbers
+from .checkpoints import Sealed
+from .rows import by_name, read
+
+Targets = Callable[[Sequence[str]], Teacher]  # pair ids to the teacher's rows [N, ...], as `targets.Targets` gives them
+
+MEANS = ("kl", "agreement", "teacher_entropy", "student_entropy")  # over reply tokens: by-products of the loss
+
+
+class SSBTrainer(Sealed):
+    """Trains a LoRA student on the bare question to match the hinted teacher on the reply tokens.
+
+    Args:
+        model: a causal language model with a frozen, linear head; a PeftModel whose adapter is to be trained, or a
+            plain one with `peft_config`. A hub id or a folder is loaded, with its tokenizer.
+        args: an SSBConfig; plain TrainingArguments are taken with the objective's defaults.
+        train_dataset: rows as `rows` says, or `collator.Example`s.
+        eval_dataset: the same, or several by name.
+        processing_class: the tokenizer, with a chat template where prompts are messages.
+        peft_config: puts this adapter on the model.
+        targets: the stored teacher; without it the teacher runs on line.
+        kwargs: the Trainer's `callbacks` and `optimizers`.
+
+    Logs beside the Trainer's own, as means over reply tokens: `kl` (nats at T_KD, without T²), `agreement` (the share
+    on which student and teacher have the same likeliest word), `teacher_entropy` and `student_entropy` (nats at T_KD).
+    A training that has diverged ends in a sentence; a checkpoint counts only when it is whole (`checkpoints`).
+
+    Raises:
+        UserError: a data set without the columns, a head or a base that would be trained, an adapter that would not,
+            what has no effect here (`REFUSED`), several GPUs in one process; in the first step, an architecture whose
+            logits are not those of its head on its hidden states.
+    """
+
+    args: SSBConfig
+    model: nn.Module
+
+    def __init__(
+        self,
+        model: nn.Module | str,
+        args: TrainingArguments | None = None,
+        train_dataset: Iterable[Any] | None = None,
+        eval_dataset: Iterable[Any] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        targets: Targets | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args = checked_arguments(args, kwargs)
+        if isinstance(model, str | os.PathLike):
+            named = ModelConfig(name=os.fspath(model))
+            processing_class, model = processing_class or load_tokenizer(named), load_model(named)
+        if processing_class is None:
+            raise UserError("SSBTrainer needs processing_class, the model's tokenizer.")
+        if not isinstance(processing_class, PreTrainedTokenizerBase):
+            raise UserError(f"processing_class is a {type(processing_class).__name__}; expected the model's tokenizer.")
+        model = student(model, peft_config, args.seed, taught=targets is not None)
+        own = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+        groups = optimizer.param_groups if (optimizer := (kwargs.get("optimizers") or [None])[0]) else []
+        if groups and not own & {id(parameter) for group in groups for parameter in group["params"]}:
+            raise UserError("optimizers: the optimizer holds no weight of the adapter, so nothing would be trained.")
+        self._read = partial(read, tokenizer=processing_class, embedded=embedded(model))
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=None if train_dataset is None else self._read(train_dataset),
+            eval_dataset=by_name(self._read, eval_dataset),
+            processing_class=processing_class,
+            data_collator=PairCollator(pad_id(processing_class, embedded(model)), targets),
+            **kwargs,
+        )
+        self.add_callback(StillNumbers())
+        # The denominator is ours (`get_batch_samples`), so the Trainer must not divide by accumulation steps again.
+        self.model_accepts_loss_kwargs = True
+        # Pinning fails on a teacher's rows that are on the GPU already, and a thread of ours prefetches batches anyway.
+        self.args.dataloader_pin_memory = False
+        self._head_checked = False
+        self._epoch: Iterator[Any] | None = None
+        self._ahead: Iterator[Any] = iter(())
+        # Sums over the reply tokens of each micro-batch since the last log: of MEANS, and how many tokens.
+        self._rows: dict[bool, list[Tensor]] = {True: [], False: []}  # in training, in evaluation
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """The micro-batches of one optimizer step, with the step's denominator: its examples, or its reply tokens."""
+        if epoch_iterator is not self._epoch:  # a new one: from now on it belongs to the thread that reads ahead
+            self._epoch, self._ahead = epoch_iterator, Ahead(epoch_iterator, num_batches)
+        batches = list(islice(self._ahead, num_batches))
+        by_token = self.args.denominator == "token"
+        total = sum(int(batch["lengths"].sum()) if by_token else len(batch["lengths"]) for batch in batches)
+        # Processes of one step share its denominator; DDP then averages their gradients, hence the factor.
+        everyone = self.accelerator.gather(torch.tensor([total], device=device)).sum()
+        return batches, everyone / self.accelerator.num_processes
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The micro-batch's share of Eq. 6: those of a step add up to the loss of the undivided batch."""
+        wrapped, model = model, self.accelerator.unwrap_model(model)
+        if not self._head_checked:
+            seen = inputs["student"]
+            check_head(model, seen.input_ids[0][seen.attention_mask[0].bool()].tolist())
+            self._head_checked = True
+        head = output_head(model)
+        device = head.weight.device
+        with self.accelerator.autocast():
+            student_NH = _through(wrapped, model, partial(_reply_states, model, inputs["student"], device))
+            if "targets" in inputs:
+                teacher = placed(inputs["targets"], device)
+            else:
+                with as_teacher(model):
+                    teacher = _reply_states(model, inputs["teacher"], device).to(head.weight.dtype)
+        lengths = inputs["lengths"].to(device)
+        out = kd_loss(
+            student_NH,
+            teacher,
+            head,
+            row_weights(lengths, num_items_in_batch, self.args.denominator),
+            temperature=self.args.kd_temperature,
+            labels=inputs["labels"].to(device),
+            kd_weight=self.args.kd_weight,
+            ce_weight=self.args.ce_weight,
+            sharpen=self.args.sharpen,
+            stats=True,
+        )
+        sums = [getattr(out, name).sum() for name in MEANS]
+        self._rows[model.training].append(torch.stack([*sums, lengths.sum().to(sums[0])]))
+        return (out.loss, None) if return_outputs else out.loss
+
+    def get_train_dataloader(self) -> Any:
+        loader = super().get_train_dataloader()
+        if not len(loader):
+            raise UserError("dataloader_drop_last: fewer rows than one batch, so no step would be taken; leave it off.")
+        return loader
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Also for rows that are given to `evaluate` alone."""
+        known = eval_dataset is None or isinstance(eval_dataset, str)
+        return super().get_eval_dataloader(eval_dataset if known else cast(Any, self._read(eval_dataset)))
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        return super().get_test_dataloader(cast(Any, self._read(test_dataset)))
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        with torch.no_grad():
+            return self.compute_loss(model, inputs).detach(), None, None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        losses = [key for key in logs if key == "loss" or (key.endswith("_loss") and key != "train_loss")]
+        rows = self._rows[losses == ["loss"]]
+        if losses and rows:
+            sums = torch.stack(rows).sum(0)
+            *means, tokens = self.accelerator.reduce(sums, "sum").tolist()  # of all processes
+            prefix = losses[0].removesuffix("loss")  # of an evaluation: with the name of its data set
+            logs |= {prefix + name: total / tokens for name, total in zip(MEANS, means, strict=True)}
+            rows.clear()
+        super().log(logs, start_time)
+
+
+def _through(wrapped: nn.Module, model: nn.Module, function: Callable[[], Tensor]) -> Tensor:
+    """`function()` as the forward of `model` inside its wrapper: DDP averages the gradients of its own forward only."""
+    if wrapped is model:
+        return function()
+    original = model.forward
+
+    def forward() -> Tensor:
+        model.forward = original
+        return function()
+
+    model.forward = forward
+    try:
+        states: Tensor = wrapped()
+    finally:
+        model.forward = original
+    return states
+
+
+def _reply_states(model: nn.Module, view: View, device: torch.device) -> Tensor:
+    return view.reply_rows(hidden_states(model, view.input_ids.to(device), view.attention_mask.to(device)))

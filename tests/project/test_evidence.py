@@ -1,0 +1,94 @@
+"""docs/evidence.md holds what the stored rows give, and nothing else between its marks."""
+
+import json
+import random
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssb_unsloth.pocket import corpus, problems
+from ssb_unsloth.records import Generation, Problem, write_jsonl
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import evidence  # noqa: E402
+import readings  # noqa: E402
+
+STORED = sorted((ROOT / "docs" / "evidence").glob("*.json"))
+
+
+def test_the_documents_tables_are_those_of_the_stored_rows():
+    document = evidence.DOCUMENT.read_text(encoding="utf-8")
+    assert STORED
+    for path in STORED:
+        text = evidence.tables(json.loads(path.read_text(encoding="utf-8")))
+        assert evidence.rewrite(document, path.stem, text) == document, path.stem
+
+
+def test_a_mean_in_the_table_is_the_mean_of_the_seeds():
+    for path in STORED:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        boxed = [s for s in rows["scores"] if (s["scoring"], s["metric"]) == ("equivalent", "pass@1")]
+        for mean in (s for s in boxed if s["seed"] is None):
+            own = [
+                s["value"]
+                for s in boxed
+                if s["seed"] is not None
+                and (s["model"], s["benchmark"], s["temperature"])
+                == (mean["model"], mean["benchmark"], mean["temperature"])
+            ]
+            assert abs(sum(own) / len(own) - mean["value"]) < 1e-9
+
+
+def test_every_picture_of_the_document_is_there():
+    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", evidence.DOCUMENT.read_text(encoding="utf-8")):
+        assert (evidence.DOCUMENT.parent / name).is_file(), name
+
+
+def test_a_readers_readings_are_found_in_what_it_wrote(tmp_path):
+    rng = random.Random(0)
+    asked, replies, expected = [], [], {}
+    for number in range(400):
+        story = problems.draw_story(rng, "test_hard")
+        assert readings.events(story.question) == [(event.wording, event.number) for event in story.events]
+        asked.append(Problem(str(number), story.question, story.gold))
+        solution = corpus.attempt(rng, story)
+        text = corpus.refined(solution, corpus.attempt(rng, story)) if number % 2 else solution.text
+        text = text if number % 5 else text.split(".")[0] + "."  # broken off after a step or none
+        kept = 4 if number % 5 else 1 - number % 2
+        for place, (event, step) in enumerate(zip(story.events, solution.steps, strict=True)):
+            right = place < kept and step.operation == event.wording.means
+            expected.setdefault(event.wording.misread, []).append(right)
+        sampling = {
+            "temperature": 0.8,
+            "top_p": 1.0,
+            "top_k": 0,
+            "repetition_penalty": 1.0,
+            "max_tokens": 99,
+            "seed": 0,
+        }
+        rest = {"text": text, "n_tokens": 9, "finish_reason": "stop", "verdict": "wrong", "answer": None, "gold": "1"}
+        who = {"model": "reader", "run_seed": 1, "benchmark": "test", "problem_id": str(number), "sample": 0}
+        replies.append(Generation(**who, prompt="tutor", **sampling, **rest))
+    write_jsonl(tmp_path / "problems-test.jsonl", asked)
+    write_jsonl(tmp_path / "reader-1-test-0.8.jsonl", replies)
+    found = {row["misread"]: (row["events"], row["right"]) for row in readings.readings(tmp_path, "test")}
+    assert found == {rate: (len(rights), pytest.approx(sum(rights) / len(rights))) for rate, rights in expected.items()}
+
+
+def test_the_places_of_a_refined_solution():
+    text = "Read| care|.| has| |9|-|3|=|6|,| not| |9|+|3|.| has| |6|+|2|=|8|.| The"
+    found = dict(zip(enumerate(text.split("|")), readings._places(text.split("|")), strict=True))
+    named = {key: place for key, place in found.items() if place != "all else"}
+    assert named == {
+        (0, "Read"): "opening",
+        (2, "."): "caution or not",
+        (6, "-"): "sign of a step",
+        (10, ","): "caution or not",
+        (14, "+"): "sign in a caution",
+        (20, "+"): "sign of a step",
+        (24, "."): "caution or not",
+    }
