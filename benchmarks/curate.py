@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from ssb_unsloth.backends import Adapter, Completion, Keep, Request, Sampler, load_sampler
+from ssb_unsloth.backends import load_sampler
+from ssb_unsloth.backends.sampler import Adapter, Completion, Keep, Request, Sampler
 from ssb_unsloth.backends.transformers import load_model, load_tokenizer
 from ssb_unsloth.method.curate import Curator
 from ssb_unsloth.pocket.problems import generate

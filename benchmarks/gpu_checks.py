@@ -271,7 +271,8 @@ def numerics(session: Session) -> dict[str, Any]:
     import torch
 
     from ssb_unsloth.method.collator import view
-    from ssb_unsloth.method.losses import Head, kd_loss
+    from ssb_unsloth.method.distributions import Head
+    from ssb_unsloth.method.losses import kd_loss
     from ssb_unsloth.method.modeling import as_teacher, hidden_states, output_head
 
     from . import train_step

@@ -28,7 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssb_unsloth.method.losses import Head, kd_loss
+from ssb_unsloth.method.distributions import Head
+from ssb_unsloth.method.losses import kd_loss
 
 from . import common
 

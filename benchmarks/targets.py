@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssb_unsloth.method.losses import Head
+from ssb_unsloth.method.distributions import Head
 from ssb_unsloth.method.targets import Targets, TargetWriter, make_target
 
 from . import common

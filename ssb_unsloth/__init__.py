@@ -10,18 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .method.losses import Head, TeacherLogits, TeacherTopK, kd_loss, row_weights
+    from .method.distributions import Head, TeacherLogits, TeacherTopK
+    from .method.losses import kd_loss, row_weights
     from .training.arguments import SSBConfig
     from .training.trainer import SSBTrainer
 
 __version__ = "0.1.0"
 # Where each name lives; its module is imported when the name is first asked for.
 HOMES = {
-    "Head": "method.losses",
+    "Head": "method.distributions",
     "SSBConfig": "training.arguments",
     "SSBTrainer": "training.trainer",
-    "TeacherLogits": "method.losses",
-    "TeacherTopK": "method.losses",
+    "TeacherLogits": "method.distributions",
+    "TeacherTopK": "method.distributions",
     "kd_loss": "method.losses",
     "row_weights": "method.losses",
 }

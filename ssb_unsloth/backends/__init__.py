@@ -7,74 +7,19 @@ not depend on which other requests it is sampled with, or on their order.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..io.files import local, read_object
 from ..io.progress import say
 from ..machine.hardware import find_cards
-from ..machine.hub import endpoint
 from ..machine.versions import remedy
-from ..prompts import Messages
-from ..recipe.schema import LORA_RANKS, LoraConfig, ModelConfig, SamplerConfig, SamplingConfig
+from ..recipe.schema import LoraConfig, ModelConfig, SamplerConfig
+from .sampler import Sampler
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-@dataclass(frozen=True)
-class Request:
-    prompt_ids: list[int]
-    seed: int
-
-
-@dataclass(frozen=True)
-class Completion:
-    token_ids: list[int]  # end of turn included where the model ended its turn
-    text: str  # without special tokens
-    finish_reason: str  # "stop" or "length"
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """A LoRA adapter saved in PEFT's format."""
-
-    name: str
-    path: Path
-
-
-Keep = Callable[[int, Completion], None]  # a request's place among all, and what it was answered
-
-
-class Sampler(Protocol):
-    def render(self, messages: Messages) -> list[int]:
-        """The prompt's token ids under the model's own chat template, ready for the reply."""
-        ...
-
-    def sample(
-        self,
-        requests: Sequence[Request],
-        decoding: SamplingConfig,
-        adapter: Adapter | None = None,
-        title: str = "sample",
-        keep: Keep | None = None,
-    ) -> list[Completion]:
-        """One completion a request, in their order. Prompts must leave room for the reply within max_model_len.
-
-        `keep` is called with a request's place and its completion as soon as it is there, in this thread, by an engine
-        that has some before it has all.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give its memory back, so that another engine can start in this process."""
-        ...
 
 
 def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool) -> Sampler:
@@ -97,7 +42,8 @@ def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters:
         from .vllm import VLLMSampler
 
         return VLLMSampler(model, config, seed, adapters)
-    from .transformers import TransformersSampler, load_model, load_tokenizer
+    from .transformers import load_model, load_tokenizer
+    from .transformers_sampler import TransformersSampler
 
     return TransformersSampler(load_model(model), load_tokenizer(model), config.batch_size)
 
@@ -176,111 +122,3 @@ def _training_backend(model: ModelConfig) -> str:
     if "NVIDIA" in missing:
         say(f"Computing on the CPU: {missing}.")
     return "transformers"
-
-
-def model_path(model: ModelConfig) -> str:
-    """The hub id or folder that the libraries load; "pocket" is the folder within the package.
-
-    Raises:
-        UserError: a local path without a config.json.
-    """
-    if model.name == "pocket":
-        from ..pocket import MODEL_DIR
-
-        return str(MODEL_DIR)
-    path = local(model.name, "model.name")
-    if path.exists():
-        if not (path / "config.json").is_file():
-            raise UserError(f"model.name: {path} holds no config.json, so it is no model folder.")
-        return str(path)
-    if model.name.startswith((".", "/", "~")):
-        raise UserError(f"model.name: {model.name}: no such folder.")
-    return model.name
-
-
-def unloadable(what: str, model: ModelConfig, error: Exception | str) -> UserError:
-    """What to say of a model that transformers cannot load, with the remedy for each way in which the hub says no."""
-    said = str(error) or type(error).__name__
-    remedy = ""
-    if "gated repo" in said:
-        remedy = f"Accept its licence at {endpoint()}/{model.name}, then `hf auth login` or set HF_TOKEN."
-    elif "valid git identifier" in said or "Revision Not Found" in said:
-        remedy = f"Correct model.revision (now {model.revision})."
-    elif "valid model identifier" in said or "Repository Not Found" in said:
-        remedy = "Correct model.name; if the model is private, `hf auth login` or set HF_TOKEN."
-    elif "Could not detect config format" in said:
-        remedy = "Correct model.name: there is no config.json."
-    elif "connect" in said or "outgoing traffic" in said or "offline mode" in said:
-        remedy = "Connect, set HF_ENDPOINT to a mirror, or copy the model here and name its folder in model.name."
-    return UserError(f"{what} cannot be loaded: {said.splitlines()[0].rstrip('.')}. {remedy}".rstrip())
-
-
-def adapter_path(source: str, key: str, max_rank: int) -> Path:
-    """The folder of a LoRA adapter in PEFT's format, fetched from the hub where it is no local one.
-
-    `key` is the recipe's key that names it, `max_rank` the sampler's.
-
-    Raises:
-        UserError: there is none, it is a pickle, or its rank is above what the sampler is set up for.
-    """
-    path = local(source, key)
-    if not path.exists():
-        if source.startswith((".", "/", "~")):
-            raise UserError(f"{key}: {source}: no such folder.")
-        from huggingface_hub import snapshot_download
-
-        try:
-            path = Path(snapshot_download(source, allow_patterns=["adapter_config.json", "*.safetensors"]))
-        except Exception as error:  # the hub client raises many kinds: offline, gated, no such name
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"{key}: {source!r} cannot be loaded: {reason} Check the name and the network, or give a local folder."
-            ) from None
-    rank = highest_rank(adapter_config(path, key))
-    if not (path / "adapter_model.safetensors").is_file():
-        raise UserError(f"{key}: {source} holds no adapter_model.safetensors; an adapter as a pickle is not read.")
-    if rank > max_rank:
-        raise UserError(f"{key}: its rank {rank} is above sampler.max_lora_rank ({max_rank}); raise the latter.")
-    return path
-
-
-def adapter_config(folder: Path, key: str = "adapter") -> dict[str, Any]:
-    """The adapter_config.json of a LoRA adapter, with a rank `r` above 0.
-
-    Raises:
-        UserError: there is none, or it is not one of a LoRA adapter; `key` names the folder's place.
-    """
-    try:
-        config = read_object(folder / "adapter_config.json")
-    except UserError as error:
-        raise UserError(f"{key}: {folder} holds no readable adapter_config.json: {error}") from None
-    rank = config.get("r")
-    if type(rank) is not int or not 0 < rank < 2**31:
-        raise UserError(
-            f"{key}: {folder} holds no adapter_config.json with a rank r above 0, so it is no LoRA adapter."
-        )
-    return config
-
-
-def highest_rank(config: dict[str, Any]) -> int:
-    """Of all the modules of an adapter: `rank_pattern` may give some another rank than `r`."""
-    pattern = config.get("rank_pattern")
-    others = pattern.values() if isinstance(pattern, dict) else ()
-    return max(config["r"], *(rank for rank in others if type(rank) is int), 0)
-
-
-def check_rank(adapter: Adapter, most: int) -> None:
-    """Raises UserError if the adapter's rank is above what the server was started for."""
-    rank = highest_rank(adapter_config(adapter.path))
-    if rank > most:
-        fitting = next((limit for limit in LORA_RANKS if limit >= rank), rank)
-        raise UserError(
-            f"{adapter.path}: an adapter of rank {rank}, above sampler.max_lora_rank ({most}); set"
-            f" sampler.max_lora_rank={fitting}."
-        )
-
-
-def derive_seed(seed: int, *parts: object) -> int:
-    """A 31-bit seed for one request or draw, the same wherever and whenever it is made."""
-    text = "\x1f".join(map(str, (seed, *parts)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

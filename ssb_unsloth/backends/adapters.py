@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..recipe.schema import ModelConfig
-from . import adapter_config, model_path, unloadable
+from .sources import adapter_config, model_path, unloadable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

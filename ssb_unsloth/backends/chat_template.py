@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..prompts import Messages
-from . import Completion
 from .control_tokens import ControlText, encode_rendered, markers, spelt_out
+from .sampler import Completion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -33,9 +33,9 @@ from ..io.progress import bar
 from ..io.waiting import as_they_come
 from ..prompts import Messages
 from ..recipe.schema import ModelConfig, SamplingConfig
-from . import Adapter, Completion, Keep, Request
 from .chat_template import check_prompt
 from .control_tokens import ControlText, markers
+from .sampler import Adapter, Completion, Keep, Request
 
 CONCURRENCY = 64  # requests under way at a time; the server makes batches of them
 ATTEMPTS = 4

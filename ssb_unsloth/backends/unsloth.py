@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..io.progress import hide_loading_bars
 from ..machine.hardware import choose_model, here
 from ..recipe.schema import LoraConfig, ModelConfig
-from . import model_path
+from .sources import model_path
 
 if TYPE_CHECKING:
     from torch import nn

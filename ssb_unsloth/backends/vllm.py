@@ -22,8 +22,9 @@ from ..machine.environment import prepare
 from ..machine.hardware import choose_model, choose_sampler, here
 from ..prompts import Messages
 from ..recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
-from . import Adapter, Completion, Keep, Request, check_rank, model_path
 from .chat_template import completion, render, stop_ids
+from .sampler import Adapter, Completion, Keep, Request
+from .sources import check_rank, model_path
 from .transformers import load_generation_config, load_tokenizer, save_merged
 from .vllm_errors import explained, not_imported, refuse_what_cannot_be_compiled
 

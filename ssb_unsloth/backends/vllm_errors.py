@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..machine.cards import Card
 from ..machine.environment import TOOLKIT, WITHOUT_FLASHINFER, by_flashinfer, missing_for_flashinfer
 from ..recipe.schema import ModelConfig, SamplerConfig
-from . import unloadable
+from .sources import unloadable
 
 SHARE, GRPO_SHARE = "sampler.gpu_memory_utilization", "train.grpo.gpu_memory_utilization"
 FREE = "{share} (now {config.gpu_memory_utilization}) to what is free, or stop what `nvidia-smi` lists"

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..backends import Adapter, Request
+from ..backends.sampler import Adapter, Request
 from ..io.terminal import visible
 from ..prompts import student_messages
 from ..recipe.schema import SamplingConfig
@@ -27,7 +27,8 @@ def chat(folder: Path, temperature: float, seed: int = 0) -> None:
         UserError: the run is not finished, or its base cannot be loaded.
     """
     from ..backends.adapters import assert_fits
-    from ..backends.transformers import TransformersSampler, load_model, load_tokenizer
+    from ..backends.transformers import load_model, load_tokenizer
+    from ..backends.transformers_sampler import TransformersSampler
 
     source = finished(folder)
     recipe, screen = source.recipe, Console()

@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..backends import model_path, unloadable
+from ..backends.sources import model_path, unloadable
 from ..errors import UserError
 from ..io import disk
 from ..io.progress import say

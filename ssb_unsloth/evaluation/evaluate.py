@@ -14,13 +14,15 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
-from ..backends import Adapter, Request, Sampler, derive_seed, engine_of, load_sampler
+from ..backends import engine_of, load_sampler
 from ..backends.control_tokens import ControlText
+from ..backends.sampler import Adapter, Request, Sampler
 from ..errors import UserError
 from ..prompts import Messages, default_messages, student_messages
 from ..recipe.schema import BASE, DEFAULT_PROMPT, BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
 from ..records import Generation, Problem, generations_file, read_jsonl, write_jsonl
 from ..run.kept import Kept
+from ..seeds import derive_seed
 from ..verifier.grading import VERDICTS, grade
 
 PROMPTS: dict[str, Callable[[str], Messages]] = {

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .losses import Teacher
+from .distributions import Teacher
 
 
 @dataclass(frozen=True)

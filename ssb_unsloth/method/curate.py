@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from ..backends import Completion, Request, Sampler, derive_seed
 from ..backends.control_tokens import REMEDY, ControlText
+from ..backends.sampler import Completion, Request, Sampler
 from ..errors import UserError
 from ..io import disk
 from ..io.files import local
@@ -28,6 +28,7 @@ from ..recipe.schema import CurateConfig, SamplingConfig
 from ..records import Pair, Problem, Rollout, read_rows, stable_id, write_jsonl
 from ..run import clock
 from ..run.kept import Kept
+from ..seeds import derive_seed
 from ..verifier.grading import Verdict, answer_classes, grade
 
 

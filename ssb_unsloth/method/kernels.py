@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .losses import Head, Terms
+    from .distributions import Head, Terms
 
 BLOCK = 4096  # words at a time
 

@@ -14,8 +14,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from ..backends.wrapped import causal_lm
 from ..errors import UserError
-from .losses import Head
+from .distributions import Head
 
 # What an architecture does to its logits, by the beginning of its model_type: the config's key, and whether logits are
 # multiplied by its value or divided. The same key means either, and in MPT's config nothing at all.
@@ -28,11 +29,6 @@ SCALES = {
     "minicpm3": ("logits_scaling", False),
 }
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")  # Gemma's, RecurrentGemma's, xLSTM's
-
-
-def causal_lm(model: nn.Module) -> Any:
-    """The transformers model inside, with its LoRA layers in place if it has any."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def backbone(model: nn.Module) -> Any:
@@ -55,11 +51,6 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -
             " loaded for: raise sampler.max_model_len (up to the model's own limit), or leave out the long pairs."
         )
     return hidden
-
-
-def embedded(model: nn.Module) -> int:
-    """How many token ids the model has an embedding for."""
-    return int(causal_lm(model).get_input_embeddings().weight.shape[0])
 
 
 def output_head(model: nn.Module) -> Head:

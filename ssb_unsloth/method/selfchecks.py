@@ -19,14 +19,16 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from ..backends import model_path, unloadable
 from ..backends.chat_template import as_text, check_prompt, render
+from ..backends.sources import model_path, unloadable
+from ..backends.wrapped import causal_lm
 from ..errors import UserError
 from ..prompts import student_messages, teacher_messages
 from ..recipe.schema import LoraConfig, ModelConfig, Recipe
 from .collator import Example, view
-from .losses import Teacher, head_logits, kd_loss, placed, row_weights
-from .modeling import as_teacher, backbone, causal_lm, hidden_states, output_head, resting
+from .distributions import Teacher, placed
+from .losses import head_logits, kd_loss, row_weights
+from .modeling import as_teacher, backbone, hidden_states, output_head, resting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -28,7 +28,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import UserError
-from .losses import Head, Teacher, TeacherLogits, TeacherTopK, head_logits
+from .distributions import Head, Teacher, TeacherLogits, TeacherTopK
+from .losses import head_logits
 
 INDEX = "index.json"
 SHARD_BYTES = 1 << 29

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..backends import adapter_path
+from ..backends.sources import adapter_path
 from ..data.problems import load_benchmark
 from ..errors import UserError
 from ..evaluation.evaluate import PROMPTS, Entrant, assert_adapters_fit, base_entrants, check_room

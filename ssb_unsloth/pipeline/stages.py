@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backends import TrainingBackend, adapter_path, load_sampler
+from ..backends import TrainingBackend, load_sampler
 from ..backends.control_tokens import REMEDY, markers
+from ..backends.sources import adapter_path
 from ..errors import UserError
 from ..io import disk
 from ..io.files import read_object
@@ -112,7 +113,7 @@ def _teach(recipe: Recipe, run: RunDir, work: Work) -> None:
     backend = TrainingBackend(recipe.model)  # first: Unsloth has to be imported before transformers
     from ..backends.chat_template import pad_id
     from ..backends.transformers import load_tokenizer
-    from ..method.modeling import embedded
+    from ..backends.wrapped import embedded
     from ..method.selfchecks import check_teacher
     from ..method.targets import TargetWriter
     from ..method.teach import teach

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..backends import Adapter, Completion, Request, Sampler
+from ..backends.sampler import Adapter, Completion, Request, Sampler
 from ..io import disk
 from ..io.progress import say
 from ..recipe.schema import SamplingConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ..backends import model_path
+from ..backends.sources import model_path
 from ..io.files import local
 from ..recipe.schema import CurateConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig, TrainConfig
 from .rundir import fingerprint

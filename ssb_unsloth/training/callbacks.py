@@ -15,8 +15,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..backends import Request
-from ..backends.transformers import TransformersSampler
+from ..backends.sampler import Request
+from ..backends.transformers_sampler import TransformersSampler
 from ..errors import UserError
 from ..io.progress import bar
 from ..method.modeling import resting

@@ -20,9 +20,9 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor
 
-from ..backends import derive_seed
 from ..backends.vllm import give_weights, sample_ids
 from ..recipe.schema import SamplingConfig
+from ..seeds import derive_seed
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about the version of vLLM, of which nothing but what is here is used

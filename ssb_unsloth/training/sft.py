@@ -28,7 +28,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from ..backends import derive_seed
 from ..backends.chat_template import end_of_turn
 from ..backends.control_tokens import encode
 from ..backends.transformers import only_stops
@@ -38,6 +37,7 @@ from ..method.views import examples, student_ids
 from ..prompts import student_messages
 from ..recipe.schema import Method, Recipe, TrainConfig
 from ..records import Pair, Problem, Rollout
+from ..seeds import derive_seed
 from ..verifier.grading import Verdict
 from .callbacks import Bar, LengthProbe
 from .checkpoints import Sealed

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from ..backends import model_path
+from ..backends.sources import model_path
 from ..backends.transformers import peft_config
 from ..method.collator import Example
 from ..recipe.schema import ModelConfig, TrainConfig

@@ -11,9 +11,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ssb_unsloth.backends import Adapter, Request, check_rank
 from ssb_unsloth.backends.adapters import WEIGHTS, assert_fits, merge
-from ssb_unsloth.backends.transformers import TransformersSampler, save_merged
+from ssb_unsloth.backends.sampler import Adapter, Request
+from ssb_unsloth.backends.sources import check_rank
+from ssb_unsloth.backends.transformers import save_merged
+from ssb_unsloth.backends.transformers_sampler import TransformersSampler
 from ssb_unsloth.cli import main
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.pocket import MODEL_DIR

@@ -12,14 +12,14 @@ import peft
 import pytest
 import torch
 from backend_figures import adapter_of
-from ssb_unsloth.machine.findings.cards import CARDS
-from ssb_unsloth.machine.findings.hardware import Found
 
 from ssb_unsloth import backends
 from ssb_unsloth.backends import TrainingBackend
 from ssb_unsloth.backends import unsloth as unsloth_backend
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.machine.findings import out_of_memory as memory
+from ssb_unsloth.machine import out_of_memory as memory
+from ssb_unsloth.machine.cards import CARDS
+from ssb_unsloth.machine.hardware import Found
 from ssb_unsloth.recipe import schema as config
 from ssb_unsloth.recipe.schema import LoraConfig, ModelConfig, Recipe
 

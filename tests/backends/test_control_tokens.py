@@ -8,9 +8,9 @@ from families import FAMILIES, TEMPLATES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssb_unsloth.backends import Completion
 from ssb_unsloth.backends.chat_template import end_of_turn, render, spells_control_tokens
 from ssb_unsloth.backends.control_tokens import ControlText, encode, markers, special_tokens
+from ssb_unsloth.backends.sampler import Completion
 from ssb_unsloth.data.pairs import load_pairs
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.method.curate import Curator

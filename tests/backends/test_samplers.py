@@ -12,8 +12,9 @@ from peft import LoraConfig, get_peft_model
 from vllm_script import VLLM
 
 from ssb_unsloth import backends
-from ssb_unsloth.backends import Adapter, Request
-from ssb_unsloth.backends.transformers import TransformersSampler, load_generation_config, load_model, only_stops
+from ssb_unsloth.backends.sampler import Adapter, Request
+from ssb_unsloth.backends.transformers import load_generation_config, load_model, only_stops
+from ssb_unsloth.backends.transformers_sampler import TransformersSampler
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.pocket.problems import generate

@@ -14,11 +14,13 @@ import time
 import pytest
 from fake_server import END, Server, chatml, encode
 
-from ssb_unsloth.backends import Adapter, Request, load_sampler
+from ssb_unsloth.backends import load_sampler
 from ssb_unsloth.backends.chat_template import end_of_turn
 from ssb_unsloth.backends.control_tokens import ControlText
+from ssb_unsloth.backends.sampler import Adapter, Request
 from ssb_unsloth.backends.server import ServerSampler
-from ssb_unsloth.backends.transformers import TransformersSampler, load_model
+from ssb_unsloth.backends.transformers import load_model
+from ssb_unsloth.backends.transformers_sampler import TransformersSampler
 from ssb_unsloth.cli import main
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.pocket import MODEL_DIR

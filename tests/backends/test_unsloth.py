@@ -19,8 +19,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from vllm_script import VLLM
 
-from ssb_unsloth.backends import Adapter, Request
-from ssb_unsloth.backends.transformers import TransformersSampler, load_model
+from ssb_unsloth.backends.sampler import Adapter, Request
+from ssb_unsloth.backends.transformers import load_model
+from ssb_unsloth.backends.transformers_sampler import TransformersSampler
 from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.prompts import student_messages
 from ssb_unsloth.recipe.schema import ModelConfig, SamplingConfig

@@ -11,11 +11,11 @@ from pathlib import Path
 import pydantic
 import pytest
 import torch
-from ssb_unsloth.machine.findings.cards import CARDS
 
 from ssb_unsloth.backends import vllm_errors
 from ssb_unsloth.backends.vllm_errors import explained, refuse_what_cannot_be_compiled
 from ssb_unsloth.errors import UserError
+from ssb_unsloth.machine.cards import CARDS
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.recipe.schema import ModelConfig, SamplerConfig
 

@@ -20,9 +20,10 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ssb_unsloth.backends import Adapter, Request
 from ssb_unsloth.backends.chat_template import render
-from ssb_unsloth.backends.transformers import TransformersSampler, load_model, load_tokenizer
+from ssb_unsloth.backends.sampler import Adapter, Request
+from ssb_unsloth.backends.transformers import load_model, load_tokenizer
+from ssb_unsloth.backends.transformers_sampler import TransformersSampler
 from ssb_unsloth.cli import main
 from ssb_unsloth.commands.export import export, find_converter, finished
 from ssb_unsloth.commands.verify import verify

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ssb_unsloth.backends import Adapter, Completion
+from ssb_unsloth.backends.sampler import Adapter, Completion
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluation.evaluate import Entrant, base_entrants, decodings, evaluate
 from ssb_unsloth.recipe.schema import BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
@@ -204,7 +204,7 @@ def test_kept_replies_that_are_not_the_expected_ones_are_named_and_stay(tmp_path
 
 
 def test_an_adapter_that_cannot_be_served_is_refused_before_the_engine_starts(tmp_path):
-    from ssb_unsloth.backends import adapter_path
+    from ssb_unsloth.backends.sources import adapter_path
 
     def refused(source=tmp_path, rank=32):
         with pytest.raises(UserError) as raised:

@@ -8,7 +8,13 @@ from statistics import fmean, stdev
 
 import pytest
 from scipy.stats import binomtest
-from ssb_unsloth.report.write.write import (
+
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.evaluation.evaluate import graded
+from ssb_unsloth.evaluation.scores import SCORINGS, as_rows, score
+from ssb_unsloth.recipe.schema import BenchmarkConfig
+from ssb_unsloth.records import Generation
+from ssb_unsloth.report.write import (
     difference_table,
     evaluation_section,
     gain_table,
@@ -16,12 +22,6 @@ from ssb_unsloth.report.write.write import (
     samples_table,
     score_table,
 )
-
-from ssb_unsloth.errors import UserError
-from ssb_unsloth.evaluation.evaluate import graded
-from ssb_unsloth.evaluation.scores import SCORINGS, as_rows, score
-from ssb_unsloth.recipe.schema import BenchmarkConfig
-from ssb_unsloth.records import Generation
 
 TEST = BenchmarkConfig(source="test.jsonl", split="held_out", samples=1, temperature=None, max_tokens=50)
 

@@ -13,7 +13,8 @@ import torch
 from backend_checks import check_training, close, save_tiny
 from safetensors.torch import load_file
 
-from ssb_unsloth.method.losses import Head, kd_loss, kd_loss_dense, row_weights
+from ssb_unsloth.method.distributions import Head
+from ssb_unsloth.method.losses import kd_loss, kd_loss_dense, row_weights
 
 TESTS = Path(__file__).parents[1] / "support"
 RECIPE = str(TESTS.parents[1] / "recipes" / "pocket.yaml")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from bad_input import complaint
-from ssb_unsloth.machine.findings.geometry import from_config
 
-from ssb_unsloth.backends import adapter_config
+from ssb_unsloth.backends.sources import adapter_config
 from ssb_unsloth.cli import main
 from ssb_unsloth.data.problems import load_problems
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.io.files import check_folder, local, parse_json, read_lines, read_object, read_text
+from ssb_unsloth.machine.geometry import from_config
 from ssb_unsloth.recipe.schema import ProblemsConfig
 from ssb_unsloth.records import Rollout, read_jsonl, read_rows
 from ssb_unsloth.run.rundir import fingerprint

@@ -4,11 +4,11 @@ import dataclasses
 import sys
 
 import pytest
-from ssb_unsloth.machine.findings.cards import BFLOAT16, CARDS, card_named, known_as
-from ssb_unsloth.machine.findings.hardware import Found, choose, find_cards, here, torch_build
 
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.machine.findings import hardware
+from ssb_unsloth.machine import hardware
+from ssb_unsloth.machine.cards import BFLOAT16, CARDS, card_named, known_as
+from ssb_unsloth.machine.hardware import Found, choose, find_cards, here, torch_build
 from ssb_unsloth.recipe.schema import LORA_RANKS, ModelConfig, Recipe, SamplerConfig, load, save
 
 A100 = "0, GPU-aaaa, NVIDIA A100-SXM4-40GB, 40960, 40339, 580.82.07, 8.0"

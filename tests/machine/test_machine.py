@@ -13,8 +13,8 @@ import torch
 from ssb_unsloth import cli
 from ssb_unsloth.commands.doctor import check_before_stage, examine, try_import
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.machine.findings import environment, hardware, versions
-from ssb_unsloth.machine.findings import findings as machine
+from ssb_unsloth.machine import environment, hardware, versions
+from ssb_unsloth.machine import findings as machine
 from ssb_unsloth.recipe.schema import load
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from ssb_unsloth.machine.findings.assumptions import (
+
+from ssb_unsloth import cli
+from ssb_unsloth.backends.sampler import Adapter
+from ssb_unsloth.backends.sources import check_rank
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.machine import assumptions, hardware, hub, planner, speed
+from ssb_unsloth.machine.assumptions import (
     ENVIRONMENT_DOWNLOAD,
     INSTALL,
     LOSS_BLOCK,
@@ -17,16 +23,11 @@ from ssb_unsloth.machine.findings.assumptions import (
     PEAK,
     Assumptions,
 )
-from ssb_unsloth.machine.findings.cards import CARDS, Card
-from ssb_unsloth.machine.findings.geometry import SHIPPED, from_config, geometry
-from ssb_unsloth.machine.findings.hardware import KEPT_FREE_MIB
-from ssb_unsloth.machine.findings.plan import beside, card_for, describe, make_plan, span
-from ssb_unsloth.machine.findings.planner import target_bytes
-
-from ssb_unsloth import cli
-from ssb_unsloth.backends import Adapter, check_rank
-from ssb_unsloth.errors import UserError
-from ssb_unsloth.machine.findings import assumptions, hardware, hub, planner, speed
+from ssb_unsloth.machine.cards import CARDS, Card
+from ssb_unsloth.machine.geometry import SHIPPED, from_config, geometry
+from ssb_unsloth.machine.hardware import KEPT_FREE_MIB
+from ssb_unsloth.machine.plan import beside, card_for, describe, make_plan, span
+from ssb_unsloth.machine.planner import target_bytes
 from ssb_unsloth.pipeline import stages
 from ssb_unsloth.recipe.schema import LoraConfig, ModelConfig, load
 from ssb_unsloth.run.rundir import RunDir

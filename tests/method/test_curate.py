@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ssb_unsloth.backends import Completion, derive_seed
+from ssb_unsloth.backends.sampler import Completion
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.method.curate import Curator, bring_along, choose
 from ssb_unsloth.prompts import refinement_messages, student_messages, teacher_messages
 from ssb_unsloth.recipe.schema import CurateConfig, SamplingConfig
 from ssb_unsloth.records import Pair, Problem, Rollout, read_jsonl, stable_id
+from ssb_unsloth.seeds import derive_seed
 from ssb_unsloth.verifier import grading
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "gsm8k" / "recorded_rollouts.jsonl"

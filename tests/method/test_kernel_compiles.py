@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from ssb_unsloth.machine.findings.cards import CARDS
+
+from ssb_unsloth.machine.cards import CARDS
 
 CAPABILITIES = (75, 80, 90, 100)  # T4, A100, H100, B200; the others have their instructions
 SCRIPT = """

@@ -27,7 +27,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssb_unsloth.method import losses
-from ssb_unsloth.method.losses import Head, KDLoss, TeacherLogits, TeacherTopK, kd_loss, kd_loss_dense, row_weights
+from ssb_unsloth.method.distributions import Head, KDLoss, TeacherLogits, TeacherTopK
+from ssb_unsloth.method.losses import kd_loss, kd_loss_dense, row_weights
 
 N, H, V, K = 6, 4, 11, 3
 close = functools.partial(torch.testing.assert_close, rtol=2e-5, atol=2e-6)

@@ -18,7 +18,8 @@ from ssb_unsloth.cli import main
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.method import modeling, selfchecks
 from ssb_unsloth.method.collator import Example
-from ssb_unsloth.method.losses import Head, TeacherLogits, head_logits
+from ssb_unsloth.method.distributions import Head, TeacherLogits
+from ssb_unsloth.method.losses import head_logits
 from ssb_unsloth.method.selfchecks import (
     check_arithmetic,
     check_head,
@@ -165,9 +166,9 @@ def pocket():
 @pytest.fixture(scope="module")
 def pairs(pocket, tokenizer):
     """Questions, hints and the pocket's own replies to them."""
-    from ssb_unsloth.backends import Request
     from ssb_unsloth.backends.chat_template import render
-    from ssb_unsloth.backends.transformers import TransformersSampler
+    from ssb_unsloth.backends.sampler import Request
+    from ssb_unsloth.backends.transformers_sampler import TransformersSampler
     from ssb_unsloth.pocket.problems import generate
     from ssb_unsloth.prompts import student_messages, teacher_messages
     from ssb_unsloth.recipe.schema import SamplingConfig

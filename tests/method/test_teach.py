@@ -7,10 +7,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 
+from ssb_unsloth.backends.wrapped import causal_lm
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.method.collator import Example
 from ssb_unsloth.method.losses import head_logits
-from ssb_unsloth.method.modeling import as_teacher, causal_lm, hidden_states, output_head
+from ssb_unsloth.method.modeling import as_teacher, hidden_states, output_head
 from ssb_unsloth.method.targets import Targets, TargetWriter, bytes_per_token
 from ssb_unsloth.method.teach import teach
 from ssb_unsloth.recipe.schema import TeachConfig

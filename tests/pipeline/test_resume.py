@@ -15,19 +15,21 @@ from pathlib import Path
 
 import pytest
 from fake_server import Server
-from ssb_unsloth.machine.findings.out_of_memory import explained
 
-from ssb_unsloth.backends import Completion, derive_seed, load_sampler
+from ssb_unsloth.backends import load_sampler
+from ssb_unsloth.backends.sampler import Completion
 from ssb_unsloth.cli import main
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluation.evaluate import base_entrants, evaluate
 from ssb_unsloth.io import disk
 from ssb_unsloth.io.waiting import as_they_come
+from ssb_unsloth.machine.out_of_memory import explained
 from ssb_unsloth.method.curate import Curator
 from ssb_unsloth.recipe.schema import BenchmarkConfig, CurateConfig, ModelConfig, SamplerConfig, SamplingConfig, load
 from ssb_unsloth.records import Problem, stable_id
 from ssb_unsloth.run.kept import Kept
 from ssb_unsloth.run.rundir import RunDir
+from ssb_unsloth.seeds import derive_seed
 
 STEPS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree")  # Python tells of each beforehand
 

@@ -14,7 +14,7 @@ import pytest
 
 from ssb_unsloth.commands import reproduction
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.report.write import write as report
+from ssb_unsloth.report import write as report
 
 ROOT = Path(__file__).parents[2]
 THREE_B = "recipes/qwen2.5-3b-gsm8k.yaml"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
-from ssb_unsloth.report.write.costs import student_rows, student_table
 
 from ssb_unsloth.recipe import schema as config
-from ssb_unsloth.report.write import figures
+from ssb_unsloth.report import figures
+from ssb_unsloth.report.costs import student_rows, student_table
 from ssb_unsloth.run import clock
 from ssb_unsloth.run.rundir import RunDir
 from ssb_unsloth.run.students import students

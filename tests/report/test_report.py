@@ -8,15 +8,15 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
-from ssb_unsloth.report.write.worked_examples import worked_examples
-from ssb_unsloth.report.write.write import closing_lines, evaluation_section, write_report
 
 from ssb_unsloth.evaluation.scores import as_rows, score
 from ssb_unsloth.method.curate import Statistics
 from ssb_unsloth.recipe.schema import BenchmarkConfig, load
 from ssb_unsloth.records import EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, generations_file, write_jsonl
-from ssb_unsloth.report.write import figures
-from ssb_unsloth.report.write import write as reporting
+from ssb_unsloth.report import figures
+from ssb_unsloth.report import write as reporting
+from ssb_unsloth.report.worked_examples import worked_examples
+from ssb_unsloth.report.write import closing_lines, evaluation_section, write_report
 from ssb_unsloth.run.rundir import RunDir
 
 POCKET = Path(__file__).parents[2] / "recipes" / "pocket.yaml"

@@ -26,15 +26,16 @@ import yaml
 from bad_input import complaint
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from ssb_unsloth.machine.findings.geometry import from_config
 
-from ssb_unsloth.backends import Request, adapter_config
+from ssb_unsloth.backends.sampler import Request
 from ssb_unsloth.backends.server import ServerSampler
+from ssb_unsloth.backends.sources import adapter_config
 from ssb_unsloth.backends.transformers import load_tokenizer
 from ssb_unsloth.cli import main
 from ssb_unsloth.data.pairs import load_pairs
 from ssb_unsloth.data.problems import load_benchmark, load_problems
 from ssb_unsloth.io.files import read_object
+from ssb_unsloth.machine.geometry import from_config
 from ssb_unsloth.method.curate import _read_rollouts
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.prompts import student_messages
