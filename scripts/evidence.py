@@ -46,7 +46,7 @@ def tables(rows: dict[str, Any]) -> str:
     """A run's tables as Markdown: scores, differences (between students and the recipe's own first), which wordings
     were learnt, cost."""
     from ssb_unsloth.io.markdown import pipes
-    from ssb_unsloth.report.costs import student_table
+    from ssb_unsloth.report.tables import student_table
 
     parts = [pipes(accuracy_table(rows["scores"]))]
     parts += [pipes(against_table(rows["differences"], reference)) for reference in references(rows["differences"])]

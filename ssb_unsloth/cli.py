@@ -244,7 +244,7 @@ def _stage(arguments: argparse.Namespace) -> int:
     hush()
     recipe = _load(arguments)
     if arguments.command != "report":
-        from .commands.doctor import check_before_stage
+        from .machine.check import check_before_stage
 
         check_before_stage(recipe)
     if recipe.threads is not None:  # read by torch and vLLM when they are imported
@@ -280,7 +280,8 @@ def _preflight(recipe: Recipe, everyone: Sequence[Student], root: Path) -> None:
 
 
 def _load(arguments: argparse.Namespace) -> Recipe:
-    from .machine.hardware import choose, here
+    from .machine.auto import choose
+    from .machine.hardware import here
     from .recipe.schema import load
     from .recipe.trackers import refuse_missing
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import UserError
 from ..io.progress import hide_loading_bars
-from ..machine.hardware import choose_model, here
+from ..machine.auto import choose_model
+from ..machine.hardware import here
 from ..recipe.schema import LoraConfig, ModelConfig
 from .adapters import assert_fits, merge
 from .chat_template import end_of_turn, pad_id, set_date, set_variables, stop_ids

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import UserError
 from ..io.progress import hide_loading_bars
-from ..machine.hardware import choose_model, here
+from ..machine.auto import choose_model
+from ..machine.hardware import here
 from ..recipe.schema import LoraConfig, ModelConfig
 from .sources import model_path
 

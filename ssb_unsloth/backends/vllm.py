@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..io.disk import REFUSALS
 from ..io.progress import bar_for, say
+from ..machine.auto import choose_model, choose_sampler
 from ..machine.environment import prepare
-from ..machine.hardware import choose_model, choose_sampler, here
+from ..machine.hardware import here
 from ..prompts import Messages
 from ..recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
 from .chat_template import completion, render, stop_ids

@@ -20,9 +20,9 @@ from typing import Any
 from ..errors import UserError
 from ..machine import hardware, hub, versions
 from ..machine.assumptions import ENVIRONMENT_BYTES
-from ..machine.findings import BOTH, GPU, POCKET, STOP, Finding, cpu_build, look, refuse_formats
-from ..machine.geometry import geometry, shipped
-from ..machine.plan import make_plan, needs_gpu
+from ..machine.findings import BOTH, GPU, POCKET, STOP, Finding, look
+from ..machine.geometry import geometry, needs_gpu, shipped
+from ..machine.plan import make_plan
 from ..recipe.schema import Recipe
 
 IMPORT_SECONDS = 180
@@ -67,29 +67,6 @@ def examine(recipe: Recipe | None = None, machine_only: bool = False) -> Finding
     if not machine_only:
         found += [*_packages(), *_imports(recipe)]
     return Findings(tuple(found), recipe.name if recipe else None, kind)
-
-
-def check_before_stage(recipe: Recipe) -> None:
-    """What a stage must not begin with; quick.
-
-    Raises:
-        UserError: versions that are known not to work together, formats that the card cannot train in, or a CPU build
-            of torch with a GPU and a model that needs one.
-    """
-    versions.refuse_clashes()
-    refuse_formats(recipe, hardware.here())
-    build = hardware.torch_build()
-    if build is None or build[1] is not None or not (cards := hardware.find_cards().cards):
-        return
-    try:
-        large = needs_gpu(geometry(recipe.model)[0])
-    except UserError:
-        large = True
-    if large:
-        raise UserError(
-            f"{cpu_build(build[0], cards[0].name)} {recipe.model.name} needs the GPU: `{versions.install_gpu_set()}`,"
-            " or hide the GPU by CUDA_VISIBLE_DEVICES= to go on without it."
-        )
 
 
 # -- The recipe

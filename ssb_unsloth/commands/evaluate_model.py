@@ -22,12 +22,14 @@ from ..evaluation.scores import as_rows, score
 from ..io import disk
 from ..io.files import local, read_object
 from ..io.markdown import escaped
-from ..machine.hardware import choose, here
+from ..machine.auto import choose
+from ..machine.hardware import here
 from ..machine.out_of_memory import explained
 from ..pocket import MODEL_DIR
 from ..recipe.schema import BENCHMARKS, Recipe, SamplerConfig, resolve, save
 from ..records import Problem, read_jsonl, write_jsonl
-from ..report.write import evaluation_section, plain, score_table
+from ..report.sections import evaluation_section
+from ..report.tables import plain, score_table
 from ..run.keys import of_path
 from ..run.manifests import FORMAT, digest
 from ..run.rundir import RunDir, Work

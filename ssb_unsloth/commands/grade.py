@@ -175,7 +175,7 @@ def files_in(paths: Sequence[Path]) -> list[Path]:
 
 def run(paths: Sequence[Path], out: Path | None) -> str:
     """Grade all files again; with `out`, write them there with the verdicts of today. Returns what is to be shown."""
-    from ..report.write import percent, plain
+    from ..report.tables import percent, plain
 
     results = [regrade(path) for path in files_in(paths)]
     names = [result.path.name for result in results]

@@ -21,7 +21,7 @@ from ..io.terminal import complain, tell
 from ..machine.hardware import here
 from ..machine.plan import make_plan, span
 from ..recipe.schema import load
-from ..report.write import PUBLISHED, Table, percent
+from ..report.tables import PUBLISHED, Table, percent
 from ..run.rundir import RunDir
 
 FIGURE_2 = {  # the paper's Figure 2, by eye: first and last

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import UserError
 from ..pipeline.stages import STAGES
 from ..recipe.schema import is_as_saved, load
-from ..report.write import plain
+from ..report.tables import plain
 from ..run import manifests
 from ..run.manifests import Damage
 from ..run.rundir import LOCKS, RunDir

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..recipe.schema import ModelConfig, Recipe, SamplerConfig, variant
-from . import hardware, versions
+from . import auto, hardware, versions
 from .cards import Card
 from .environment import TOOLKIT, WITHOUT_FLASHINFER, by_flashinfer, missing_for_flashinfer, wsl
 from .geometry import geometry
@@ -169,7 +169,7 @@ def _wrong_format(recipe: Recipe, card: Card) -> tuple[str, list[str]]:
     """bfloat16 where the card has none; trained weights in float16, whose gradients torch refuses to scale (both are
     what `preset: author_code` meets on a T4); and float16 for a model that overflows in it.
     """
-    dtype, cast = hardware.choose_model(recipe.model, card).dtype, recipe.train.lora.dtype == "model"
+    dtype, cast = auto.choose_model(recipe.model, card).dtype, recipe.train.lora.dtype == "model"
     if dtype == "float32" or (dtype == "bfloat16" and card.bfloat16):
         return "", []
     if _overflows(recipe):
@@ -216,8 +216,8 @@ def _flashinfer(recipe: Recipe | None, card: Card) -> Iterator[Finding]:
     if recipe is not None and not _starts_vllm(recipe):
         return
     config = recipe.sampler if recipe is not None else SamplerConfig()
-    model = hardware.choose_model(recipe.model, card) if recipe is not None else ModelConfig(dtype="bfloat16")
-    chosen = hardware.choose_sampler(config, card, model.dtype)
+    model = auto.choose_model(recipe.model, card) if recipe is not None else ModelConfig(dtype="bfloat16")
+    chosen = auto.choose_sampler(config, card, model.dtype)
     parts, missing = by_flashinfer(chosen, card.capability), missing_for_flashinfer(card.capability)
     if parts and missing:
         said = f"vLLM will have FlashInfer compile {' and '.join(parts)}, which it cannot: {missing}"

@@ -177,3 +177,11 @@ def _config(model: ModelConfig) -> tuple[dict[str, Any], str]:
             ) from None
         raise UserError(f"The config.json of {model.name} cannot be had: {error}. {remedy}") from None
     return config, "the hub"
+
+
+SMALL = 100_000_000  # parameters; ours: a CPU can do with a model up to here
+
+
+def needs_gpu(shape: Geometry) -> bool:
+    """Whether a CPU would take days: above SMALL parameters."""
+    return shape.parameters > SMALL

@@ -12,18 +12,11 @@ from ..errors import UserError
 from ..recipe.schema import Recipe, resolve, variant
 from . import hardware
 from .assumptions import ENVIRONMENT_BYTES, GIB, PEAK
+from .auto import KEPT_FREE_MIB
 from .cards import CARDS, Card, card_named
 from .findings import wrong_formats
-from .geometry import Geometry, geometry
-from .hardware import KEPT_FREE_MIB
+from .geometry import Geometry, geometry, needs_gpu
 from .planner import Plan, Planner, StagePlan
-
-SMALL = 100_000_000  # parameters; ours: a CPU can do with a model up to here
-
-
-def needs_gpu(shape: Geometry) -> bool:
-    """Whether a CPU would take days: above SMALL parameters."""
-    return shape.parameters > SMALL
 
 
 def make_plan(recipe: Recipe, card: Card | None) -> Plan:

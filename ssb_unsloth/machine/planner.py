@@ -36,9 +36,10 @@ from .assumptions import (
     TEXT_BYTES,
     Assumptions,
 )
+from .auto import KEPT_FREE_MIB, choose
 from .cards import Card
 from .geometry import Geometry
-from .hardware import KEPT_FREE_MIB, choose, stated, torch_build
+from .hardware import stated, torch_build
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 

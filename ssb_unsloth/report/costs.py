@@ -35,25 +35,6 @@ def student_rows(everyone: Sequence[Student]) -> list[dict[str, Any]]:
     return rows
 
 
-def student_table(rows: Sequence[Row]) -> list[list[str]]:
-    """Means over seeds, a line for each name; the first line is the head."""
-    table = [["model", "method", "seeds", "steps", "tokens sampled", "tokens read", "seconds", "KL(base ‖ student)"]]
-    for name in dict.fromkeys(row["model"] for row in rows):
-        own = [row for row in rows if row["model"] == name]
-        drifts = [row["drift"] for row in own if row["drift"] is not None]
-        table.append(
-            [
-                name,
-                own[0]["method"],
-                str(len(own)),
-                f"{_mean([row['steps'] for row in own]):.0f}",
-                *(f"{_mean([row[key] for row in own]):,.0f}" for key in ("sampled", "read", "seconds")),
-                f"{_mean(drifts):.4f}" if drifts else "not measured",
-            ]
-        )
-    return table
-
-
 def _cost(student: Student) -> dict[str, float]:
     """All that the student's stages took, and its rounds before, less what it did not need of them."""
     total = _cost(student.before) if student.before is not None else {"sampled": 0, "read": 0, "seconds": 0.0}
@@ -92,7 +73,3 @@ def _of_curation(student: Student, manifest: Mapping[str, Any]) -> tuple[int, fl
 
 def _manifest(student: Student, stage: str) -> dict[str, Any]:
     return student.run.manifest(stage) or {}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

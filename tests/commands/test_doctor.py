@@ -18,10 +18,11 @@ from packaging.utils import canonicalize_name
 
 from ssb_unsloth import cli
 from ssb_unsloth.commands import doctor
-from ssb_unsloth.commands.doctor import check_before_stage, describe, examine, try_import
+from ssb_unsloth.commands.doctor import describe, examine, try_import
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.machine import findings as machine
 from ssb_unsloth.machine import hardware, hub, versions
+from ssb_unsloth.machine.check import check_before_stage
 from ssb_unsloth.recipe.schema import load
 
 ROOT = Path(__file__).parents[2]

@@ -14,14 +14,8 @@ from ssb_unsloth.evaluation.evaluate import graded
 from ssb_unsloth.evaluation.scores import SCORINGS, as_rows, score
 from ssb_unsloth.recipe.schema import BenchmarkConfig
 from ssb_unsloth.records import Generation
-from ssb_unsloth.report.write import (
-    difference_table,
-    evaluation_section,
-    gain_table,
-    published_table,
-    samples_table,
-    score_table,
-)
+from ssb_unsloth.report.sections import evaluation_section
+from ssb_unsloth.report.tables import difference_table, gain_table, published_table, samples_table, score_table
 
 TEST = BenchmarkConfig(source="test.jsonl", split="held_out", samples=1, temperature=None, max_tokens=50)
 

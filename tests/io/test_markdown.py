@@ -10,8 +10,8 @@ from tiny import POCKET_RECIPE
 from ssb_unsloth.io.markdown import Markdown, code, escaped, fenced, opening, pipes
 from ssb_unsloth.recipe.schema import BenchmarkConfig, load
 from ssb_unsloth.records import Generation, Pair, Problem, Rollout, generations_file, write_jsonl
+from ssb_unsloth.report.sections import evaluation_section
 from ssb_unsloth.report.worked_examples import worked_examples
-from ssb_unsloth.report.write import evaluation_section
 from ssb_unsloth.run.rundir import RunDir
 
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])

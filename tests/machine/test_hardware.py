@@ -6,9 +6,10 @@ import sys
 import pytest
 
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.machine import hardware
+from ssb_unsloth.machine import auto, hardware
+from ssb_unsloth.machine.auto import choose
 from ssb_unsloth.machine.cards import BFLOAT16, CARDS, card_named, known_as
-from ssb_unsloth.machine.hardware import Found, choose, find_cards, here, torch_build
+from ssb_unsloth.machine.hardware import Found, find_cards, here, torch_build
 from ssb_unsloth.recipe.schema import LORA_RANKS, ModelConfig, Recipe, SamplerConfig, load, save
 
 A100 = "0, GPU-aaaa, NVIDIA A100-SXM4-40GB, 40960, 40339, 580.82.07, 8.0"
@@ -255,7 +256,7 @@ def test_vllms_share_leaves_room_and_is_never_more_than_what_is_free(name, used_
     card = dataclasses.replace(CARDS[name], free_mib=CARDS[name].memory_mib - used_mib)
     share = choose(recipe(), card).sampler.gpu_memory_utilization
     assert isinstance(share, float)
-    assert 0.4 < share <= hardware.MOST_OF_THE_CARD
+    assert 0.4 < share <= auto.MOST_OF_THE_CARD
     assert share * card.memory_mib <= card.free_mib - 1000
 
 

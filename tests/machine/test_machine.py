@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from ssb_unsloth import cli
-from ssb_unsloth.commands.doctor import check_before_stage, examine, try_import
+from ssb_unsloth.commands.doctor import examine, try_import
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.machine import environment, hardware, versions
+from ssb_unsloth.machine import auto, environment, hardware, versions
 from ssb_unsloth.machine import findings as machine
+from ssb_unsloth.machine.check import check_before_stage
 from ssb_unsloth.recipe.schema import load
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +133,7 @@ def test_with_a_driver_and_gcc_alone_nothing_asks_for_nvcc(a_machine, tmp_path, 
     a_machine(card)
     findings = examine(recipe(tmp_path), machine_only=True)
     assert find(findings, "flashinfer").state(("gpu",)) != "wrong"
-    chosen = hardware.choose(recipe(tmp_path), hardware.here()).sampler
+    chosen = auto.choose(recipe(tmp_path), hardware.here()).sampler
     assert chosen.attention_backend == ("TRITON_ATTN" if card == "t4" else "FLASH_ATTN")
     assert environment.by_flashinfer(chosen, hardware.here().capability, environment.VLLM) == []
 
@@ -150,7 +151,7 @@ def test_with_a_driver_and_gcc_alone_nothing_asks_for_nvcc(a_machine, tmp_path, 
 )
 def test_on_blackwell_flashinfer_is_taken_where_its_compiler_is(a_machine, tmp_path, card, nvcc, backend):
     a_machine(card, nvcc)
-    assert hardware.choose(recipe(tmp_path), hardware.here()).sampler.attention_backend == backend
+    assert auto.choose(recipe(tmp_path), hardware.here()).sampler.attention_backend == backend
     finding = find(examine(recipe(tmp_path), machine_only=True), "flashinfer")
     assert ("compiles its attention" in finding.found) is (backend == "FLASHINFER")
     assert ("FlashAttention is taken" in finding.found) is (card == "b200" and backend == "FLASH_ATTN")
@@ -217,7 +218,7 @@ def test_formats_that_cannot_work_on_a_card_are_said_with_the_way_out_and_no_sta
     asked = recipe(tmp_path, *overrides)
     found = [f for f in examine(asked, machine_only=True).findings if f.name == "formats"]
     assert len(found) == (way is not None)
-    chosen = hardware.choose(asked, hardware.here())
+    chosen = auto.choose(asked, hardware.here())
     if way is None:
         machine.refuse_formats(chosen, hardware.here())
         return
@@ -225,7 +226,7 @@ def test_formats_that_cannot_work_on_a_card_are_said_with_the_way_out_and_no_sta
     with pytest.raises(UserError, match=r"train\.lora\.dtype" if "lora" in way else r"model\.dtype"):
         check_before_stage(chosen)
     mended = recipe(tmp_path, *overrides, *way.split(" (")[0].split())
-    machine.refuse_formats(hardware.choose(mended, hardware.here()), hardware.here())
+    machine.refuse_formats(auto.choose(mended, hardware.here()), hardware.here())
 
 
 def test_torch_really_refuses_to_scale_gradients_of_float16_weights():

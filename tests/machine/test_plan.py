@@ -23,9 +23,9 @@ from ssb_unsloth.machine.assumptions import (
     PEAK,
     Assumptions,
 )
+from ssb_unsloth.machine.auto import KEPT_FREE_MIB
 from ssb_unsloth.machine.cards import CARDS, Card
 from ssb_unsloth.machine.geometry import SHIPPED, from_config, geometry
-from ssb_unsloth.machine.hardware import KEPT_FREE_MIB
 from ssb_unsloth.machine.plan import beside, card_for, describe, make_plan, span
 from ssb_unsloth.machine.planner import target_bytes
 from ssb_unsloth.pipeline import stages

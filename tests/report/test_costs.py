@@ -8,7 +8,8 @@ import pytest
 
 from ssb_unsloth.recipe import schema as config
 from ssb_unsloth.report import figures
-from ssb_unsloth.report.costs import student_rows, student_table
+from ssb_unsloth.report.costs import student_rows
+from ssb_unsloth.report.tables import student_table
 from ssb_unsloth.run import clock
 from ssb_unsloth.run.rundir import RunDir
 from ssb_unsloth.run.students import students

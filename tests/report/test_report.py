@@ -13,10 +13,10 @@ from ssb_unsloth.evaluation.scores import as_rows, score
 from ssb_unsloth.method.curate import Statistics
 from ssb_unsloth.recipe.schema import BenchmarkConfig, load
 from ssb_unsloth.records import EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, generations_file, write_jsonl
-from ssb_unsloth.report import figures
-from ssb_unsloth.report import write as reporting
+from ssb_unsloth.report import figures, sections
+from ssb_unsloth.report.sections import evaluation_section
 from ssb_unsloth.report.worked_examples import worked_examples
-from ssb_unsloth.report.write import closing_lines, evaluation_section, write_report
+from ssb_unsloth.report.write import closing_lines, write_report
 from ssb_unsloth.run.rundir import RunDir
 
 POCKET = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
@@ -190,7 +190,7 @@ def test_replies_that_could_not_be_compared_are_said(run, report):
     boxed = [row for row in scores if (row["scoring"], row["metric"]) == ("equivalent", "pass@1")]
     assert f"**{2 * len(boxed)} replies** count as wrong because" in page
     curated = {**report, "curation": {**report["curation"], "undecided": 3}}
-    assert "**3 rollouts and refinements** count as wrong because" in reporting._curation_section(curated)
+    assert "**3 rollouts and refinements** count as wrong because" in sections.curation_section(curated)
 
 
 @pytest.mark.parametrize("name", FIGURES)

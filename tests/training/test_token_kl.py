@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ssb_unsloth.method.collator import Example
-from ssb_unsloth.training.token_kl import ALTERNATIVES, KINDS, by_kind, kinds, measure, page, piece
+from ssb_unsloth.report.token_page import by_kind, page
+from ssb_unsloth.training.token_kl import ALTERNATIVES, KINDS, kinds, measure, piece
 
 NASTY = [  # what a model may write, and a careless page would run
     "</script><script>window.harmed = 1</script>",

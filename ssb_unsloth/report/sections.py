@@ -1,0 +1,257 @@
+"""The sections of report.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..evaluation.stats import RESAMPLES
+from ..io.markdown import escaped, opening, pipes
+from ..prompts import text
+from ..recipe.schema import Recipe
+from .tables import Row, difference_table, gain_table, published_table, samples_table, score_table, student_table
+
+TITLES = {
+    "ssb": "Semantic Soft Bootstrapping",
+    "sft": "fine-tuning on the refined answers",
+    "rft": "fine-tuning on right rollouts",
+    "ssd": "fine-tuning on unverified rollouts",
+    "grpo": "GRPO",
+}
+
+
+def evaluation_section(
+    scores: Sequence[Row], differences: Sequence[Row], benchmarks: Mapping[str, Row], seed: int
+) -> str:
+    """Scores, differences, the published figures and how it was measured, as Markdown. `seed`: the bootstraps'."""
+    kinds = {s["interval"] for s in scores if s["metric"] == "pass@1"}
+    several = any(s["seed"] is None for s in scores)
+    intervals = {
+        "wilson": "Wilson's for one reply a question" + ", or where all replies or none are right," * (len(kinds) > 1),
+        "bootstrap": f"a bootstrap over questions for several ({RESAMPLES:,} resamples, seed {seed})",
+    }
+    columns = [
+        "*equal as string*: the box is the gold answer character for character (the paper's way)",
+        "*box or not*: the last box, formula or number is equal to it, boxed or not, cut off or not",
+        "*no box*, *cut off*: shares of all replies, those that ended without a box and those that did not end;"
+        " *tokens*: means over right and over wrong replies",
+    ]
+    if any((d["scoring"], d["reference"]) == ("equivalent", "base") for d in differences):
+        columns.append("*against base*: points gained; *n.s.*: not significant, by the tests below")
+    if several:
+        columns.append(
+            "*seeds*: standard deviation (n - 1) and each seed's accuracy. Intervals speak of other questions, seeds of"
+            " other training runs"
+        )
+    parts = [
+        "Accuracy is pass@1: the last `\\boxed{}` is mathematically equal to the gold answer, and the reply was not cut"
+        f" off. Intervals are {' and '.join(text for kind, text in intervals.items() if kind in kinds)}.",
+        "\n".join(f"- {line}" for line in columns),
+        pipes(score_table(scores, differences)),
+    ]
+    ours = [s for s in scores if (s["scoring"], s["metric"]) == ("equivalent", "pass@1") and s["seed"] is not None]
+    if undecided := sum(s.get("undecided", 0) for s in ours):
+        parts.append(_undecided(undecided, "replies", "generations"))
+    if len(samples := samples_table(scores)) > 1:
+        parts += [
+            "Over the samples of a question (pass@k unbiased; ties of a vote count by their share):",
+            pipes(samples),
+        ]
+    if differences:
+        parts += [
+            "Differences on the same questions: the interval is a paired bootstrap over questions, the test McNemar's"
+            " exact one where each question has one reply (*gained, lost*: those that only the one, or only the other,"
+            " got right), else the same bootstrap, whose p is never below 2 / 2^m if m questions differ. Holm's"
+            f" correction is over the {len(difference_table(differences)) - 1} rows of this table. **no** marks what is"
+            " not significant at 5 %.",
+            pipes(difference_table(differences)),
+        ]
+    if len(gains := gain_table(differences)) > 1:
+        parts += [
+            "What a model gains box or not is *reasoning*; the rest of its gain in accuracy, which comes from boxing"
+            " the answer and from stopping, is *format*. Points, the interval that of the reasoning:",
+            pipes(gains),
+        ]
+    if len(published := published_table([b["name"] for b in benchmarks.values()])) > 1:
+        parts += [
+            "**Published, not measured here:** the paper's Table 1 (Qwen2.5-3B-Instruct), with Wilson's intervals for"
+            " its counts. Its prompt and decoding are unstated.",
+            pipes(published),
+        ]
+    parts.append(_how(benchmarks, {s["benchmark"]: s["n_questions"] for s in scores}))
+    for name, prompt in system_prompts(scores).items():
+        if prompt is None:
+            parts.append("Prompt *default*: the question alone, under whatever the chat template says by itself.")
+        else:
+            parts += [
+                f"Prompt *{escaped(name)}*, the system prompt before the question:",
+                "> " + prompt.replace("\n", "\n> "),
+            ]
+    return "\n\n".join(parts)
+
+
+def _undecided(count: int, what: str, where: str) -> str:
+    return (
+        f"**{count:,} {what}** count as wrong because their answers could not be compared with the gold answer to the"
+        f" end (time, memory or recursion ran out); `note` in the {where} says why."
+    )
+
+
+def system_prompts(scores: Sequence[Row]) -> dict[str, str | None]:
+    """The system prompts under which the scores were made, by name; None for the model's own default."""
+    texts = {"tutor": text("tutor"), "released": text("tutor", "released"), "default": None}
+    return {name: texts[name] for name in dict.fromkeys(s["prompt"] for s in scores)}
+
+
+def _how(benchmarks: Mapping[str, Row], questions: Mapping[str, int]) -> str:
+    """How many questions, and how they were decoded: ours, since the paper's decoding is unstated."""
+    told = []
+    for name, b in benchmarks.items():
+        ways = ["greedy"] * b["greedy"]
+        if b["temperature"] is not None:
+            ways.append(f"{b['samples']} at T={b['temperature']:g}, top_p {b['top_p']:g}, top_k {b['top_k'] or 'off'}")
+        penalty = f", repetition penalty {b['repetition_penalty']:g}"
+        n = f"{questions.get(name, 0):,}"
+        if b["count"] and questions.get(name) != b["count"]:
+            n = f"**only the first {n} of {b['count']:,}**"
+        told.append(
+            f"- {opening(name)}: {n} questions, {' and '.join(ways)}{penalty}, at most {b['max_tokens']:,} tokens"
+        )
+    return "\n".join(["The decoding is ours, the paper's being unstated:\n", *told])
+
+
+def document(recipe: Recipe, report: dict[str, Any]) -> str:
+    cost = [["stage", "seconds", "tokens", "peak memory", "peak on the GPU"]]
+    for name, spent in report["cost"].items():
+        cost.append(
+            [
+                name if name != "evaluate" or "students" not in report else "evaluate, of all students",
+                f"{spent['seconds']:.1f}",
+                f"{spent['tokens']:,}",
+                f"{spent['peak_rss_bytes'] / 2**30:.2f} GiB",
+                f"{spent['peak_device_bytes'] / 2**30:.2f} GiB" if spent["peak_device_bytes"] else "none used",
+            ]
+        )
+    gains = "![Each gain over the base, split into reasoning and format](gains.png)\n\n"
+    if len(gain_table(report["differences"])) == 1:
+        gains = ""
+    return f"""# {escaped(recipe.name)}: {TITLES[recipe.train.method]} of {escaped(recipe.model.name)}
+
+Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}.
+
+{evaluation_section(report["scores"], report["differences"], report["decoding"], recipe.seed)}
+
+![Accuracy of each model with 95 % intervals](accuracy.png)
+
+{gains}{curation_section(report)}{_training_section(report)}{_student_section(report)}{_token_section(report)}\
+## What it cost{_whose(report)}
+
+{pipes(cost)}
+
+## Worked examples
+
+[examples.md](examples.md) follows questions from rollouts to what base and student now answer.
+
+## Versions
+
+{", ".join(f"{name} {escaped(version)}" for name, version in report["versions"].items())}
+"""
+
+
+def _whose(report: dict[str, Any]) -> str:
+    """Of several students, whose stages a section speaks of."""
+    return f" of the first student, seed {report['seed']}" if "students" in report else ""
+
+
+def _targets(summary: dict[str, Any]) -> str:
+    """A sentence on what was kept of the teacher; how much of it, where that is not all."""
+    if "targets" not in summary:
+        return ""
+    if "mean_mass" not in summary:
+        return f" The teacher's targets ({summary['targets']}) are exact."
+    mean, least, temperature = (summary[name] for name in ("mean_mass", "least_mass", "mass_temperature"))
+    return (
+        f" The teacher's targets ({summary['targets']}) are **approximate**: they hold {mean:.1%} of its mass in the"
+        f" mean and {least:.1%} at the least, at temperature {temperature:g}."
+    )
+
+
+def curation_section(report: dict[str, Any]) -> str:
+    if "curation" not in report:  # GRPO alone learns from no pairs
+        return ""
+    c = report["curation"]
+    if c["brought"]:
+        kept = "all of them" if c["pairs"] == c["brought"] else f"the first {c['pairs']:,}"
+        return f"## Curation\n\n{c['brought']:,} pairs were brought along, and {kept} used; nothing was sampled.\n\n"
+    undecided = ""
+    if c.get("undecided"):
+        undecided = (
+            _undecided(c["undecided"], "rollouts and refinements", "rollouts.jsonl and refinements.jsonl") + "\n\n"
+        )
+    return f"""## Curation{_whose(report)}
+
+{c["questions"]:,} questions, {c["rollouts"]:,} rollouts ({c["no_answer"]:,} without a box, {c["truncated"]:,} cut off):
+{c["all_right"]:,} questions with only right rollouts, {c["all_wrong"]:,} with only wrong ones, {c["mixed"]:,} mixed
+({c["repeated_wrong"]:,} of them with a repeated wrong answer). {c["refined"]:,} questions refined, {c["accepted"]:,} of
+them rightly, {c["pairs"]:,} pairs kept. The paper used 950 questions for its 256 pairs.
+
+{undecided}\
+![From questions to pairs](curation.png)
+
+"""
+
+
+def _training_section(report: dict[str, Any]) -> str:
+    table = [["trained by", "steps", "first loss", "last loss", "trained parameters", "of"]]
+    for method, t in report["training"].items():
+        counts = f"{t['trainable_parameters']:,}", f"{t['total_parameters']:,}"
+        table.append([method, f"{t['steps']:,}", f"{t['first_loss']:.3f}", f"{t['last_loss']:.3f}", *counts])
+    others = " (GRPO's are others than the rest's)" if {"grpo"} < set(report["training"]) else ""
+    return f"""## Training
+
+{pipes(table)}
+
+A loss compares with others of its own method alone. The figure has the panels of the paper's Figure 2; its length is
+that of the student's own greedy replies to held-out questions{others}.{_targets(report["targets"])}
+
+![Loss, gradient norm and reply length over training](training.png)
+
+"""
+
+
+def _student_section(report: dict[str, Any]) -> str:
+    if "students" not in report:
+        return ""
+    return f"""## All students
+
+What each took on its way to the adapter, as if it had been made alone (stages that students share are counted for
+each); means over seeds. KL(base ‖ student) is measured on unrelated text, in nats a token: what training moved that it
+was not meant to.
+
+{pipes(student_table(report["students"]))}
+
+![Accuracy beside the tokens and seconds that it took](cost.png)
+
+"""
+
+
+def _token_section(report: dict[str, Any]) -> str:
+    if "token_kl" not in report:
+        return ""
+    table = [
+        ["kind of token", "tokens", "KL(teacher ‖ base), before", "KL(teacher ‖ student), after", "share of all before"]
+    ]
+    for row in report["token_kl"]:
+        shares = f"{row['before']:.4f}", f"{row['after']:.4f}", f"{100 * row['share']:.1f} %"
+        table.append([row["kind"], f"{row['tokens']:,}", *shares])
+    return f"""## At which token
+
+[tokens.html](tokens.html) colours the replies of the first pairs token by token: what the hint told there before
+training, and what of it is left after. Mean KL in nats a token, at temperature 1, on the run's own pairs,
+none of them held out:
+
+{pipes(table)}
+
+![Mean KL by kind of token, before and after](token_kl.png)
+
+"""
