@@ -17,6 +17,7 @@ from .io.files import control_character
 from .io.terminal import complain, tell, write
 from .machine.environment import prepare
 from .pipeline import stopping
+from .recipe.benchmarks import BENCHMARKS
 
 if TYPE_CHECKING:
     from .recipe.schema import Recipe
@@ -33,7 +34,6 @@ STAGE_HELP = {
 
 STOPPED = 130  # exit code after Ctrl-C, as shells have it
 AT_LAST = 4.8  # seconds after a signal; a run gives its stages less
-BENCHMARKS = ("math500", "aime2024", "aime2025", "gsm8k", "pocket-test", "pocket-test-hard")  # config.BENCHMARKS
 
 
 class Parser(argparse.ArgumentParser):

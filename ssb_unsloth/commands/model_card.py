@@ -11,18 +11,10 @@ from omegaconf import OmegaConf
 
 from ..io.markdown import code, escaped, fenced, pipes
 from ..prompts import text as prompt_text
+from ..recipe.methods import METHODS
 from ..recipe.schema import BASE, Recipe
 from ..run.students import Student, scores_of
 
-METHODS = {
-    "ssb": "Semantic Soft Bootstrapping ([arXiv 2512.05105](https://arxiv.org/abs/2512.05105)): a LoRA student, which"
-    " sees the bare question, learns the full distribution of its own base, which sees a right and a wrong solution, at"
-    " every token of a verified reply",
-    "sft": "supervised fine-tuning on verified replies that the base wrote when it saw a right and a wrong solution",
-    "rft": "rejection-sampling fine-tuning: supervised, on the base's own right solutions",
-    "ssd": "simple self-distillation (arXiv 2604.01193): supervised, on the base's own solutions, verified by nobody",
-    "grpo": "GRPO, with the verifier of final answers as the reward",
-}
 LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 
 
@@ -58,7 +50,7 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
 {_what(format_)} Student {code(student.name)} of the recipe {code(recipe.name)} of ssb_unsloth, seed {recipe.seed}.
 
 - **Base**: {code(base)}{f", revision {code(recipe.model.revision)}" if recipe.model.revision else ""}{rounds}
-- **Method**: {METHODS.get(method, method)}.
+- **Method**: {METHODS[method].card}.
 - **Data**: {code(source)}, split {code(recipe.problems.split)}: {asked}.
 - **Training**: {trained["steps"]:,} steps at a learning rate of {recipe.train.learning_rate:g}; loss {losses};
   LoRA of rank {recipe.train.lora.r}, {share:.1f} % of all parameters.
@@ -110,7 +102,7 @@ def without_folders(value: Any) -> Any:
 
 
 def _prompt(recipe: Recipe) -> str:
-    if recipe.train.method == "ssb" and recipe.prompts.student == "joined":
+    if not METHODS[recipe.train.method].samples and recipe.prompts.student == "joined":
         return (
             "It was trained on this text and the question with a space between them, as the authors' released code has"
             " it, and scored with the text as the system message of the model's own chat template:"

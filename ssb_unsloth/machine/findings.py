@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import UserError
+from ..recipe.methods import METHODS
 from ..recipe.schema import ModelConfig, Recipe, SamplerConfig, variant
 from . import auto, hardware, versions
 from .cards import Card
@@ -207,7 +208,7 @@ def _compiler() -> Iterator[Finding]:
 def _starts_vllm(recipe: Recipe) -> bool:
     """GRPO samples by vLLM on a GPU, whatever samples elsewhere."""
     students = [recipe, *(variant(recipe, name) for name in recipe.variants)]
-    grpo = any(s.train.method == "grpo" and s.train.grpo.use_vllm is not False for s in students)
+    grpo = any(METHODS[s.train.method].samples and s.train.grpo.use_vllm is not False for s in students)
     return grpo or recipe.sampler.engine != "transformers"
 
 

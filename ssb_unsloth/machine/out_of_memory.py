@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..io import disk
+from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe
 
 
@@ -39,7 +40,7 @@ def worth_changing(stage: str, recipe: Recipe) -> list[str]:
     """`key=value`s that make the stage smaller, the most worth changing first; those at their end are left out."""
     train, teach, sampler = recipe.train, recipe.teach, recipe.sampler
     section, micro = "train", train.micro_batch_size or train.batch_size
-    if train.method == "grpo":
+    if METHODS[train.method].samples:
         grpo = train.grpo
         section, micro = "train.grpo", grpo.micro_batch_size or grpo.questions_per_step * grpo.generations
     quantize = "model.quantization=4bit" if recipe.model.quantization != "4bit" else ""

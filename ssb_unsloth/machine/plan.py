@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ..errors import UserError
+from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe, resolve, variant
 from . import hardware
 from .assumptions import ENVIRONMENT_BYTES, GIB, PEAK
@@ -89,7 +90,7 @@ def _advice(recipe: Recipe, card: Card | None, shape: Geometry, stage: str) -> I
 def _changes(recipe: Recipe, stage: str) -> Iterator[str]:
     """Those of CHANGES that mean something to the stage of this recipe."""
     for change, stages in CHANGES:
-        other_method = change.startswith(PAIRS_ONLY if recipe.train.method == "grpo" else "train.grpo.")
+        other_method = change.startswith(PAIRS_ONLY if METHODS[recipe.train.method].samples else "train.grpo.")
         if stage in stages and not (stage == "train" and other_method):
             yield change
 
@@ -196,7 +197,7 @@ def beside(recipe: Recipe, stage: str, used: Mapping[str, Any], card: Card) -> s
     if planned is None or not planned.memory:
         return ""
     time = "no time planned" if planned.seconds is None else f"planned {span(planned.seconds)}"
-    sampling = stage in ("curate", "evaluate") or (stage == "train" and recipe.train.method == "grpo")
+    sampling = stage in ("curate", "evaluate") or (stage == "train" and METHODS[recipe.train.method].samples)
     vllm = ", of which vLLM takes all that it is given" if sampling and recipe.sampler.engine != "transformers" else ""
     return (
         f"{stage}: {used['seconds'] / 60:.1f} min ({time}); {used['peak_device_bytes'] / GIB:.2f} GiB by torch{vllm}"

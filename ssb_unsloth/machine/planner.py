@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from ..recipe.schema import READS, BenchmarkConfig, Recipe, variant
+from ..recipe.methods import METHODS
+from ..recipe.schema import BenchmarkConfig, Recipe, variant
 from . import hub
 from .assumptions import (
     AT_A_TIME,
@@ -154,14 +155,15 @@ class Planner:
 
     def student(self, beside: Recipe | None = None) -> Iterator[StagePlan]:
         """The stages that one student needs; but those that it shares with the recipe's own, `beside`."""
-        r, needed = self.recipe, READS[self.recipe.train.method]
-        shared = beside is not None and "curate" in READS[beside.train.method] and beside.curate == r.curate
+        r, needed = self.recipe, METHODS[self.recipe.train.method].reads
+        made = () if beside is None else METHODS[beside.train.method].reads
+        shared = beside is not None and "curate" in made and beside.curate == r.curate
         if "curate" in needed and not shared:
             yield self._named(self.curate())
-        shared = shared and beside is not None and "teach" in READS[beside.train.method] and beside.teach == r.teach
+        shared = shared and beside is not None and "teach" in made and beside.teach == r.teach
         if "teach" in needed and not shared:
             yield self._named(self.teach())
-        yield self._named(self.train() if r.train.method != "grpo" else self.grpo())
+        yield self._named(self.grpo() if METHODS[r.train.method].samples else self.train())
 
     def _named(self, stage: StagePlan) -> StagePlan:
         """With the variant's name; and as often as there are seeds and rounds, one after another."""
@@ -263,7 +265,7 @@ class Planner:
         steps = t.epochs * math.ceil(r.curate.pairs / t.batch_size)
         stage.note = f"{steps:,} steps"
         replies = t.epochs * r.curate.pairs * self.reply
-        loss_operations = (6 if t.method == "ssb" else 4) * replies * shape.H * shape.V
+        loss_operations = 2 * METHODS[t.method].head_products * replies * shape.H * shape.V
         self._compute_time(stage, self._training_operations(stage.read, length) + loss_operations)
         self._add_probes(stage, steps)
         return stage

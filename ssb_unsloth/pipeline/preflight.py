@@ -16,7 +16,8 @@ from ..backends.sources import adapter_path
 from ..data.problems import load_benchmark
 from ..errors import UserError
 from ..evaluation.evaluate import PROMPTS, Entrant, assert_adapters_fit, base_entrants, check_room
-from ..recipe.schema import READS, BenchmarkConfig, Recipe
+from ..recipe.methods import METHODS
+from ..recipe.schema import BenchmarkConfig, Recipe
 from ..records import Problem
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _check_model(same: Sequence[Recipe], whole: Recipe, benchmarks: Benchmarks) 
     lm = selfchecks.skeleton(model)
     for recipe in same:
         selfchecks.check_targets(lm, recipe.train.lora, model.name)
-    if any("teach" in READS[recipe.train.method] for recipe in same):
+    if any("teach" in METHODS[recipe.train.method].reads for recipe in same):
         selfchecks.check_arithmetic(lm, model.name)
 
 

@@ -24,7 +24,8 @@ from ..io.progress import say
 from ..machine.hardware import here
 from ..machine.out_of_memory import explained
 from ..machine.plan import beside
-from ..recipe.schema import READS, BenchmarkConfig, Recipe
+from ..recipe.methods import METHODS
+from ..recipe.schema import BenchmarkConfig, Recipe
 from ..records import EXAMPLES, EXAMPLES_BENCHMARK, Pair, Problem, Rollout, read_jsonl, write_jsonl
 from ..run import clock
 from ..run import keys as identity
@@ -156,7 +157,7 @@ def _train(recipe: Recipe, run: RunDir, work: Work) -> None:
 
     model, history, work.tokens = (result.pop(key) for key in ("model", "history", "tokens"))
     check_trained(model, load_tokenizer(recipe.model))
-    if recipe.train.token_pairs and "curate" in READS[recipe.train.method]:
+    if recipe.train.token_pairs and "curate" in METHODS[recipe.train.method].reads:
         from ..method.views import examples as examples_of
         from ..training.token_kl import FILE, measure
 
@@ -386,7 +387,7 @@ STAGES = {
         ),
         Stage(
             "train",
-            lambda r: READS[r.train.method],
+            lambda r: METHODS[r.train.method].reads,
             lambda r, run: {"model": identity.of_model(r.model, trained=r.train.method == "ssb"), **_train_identity(r)},
             _train,
         ),

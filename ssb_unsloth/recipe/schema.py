@@ -27,7 +27,9 @@ from ..io import disk
 from ..io.files import is_finite, local
 from ..prompts.hints import Hint
 from . import trackers
+from .benchmarks import BENCHMARKS
 from .file import merged, overrides_merged, read, with_references
+from .methods import MethodName
 from .presets import PRESETS
 
 LONGEST_NAME = 60  # bytes: several of them stand in one file's name, which has 255
@@ -145,17 +147,6 @@ class LoraConfig:
     )
 
 
-Method = Literal["ssb", "sft", "rft", "ssd", "grpo"]
-# The stages whose results a way of training reads, besides the questions.
-READS: dict[Method, tuple[str, ...]] = {
-    "ssb": ("curate", "teach"),
-    "sft": ("curate",),
-    "rft": ("curate",),
-    "ssd": ("curate",),
-    "grpo": (),
-}
-
-
 @dataclass
 class GrpoConfig:
     """Read where train.method is grpo. The paper states the 2,000 questions, and no other setting of its control."""
@@ -176,7 +167,8 @@ class GrpoConfig:
 
 @dataclass
 class TrainConfig:
-    method: Method = "ssb"  # ssb, or a control: sft on the pairs' replies, rft on right rollouts, ssd on any, or grpo
+    # ssb, or a control: sft on the pairs' replies, rft on right rollouts, ssd on any, or grpo (methods.py).
+    method: MethodName = "ssb"
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     epochs: int = 3  # paper §4.1
@@ -199,9 +191,7 @@ class TrainConfig:
     probe_questions: int = 32
     drift_texts: str | None = None  # ours: KL(base ‖ student) on the "text"s of a .jsonl file, or on "pocket" drills
     token_pairs: int = 24  # ours: pairs followed token by token, KL before and after; 0: none
-    report_to: list[str] = field(
-        default_factory=list
-    )  # trackers.py's names, e.g. [tensorboard]; the extra [trackers] brings it
+    report_to: list[str] = field(default_factory=list)  # names of trackers.py, as [tensorboard]; the extra [trackers]
 
 
 @dataclass
@@ -236,27 +226,6 @@ class CardConfig:
 
 BASE = "base"  # rows of every table
 DEFAULT_PROMPT = f"{BASE}-default-prompt"  # the base without the tutor prompt
-BENCHMARKS: dict[str, dict[str, Any]] = {  # length limits are ours, and fit the default sampler.max_model_len
-    "math500": {
-        "source": "HuggingFaceH4/MATH-500",
-        "split": "test",
-        "question": "problem",
-        "id": "unique_id",
-        "count": 500,
-        "max_tokens": 3072,
-    },
-    "aime2024": {
-        "source": "HuggingFaceH4/aime_2024",
-        "split": "train",
-        "question": "problem",
-        "count": 30,
-        "max_tokens": 3072,
-    },
-    "aime2025": {"source": "math-ai/aime25", "split": "test", "question": "problem", "count": 30, "max_tokens": 3072},
-    "gsm8k": {"source": "openai/gsm8k", "config": "main", "split": "test", "gold_format": "####", "count": 1319},
-    "pocket-test": {"source": "pocket", "split": "test", "limit": 300, "max_tokens": 160},
-    "pocket-test-hard": {"source": "pocket", "split": "test_hard", "limit": 200, "max_tokens": 200},
-}
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..recipe.methods import METHODS
 from ..run.clock import MEASURING, REFINEMENTS, ROLLOUTS
 from ..run.students import Student
 
@@ -59,13 +60,13 @@ def _of_curation(student: Student, manifest: Mapping[str, Any]) -> tuple[int, fl
     them are right is not known before; SSD asks nobody, and needs those alone that it learns from: of the time for
     rollouts, as much as of their tokens.
     """
-    method, counts = student.recipe.train.method, manifest["summary"]
+    pays, counts = METHODS[student.recipe.train.method].pays, manifest["summary"]
     seconds, spent = manifest["cost"]["seconds"], manifest.get("spent", {})
-    if method not in ("rft", "ssd"):
+    if pays == "all":
         return manifest["cost"]["tokens"], seconds
     sampled = all_rollouts = counts.get("rollout_tokens", 0)
     seconds -= spent.get(REFINEMENTS, 0.0)
-    if method == "ssd":
+    if pays == "learnt":
         sampled = min(all_rollouts, _manifest(student, "train")["summary"]["learnt_tokens"])
         seconds -= spent.get(ROLLOUTS, 0.0) * (1 - sampled / all_rollouts if all_rollouts else 0)
     return sampled, seconds

@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot: no screen is needed, and a notebook's own settings stay as they are
 from matplotlib.ticker import MaxNLocator
 
+from ..recipe.methods import METHODS
+
 GREY, BLUE, ORANGE, RED = "#9aa0a6", "#1f6fb4", "#e08214", "#c0392b"
 OTHER = "#56707f"  # a name that is no method's
-COLOURS = {"base": GREY, "ssb": BLUE, "sft": ORANGE, "rft": RED, "ssd": "#8e6bb0", "grpo": "#3a8f5c"}
+COLOURS: dict[str, str] = {"base": GREY} | {str(name): method.colour for name, method in METHODS.items()}
 PNG: dict[str, Any] = {
     "dpi": 150,
     "metadata": {"Software": ""},

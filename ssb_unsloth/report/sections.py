@@ -8,16 +8,9 @@ from typing import Any
 from ..evaluation.stats import RESAMPLES
 from ..io.markdown import escaped, opening, pipes
 from ..prompts import text
+from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe
 from .tables import Row, difference_table, gain_table, published_table, samples_table, score_table, student_table
-
-TITLES = {
-    "ssb": "Semantic Soft Bootstrapping",
-    "sft": "fine-tuning on the refined answers",
-    "rft": "fine-tuning on right rollouts",
-    "ssd": "fine-tuning on unverified rollouts",
-    "grpo": "GRPO",
-}
 
 
 def evaluation_section(
@@ -135,7 +128,7 @@ def document(recipe: Recipe, report: dict[str, Any]) -> str:
     gains = "![Each gain over the base, split into reasoning and format](gains.png)\n\n"
     if len(gain_table(report["differences"])) == 1:
         gains = ""
-    return f"""# {escaped(recipe.name)}: {TITLES[recipe.train.method]} of {escaped(recipe.model.name)}
+    return f"""# {escaped(recipe.name)}: {METHODS[recipe.train.method].title} of {escaped(recipe.model.name)}
 
 Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}.
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.stats import RESAMPLES
-from ..recipe.schema import READS, Recipe
+from ..recipe.methods import METHODS
+from ..recipe.schema import Recipe
 from ..records import Pair, read_jsonl, read_rows
 from ..run.rundir import RunDir, versions
 from ..run.students import students
@@ -39,7 +40,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, trained: Mapping[str
     method, seeds = recipe.train.method, recipe.seeds or [recipe.seed]
     own = method if recipe.rounds == 1 else f"{method}-round1"  # the student that lies in this run's own folder
     trained = trained or {method: run}
-    stages = [name for name in STAGES if name in (*READS[method], "train", "evaluate")]
+    stages = [name for name in STAGES if name in (*METHODS[method].reads, "train", "evaluate")]
     manifests = {name: run.manifest(name) or {} for name in stages}
     scored = json.loads((run.stage("evaluate") / "scores.json").read_text(encoding="utf-8"))
     histories = {

@@ -19,7 +19,8 @@ from typing import Any
 from ..errors import UserError
 from ..io.files import read_object
 from ..pipeline.stages import BEFORE, STAGES
-from ..recipe.schema import READS, Recipe, load, variant
+from ..recipe.methods import METHODS
+from ..recipe.schema import Recipe, load, variant
 from .manifests import digest
 from .rundir import RunDir
 
@@ -43,7 +44,7 @@ class Student:
     @property
     def chain(self) -> tuple[str, ...]:
         """Its stages, in their order."""
-        needed = (*READS[self.recipe.train.method], "train", *(["base"] if self.before else []))
+        needed = (*METHODS[self.recipe.train.method].reads, "train", *(["base"] if self.before else []))
         return tuple(stage for stage in CHAIN if stage in needed)
 
     def owns(self, stage: str) -> bool:

@@ -35,7 +35,8 @@ from ..errors import UserError
 from ..io.progress import say
 from ..method.views import examples, student_ids
 from ..prompts import student_messages
-from ..recipe.schema import Method, Recipe, TrainConfig
+from ..recipe.methods import MethodName
+from ..recipe.schema import Recipe, TrainConfig
 from ..records import Pair, Problem, Rollout
 from ..seeds import derive_seed
 from ..verifier.grading import Verdict
@@ -74,7 +75,7 @@ def learnt_from(
 
 
 def draw(
-    method: Method, pairs: Sequence[Pair], questions: Sequence[Problem], rollouts: Sequence[Rollout], seed: int
+    method: MethodName, pairs: Sequence[Pair], questions: Sequence[Problem], rollouts: Sequence[Rollout], seed: int
 ) -> list[tuple[str, Rollout]]:
     """The questions and rollouts that `rft` or `ssd` learns from."""
     of: dict[str, list[Rollout]] = {}

@@ -8,7 +8,6 @@ import pytest
 from evaluating import ENGINE, evaluate
 from fake_server import Server
 
-from ssb_unsloth.cli import BENCHMARKS
 from ssb_unsloth.recipe import schema as config
 from ssb_unsloth.records import Generation, read_jsonl, write_jsonl
 
@@ -21,10 +20,6 @@ AIME = "evaluate.benchmarks.aime2024"
 def problems(tmp_path):
     write_jsonl(tmp_path / "mine.jsonl", ROWS)
     return tmp_path / "mine.jsonl"
-
-
-def test_the_helps_benchmarks_are_those_that_there_are():
-    assert set(BENCHMARKS) == set(config.BENCHMARKS)
 
 
 def test_the_pocket_on_its_own_and_on_given_problems(tmp_path, problems, capsys):
