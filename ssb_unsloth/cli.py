@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
+import importlib
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from . import __version__
 from .errors import UserError
 from .io.credentials import refuse_credentials
-from .io.disk import refusal
 from .io.files import control_character
 from .io.terminal import complain, tell, write
 from .machine.environment import prepare
 from .pipeline import stopping
+from .pipeline.stopping import exit_code
+from .pipeline.table import STAGES
 from .recipe.benchmarks import BENCHMARKS
 
-if TYPE_CHECKING:
-    from .recipe.schema import Recipe
-    from .run.students import Student
-
-STAGE_HELP = {
-    "base": "merge the student of the round before into the weights (recipes with rounds)",
-    "curate": "sample rollouts, contrast them, keep verified refinements as pairs",
-    "teach": "run the hinted teacher over the pairs and store its targets",
-    "train": "train the LoRA student on the bare questions",
-    "evaluate": "sample base and student on the benchmarks and grade every reply",
-    "report": "write tables, figures and worked examples",
-}
-
-STOPPED = 130  # exit code after Ctrl-C, as shells have it
 AT_LAST = 4.8  # seconds after a signal; a run gives its stages less
 
 
@@ -58,12 +45,12 @@ def parser() -> argparse.ArgumentParser:
     for command in (run, sweep):
         _recipe_arguments(command)
         command.add_argument("--workers", type=int, default=1, metavar="N", help="stages at a time, on a CPU (1)")
-    for name, text in STAGE_HELP.items():
-        stage = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    for name, row in STAGES.items():
+        stage = commands.add_parser(name, help=row.help, description=row.help[0].upper() + row.help[1:] + ".")
         _recipe_arguments(stage)
         if name == "evaluate":
             _model_arguments(stage)
-        if name not in ("evaluate", "report"):
+        if not row.of_all:
             stage.add_argument("--student", metavar="NAME-sSEED", help="a variant's (default: the recipe's own)")
     grading = commands.add_parser("grade", help="grade stored replies again, without a model; show what changed")
     grading.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".jsonl of generations, or a folder")
@@ -149,50 +136,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     # argparse takes positional words in one row only; overrides may stand before and after options.
     if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
         parser().error(f"unknown: {' '.join(rest)}")
-    try:
-        if rest:
-            arguments.overrides += rest
-        if arguments.version:
-            from . import __version__
+    if rest:
+        arguments.overrides += rest
+    return exit_code(lambda: _command(arguments))
 
-            tell(f"ssb_unsloth {__version__}")
-            return 0
-        if arguments.command is None:
-            parser().print_help()
-            return 0
-        if arguments.command == "recipes":
-            return _list_recipes()
-        if arguments.command == "grade":
-            from .commands.grade import run as regrade
 
-            tell(regrade(arguments.files, arguments.out))
-            return 0
-        if arguments.command == "evaluate" and not arguments.recipe.endswith((".yaml", ".yml")):
-            return _evaluate_model(arguments)
-        if arguments.command == "plan":
-            return _plan(arguments)
-        if arguments.command == "doctor":
-            return _doctor(arguments)
-        if arguments.command in ("run", "sweep"):
-            return _run(arguments)
-        if arguments.command == "verify":
-            return _verify(arguments)
-        if arguments.command in ("export", "push", "chat"):
-            return _student(arguments)
-        return _stage(arguments)
-    except UserError as error:
-        complain(f"ssb: {error}")
-        return 2
-    except OSError as error:
-        refused = refusal(error)
-        if refused is None:
-            raise
-        complain(f"ssb: {refused}")
-        return 2
-    except KeyboardInterrupt as stop:
-        if stopping.is_first_to_tell():
-            complain("\nssb: stopped. What was finished is kept; the same command goes on from there.")
-        return getattr(stop, "code", STOPPED)
+def _command(arguments: argparse.Namespace) -> int:
+    if arguments.version:
+        tell(f"ssb_unsloth {__version__}")
+        return 0
+    if arguments.command is None:
+        parser().print_help()
+        return 0
+    module = arguments.command
+    if module == "evaluate" and not arguments.recipe.endswith((".yaml", ".yml")):
+        module = "evaluate_model"
+    elif module in STAGES:
+        module = "stage"
+    elif module == "sweep":
+        module = "run"
+    code: int = importlib.import_module(f"{__package__}.commands.{module}").run(arguments)
+    return code
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -201,164 +165,3 @@ def _check_words(words: Sequence[str]) -> None:
         refuse_credentials(word, f"word {number} of the command")
         if (found := control_character(word, "\n\t")) is not None:
             raise UserError(f"{word!r} holds the control character {found!r}; leave it out.")
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from .pipeline.sweep import Sweep
-    from .recipe.schema import save
-    from .report.write import closing_lines
-    from .run.rundir import RunDir
-
-    recipe = _load(arguments)
-    if arguments.workers < 1:
-        raise UserError(f"--workers: {arguments.workers} is below 1.")
-    if arguments.command == "sweep" and not recipe.variants and len(recipe.seeds) < 2:
-        raise UserError(f"{arguments.recipe}: names no variants and no seeds, so there is one student: use `ssb run`.")
-    if not recipe.evaluate.benchmarks:
-        raise UserError("evaluate.benchmarks: empty, so there is nothing to evaluate on; name one in the recipe.")
-    root = arguments.runs / recipe.name
-    words = [str(arguments.recipe), *arguments.overrides, "--runs", str(arguments.runs)]
-    code = Sweep(recipe, root, words, arguments.workers, arguments.force)()
-    if code == 0:
-        save(recipe, root / "recipe.yaml")  # also where nothing had to be done, after a command that asked for less
-        tell(closing_lines(RunDir(root)))
-    return code
-
-
-def _evaluate_model(arguments: argparse.Namespace) -> int:
-    from .commands.evaluate_model import run
-    from .io.progress import hush
-
-    hush()
-    tell(run(arguments))
-    return 0
-
-
-def _stage(arguments: argparse.Namespace) -> int:
-    from .io.progress import hush
-    from .pipeline.stages import run_stage
-    from .recipe.schema import save
-    from .run.rundir import RunDir
-    from .run.students import students
-
-    hush()
-    recipe = _load(arguments)
-    if arguments.command != "report":
-        from .machine.check import check_before_stage
-
-        check_before_stage(recipe)
-    if recipe.threads is not None:  # read by torch and vLLM when they are imported
-        os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
-    run = RunDir(arguments.runs / recipe.name)
-    whole = asked = recipe
-    first: Callable[[], None] | None = None
-    if arguments.command not in ("evaluate", "report"):
-        everyone = students(recipe, run.root)
-        labels = {student.label: student for student in everyone}
-        if arguments.student is not None and arguments.student not in labels:
-            raise UserError(
-                f"--student: no {arguments.student!r} in {arguments.recipe}; there are {', '.join(labels)}."
-            )
-        chosen = labels[arguments.student] if arguments.student else everyone[0]
-        recipe, run = chosen.recipe, chosen.run
-        whole = whole if chosen is everyone[0] else recipe
-        first = partial(_preflight, asked, everyone, arguments.runs / asked.name)
-    with run.lock(patience=stopping.SECONDS + 2):
-        ran = run_stage(arguments.command, recipe, run, arguments.force, first)
-        beside = run.root / "recipe.yaml"  # what the folder's stages were made with: a refused command changes nothing
-        if ran or not beside.exists():
-            save(whole, beside)
-        if not ran:
-            complain(f"{arguments.command}: up to date, {run.stage(arguments.command)}")
-    return 0
-
-
-def _preflight(recipe: Recipe, everyone: Sequence[Student], root: Path) -> None:
-    from .pipeline.preflight import check
-
-    check(recipe, everyone, root)
-
-
-def _load(arguments: argparse.Namespace) -> Recipe:
-    from .machine.auto import choose
-    from .machine.hardware import here
-    from .recipe.schema import load
-    from .recipe.trackers import refuse_missing
-
-    recipe = load(Path(arguments.recipe), arguments.overrides)
-    if arguments.command not in ("evaluate", "report"):  # all others train, or lead to it
-        trained = [{"report_to": recipe.train.report_to}, *(v.get("train", {}) for v in recipe.variants.values())]
-        refuse_missing([name for train in trained for name in train.get("report_to", [])])
-    return choose(recipe, here())
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    import json
-
-    from .machine.hardware import here
-    from .machine.plan import card_for, describe, make_plan
-    from .recipe.schema import load
-
-    recipe = load(Path(arguments.recipe), arguments.overrides)
-    card, why = card_for(recipe, arguments.gpu)
-    if arguments.measure:
-        from .machine.speed import measured
-
-        if arguments.gpu is not None:
-            raise UserError("--measure: measures the card that is here; leave --gpu out.")
-        card, why = measured(here()), ""
-    plan = make_plan(recipe, card)
-    if why:
-        complain(f"ssb: {why}")
-    tell(json.dumps(plan.as_dict(), indent=1) if arguments.json else describe(plan))
-    return 0
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    import json
-
-    from .commands.doctor import describe, examine
-    from .recipe.schema import load
-
-    recipe = load(Path(arguments.recipe), arguments.overrides) if arguments.recipe else None
-    findings = examine(recipe, machine_only=arguments.machine)
-    tell(json.dumps(findings.as_dict(), indent=1) if arguments.json else describe(findings))
-    return 0 if findings.can_run else 2
-
-
-def _verify(arguments: argparse.Namespace) -> int:
-    from .commands.verify import verify
-
-    shown, whole = verify(arguments.folder)
-    tell(shown)
-    return 0 if whole else 2
-
-
-def _student(arguments: argparse.Namespace) -> int:
-    from .io.progress import hush
-
-    hush()
-    if arguments.command == "export":
-        from .commands.export import export_all
-
-        export_all(arguments.folder, arguments.format, arguments.out)
-    elif arguments.command == "push":
-        from .commands.export import push
-
-        tell(push(arguments.folder, arguments.repo_id, arguments.format, arguments.public, arguments.yes))
-    else:
-        from .commands.chat import chat
-
-        chat(arguments.folder, arguments.temperature)
-    return 0
-
-
-def _list_recipes() -> int:
-    folders = [Path("recipes"), Path(__file__).parent.parent / "recipes"]
-    folder = next((f for f in folders if f.is_dir()), None)
-    if folder is None:
-        raise UserError("No folder of recipes here; run this in a checkout of the project.")
-    for path in sorted(folder.glob("*.yaml")):
-        first = path.read_text(encoding="utf-8").splitlines()[0]
-        tell(f"{path}  {first.lstrip('# ')}")
-    return 0

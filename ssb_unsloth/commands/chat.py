@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,10 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ..backends.sampler import Adapter, Request
+from ..io.progress import hush
 from ..io.terminal import visible
+from ..pipeline.students import adapter_of, finished
 from ..prompts import student_messages
 from ..recipe.schema import SamplingConfig
-from .export import adapter_of, finished
+
+
+def run(arguments: argparse.Namespace) -> int:
+    hush()
+    chat(arguments.folder, arguments.temperature)
+    return 0
 
 
 def chat(folder: Path, temperature: float, seed: int = 0) -> None:

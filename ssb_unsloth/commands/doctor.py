@@ -6,6 +6,8 @@ way of. What is imported to see whether it can be, is imported in a process of i
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -18,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..io.terminal import tell
 from ..machine import hardware, hub, versions
 from ..machine.assumptions import ENVIRONMENT_BYTES
 from ..machine.findings import BOTH, GPU, POCKET, STOP, Finding, look
 from ..machine.geometry import geometry, needs_gpu, shipped
 from ..machine.plan import make_plan
-from ..recipe.schema import Recipe
+from ..recipe.schema import Recipe, load
 
 IMPORT_SECONDS = 180
 
@@ -50,6 +53,13 @@ class Findings:
         findings = [{"state": finding.state(self.kinds), **asdict(finding)} for finding in self.findings]
         can = {kind: self.can(kind) for kind in BOTH}
         return {"recipe": self.recipe, "can_run": self.can_run, "can": can, "findings": findings}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    recipe = load(Path(arguments.recipe), arguments.overrides) if arguments.recipe else None
+    findings = examine(recipe, machine_only=arguments.machine)
+    tell(json.dumps(findings.as_dict(), indent=1) if arguments.json else describe(findings))
+    return 0 if findings.can_run else 2
 
 
 def examine(recipe: Recipe | None = None, machine_only: bool = False) -> Findings:

@@ -22,6 +22,8 @@ from ..evaluation.scores import as_rows, score
 from ..io import disk
 from ..io.files import local, read_object
 from ..io.markdown import escaped
+from ..io.progress import hush
+from ..io.terminal import tell
 from ..machine.auto import choose
 from ..machine.hardware import here
 from ..machine.out_of_memory import explained
@@ -38,7 +40,13 @@ from ..run.rundir import RunDir, Work
 MODEL = "model"  # the entrant's name where no adapter makes it a base
 
 
-def run(arguments: argparse.Namespace) -> str:
+def run(arguments: argparse.Namespace) -> int:
+    hush()
+    tell(evaluate_model(arguments))
+    return 0
+
+
+def evaluate_model(arguments: argparse.Namespace) -> str:
     """Evaluate, and return what is to be shown.
 
     Raises:

@@ -11,6 +11,7 @@ trained is added to the full weights. It takes 4 bytes of memory for each parame
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -27,46 +28,21 @@ from typing import Any
 from ..backends.sources import model_path, unloadable
 from ..errors import UserError
 from ..io import disk
-from ..io.progress import say
-from ..io.terminal import visible
-from ..recipe.schema import load
-from ..run import manifests
+from ..io.progress import hush, say
+from ..pipeline.students import adapter_of, finished, scores_of
 from ..run.manifests import FORMAT, digest
 from ..run.rundir import RunDir, refuse_in_stage
-from ..run.students import Student, assert_trained, root_of, scores_of, students
+from ..run.student import Student
 from .model_card import model_card, without_folders
 
 FORMATS = ("adapter", "merged", "gguf")
 CONVERTERS = ("convert_hf_to_gguf.py", "unsloth_convert_hf_to_gguf.py")  # llama.cpp's, and Unsloth's copy of it
 
 
-def finished(folder: Path) -> Student:
-    """The student whose run is in this folder, such as runs/pocket or runs/pocket/students/rft-s1.
-
-    Raises:
-        UserError: there is no run; or its training has not been finished, is not what its recipe.yaml asks for, or has
-            been changed since.
-    """
-    root, above = root_of(folder), folder.parent.parent
-    if not folder.exists() and folder.parent.name == "students" and (above / "recipe.yaml").is_file():
-        root = above  # a student that its recipe does not have
-    if not (root / "recipe.yaml").is_file():
-        raise UserError(f"{root}: holds no recipe.yaml, so it is no run folder; expected one such as runs/pocket.")
-    everyone = students(load(root / "recipe.yaml"), root)
-    student = next((s for s in everyone if s.run.root == folder), None)
-    if student is None:
-        raise UserError(
-            f"{folder}: no student of {root / 'recipe.yaml'}, which has {', '.join(s.label for s in everyone)}."
-        )
-    if student.run.manifest("train") is None:
-        raise UserError(f"{folder}: its training has not been finished; `ssb run` with its recipe goes on with it.")
-    assert_trained(student, alone=len(everyone) == 1)
-    student.run.check("train")
-    return student
-
-
-def adapter_of(student: Student) -> Path:
-    return student.run.stage("train") / "adapter"
+def run(arguments: argparse.Namespace) -> int:
+    hush()
+    export_all(arguments.folder, arguments.format, arguments.out)
+    return 0
 
 
 def export(folder: Path, formats: Sequence[str], out: Path | None = None) -> list[Path]:
@@ -107,7 +83,7 @@ def _written(source: Student, out: Path, name: str, write: Callable[[Path], None
     """Write aside, add the card, seal it, and only then give the folder its name: nobody loads half a model. A folder
     of that name is replaced only where an export has written it.
     """
-    with RunDir(out).write(name, *_key(source)) as work, _all_or_nothing(work.folder):
+    with RunDir(out).write(name, *key(source)) as work, _all_or_nothing(work.folder):
         write(work.folder)
         files = [path.name for path in work.folder.iterdir()]
         (work.folder / "README.md").write_text(model_card(source, name, files), encoding="utf-8")
@@ -115,7 +91,7 @@ def _written(source: Student, out: Path, name: str, write: Callable[[Path], None
     return out / name
 
 
-def _key(source: Student) -> tuple[str, dict[str, Any]]:
+def key(source: Student) -> tuple[str, dict[str, Any]]:
     """What determines an export: the trained adapter, and what the card says of it."""
     determined_by = {
         "format": FORMAT,
@@ -203,61 +179,3 @@ def _gguf(source: Student, converter: Path | None, merged: Path, into: Path) -> 
     if done.returncode or not target.is_file():
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         raise UserError(f"{converter or 'Unsloth'} cannot convert {merged}: {said[-1].strip()}")
-
-
-def pushable(folder: Path, format_: str) -> list[Path]:
-    """The files to upload: of an export that is there, or where there is none of this training, of a new one.
-
-    Raises:
-        UserError: one of them has been changed since the export.
-    """
-    exported = RunDir(folder / "export")
-    if not exported.is_fresh(format_, _key(finished(folder))[0]):
-        export(folder, [format_])
-    exported.check(format_)
-    return [path for path in manifests.files_in(exported.stage(format_)) if path.name != manifests.NAME]
-
-
-def push(folder: Path, repo_id: str, format_: str, public: bool, yes: bool) -> str:
-    """Upload one exported format (exported first if it is not there) to the hub. Returns the repository's address.
-
-    Private unless `public`; asks on the terminal unless `yes`.
-
-    Raises:
-        UserError: no token, no network, no permission, or nobody to ask. No message holds the token.
-    """
-    from huggingface_hub import HfApi, constants, get_token
-
-    if not re.fullmatch(r"[\w-]+/[\w.-]+", repo_id, re.ASCII):
-        raise UserError(f"{repo_id!r} is no name of a hub repository; expected one such as user/my-model.")
-    if constants.HF_HUB_OFFLINE:
-        raise UserError("HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it first.")
-    token = get_token()
-    if token is None:
-        raise UserError("The hub wants a token and there is none: run `hf auth login`, or set HF_TOKEN.")
-    source, files = folder / "export" / format_, pushable(folder, format_)
-    size = sum(path.stat().st_size for path in files) / 1e6
-    seen = "PUBLIC, for everybody to see" if public else "private"
-    what = f"{len(files)} files, {size:,.1f} MB, of {source} to {repo_id}, {seen}"
-    if not yes:
-        if not sys.stdin.isatty():
-            raise UserError(f"Would upload {what}: say --yes, since there is nobody at the terminal to ask.")
-        if input(visible(f"Upload {what}? [y/N] ")).strip().lower() not in ("y", "yes"):
-            raise UserError("Nothing was uploaded.")
-    api = HfApi(token=token)
-    try:
-        address = api.create_repo(repo_id, private=not public, exist_ok=True)
-        if not public and not api.repo_info(address.repo_id).private:
-            raise UserError(f"{repo_id} is there already and is public: say --public, or take another name.")
-        api.upload_folder(
-            repo_id=address.repo_id,
-            folder_path=source,
-            allow_patterns=[path.relative_to(source).as_posix() for path in files],
-            commit_message=f"Student of run {folder.name}, by ssb_unsloth",
-        )
-    except UserError:
-        raise
-    except Exception as error:  # the client's own, its transport's, and those of the network below
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"The hub did not take {repo_id}: {first.replace(token, '(token)')}") from None
-    return str(address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..io.terminal import tell
 from ..records import Problem, generations_file, read_jsonl, read_rows, write_jsonl
 from ..run import manifests
 from ..run.rundir import refuse_in_stage
@@ -173,7 +175,12 @@ def files_in(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def run(paths: Sequence[Path], out: Path | None) -> str:
+def run(arguments: argparse.Namespace) -> int:
+    tell(graded_again(arguments.files, arguments.out))
+    return 0
+
+
+def graded_again(paths: Sequence[Path], out: Path | None) -> str:
     """Grade all files again; with `out`, write them there with the verdicts of today. Returns what is to be shown."""
     from ..report.tables import percent, plain
 

@@ -10,10 +10,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ..io.markdown import code, escaped, fenced, pipes
+from ..pipeline.students import scores_of
 from ..prompts import text as prompt_text
 from ..recipe.methods import METHODS
 from ..recipe.schema import BASE, Recipe
-from ..run.students import Student, scores_of
+from ..run.student import Student
 
 LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 

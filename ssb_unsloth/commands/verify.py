@@ -5,19 +5,21 @@ Nothing is written and no model is loaded. What the run folder holds besides is 
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..pipeline.stages import STAGES
-from ..recipe.schema import is_as_saved, load
+from ..io.terminal import tell
+from ..pipeline.students import root_of, scope_of, students
+from ..pipeline.table import OF_ALL, STAGES, stage
+from ..recipe.schema import Recipe, is_as_saved, load
 from ..report.tables import plain
 from ..run import manifests
 from ..run.manifests import Damage
 from ..run.rundir import LOCKS, RunDir
-from ..run.students import root_of, students
 
 LOOSE = {"recipe.yaml", "reproduction.md", *LOCKS, *(f"{stage}.log" for stage in STAGES)}
 CURVES = "tensorboard"  # a folder that goes on growing, and no stage's
@@ -34,6 +36,12 @@ class Found:
 
 
 Stages = Mapping[Path, Found]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    shown, whole = verify(arguments.folder)
+    tell(shown)
+    return 0 if whole else 2
 
 
 def verify(folder: Path) -> tuple[str, bool]:
@@ -76,8 +84,8 @@ def _absent(folder: Path) -> str:
     return f"{folder / manifests.NAME}: missing" if folder.exists() else f"{folder}: not there; `ssb run` makes it"
 
 
-def _asked_for(root: Path, folder: Path, stages: Stages) -> tuple[list[str], dict[Path, tuple[Any, Any, RunDir]]]:
-    """What is wrong with recipe.yaml; and the folder of each stage that it asks for, with stage, recipe and run.
+def _asked_for(root: Path, folder: Path, stages: Stages) -> tuple[list[str], dict[Path, tuple[str, Recipe, RunDir]]]:
+    """What is wrong with recipe.yaml; and the folder of each stage that it asks for, with its name, recipe and run.
 
     Of a student's folder, the stages that this student was made by, wherever they lie.
     """
@@ -94,13 +102,13 @@ def _asked_for(root: Path, folder: Path, stages: Stages) -> tuple[list[str], dic
     except UserError as error:
         return [*wrong, str(error)], {}
     asked = {
-        student.run.stage(name): (STAGES[name], student.recipe, student.run)
+        student.run.stage(name): (name, student.recipe, student.run)
         for student in everyone
         if folder in (root, student.run.root)
         for name in student.chain
     }
     if folder == root:
-        asked |= {root / name: (STAGES[name], recipe, RunDir(root)) for name in ("evaluate", "report")}
+        asked |= {root / name: (name, recipe, RunDir(root)) for name in OF_ALL}
     return wrong, asked
 
 
@@ -125,10 +133,10 @@ def _broken_links(folder: Path, manifest: Mapping[str, Any], stages: Stages) -> 
             yield f"{folder}: made from another {name} ({known[:12]}) than is here now; `ssb run` makes it again"
 
 
-def _compare(folder: Path, stage: Any, recipe: Any, run: RunDir, found: Found) -> None:
+def _compare(folder: Path, name: str, recipe: Recipe, run: RunDir, found: Found) -> None:
     """Whether the recipe beside it would still be served by this stage."""
     try:
-        fresh = run.is_fresh(stage.name, stage.key(recipe, run)[0])
+        fresh = run.is_fresh(name, stage(name).key(scope_of(name, recipe, run))[0])
     except UserError as error:  # a stage before it, or data that is not on this machine
         found.notes.append(f"{folder}: not compared with recipe.yaml. {error}")
         return

@@ -23,7 +23,7 @@ from ..records import Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..run.students import Student
+    from ..run.student import Student
 
 Benchmarks = Mapping[str, tuple[BenchmarkConfig, Sequence[Problem]]]
 

@@ -14,10 +14,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
+from ..errors import UserError
+from ..io.disk import refusal
+from ..io.terminal import complain
+
 SECONDS = 3.0  # that a stage has to end by itself
+BY_CTRL_C = 130  # exit code, as shells have it
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _first: int | None = None  # the signal that is being obeyed
@@ -76,6 +81,27 @@ def is_first_to_tell() -> bool:
     the interpreter's own end until the other thread ends it.
     """
     return _first is None or _telling.acquire(blocking=False)
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """What a command comes to: its own code; 2 for a user's mistake or a full disk, said in one sentence; or, when it
+    is stopped, what shells have for the signal.
+    """
+    try:
+        return command()
+    except UserError as error:
+        complain(f"ssb: {error}")
+        return 2
+    except OSError as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        complain(f"ssb: {refused}")
+        return 2
+    except KeyboardInterrupt as stop:
+        if is_first_to_tell():
+            complain("\nssb: stopped. What was finished is kept; the same command goes on from there.")
+        return getattr(stop, "code", BY_CTRL_C)
 
 
 def _obey(number: int, frame: FrameType | None) -> None:

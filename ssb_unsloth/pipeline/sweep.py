@@ -11,10 +11,9 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -26,13 +25,14 @@ from ..machine.planner import size
 from ..recipe.schema import Recipe
 from ..run.manifests import Damage
 from ..run.rundir import RUN_LOCK, RunDir
-from ..run.students import Student, students
+from ..run.student import Student
 from . import stopping
-from .stages import STAGES
+from .process import Call, body
+from .students import scope_of, students
+from .table import OF_ALL, stage
 
 STOPPED = tuple(128 + number for number in stopping.SIGNALS)  # exit codes of a stage that was told to end
 PATIENCE = stopping.SECONDS + 1  # seconds for the stages to end by themselves
-TOGETHER = ("evaluate", "report")  # stages over all students
 
 
 @dataclass
@@ -52,10 +52,11 @@ class Job:
     def needs(self) -> set[Path]:
         """The folders that it reads."""
         base = ["base"] if self.student is not None and self.student.before is not None else []
-        return {self.run.stage(name) for name in (*STAGES[self.stage].reads(self.recipe), *base)} - {self.folder}
+        return {self.run.stage(name) for name in (*stage(self.stage).reads(self.recipe), *base)} - {self.folder}
 
     def is_fresh(self) -> bool:
-        return self.run.is_fresh(self.stage, STAGES[self.stage].key(self.recipe, self.run)[0])
+        scope = scope_of(self.stage, self.recipe, self.run)
+        return self.run.is_fresh(self.stage, stage(self.stage).key(scope)[0])
 
 
 @dataclass
@@ -67,14 +68,18 @@ class Running:
 
 
 class Sweep:
-    """One run of a recipe. `words` are what the stages' own commands are given: the recipe, its overrides, --runs."""
+    """One run of a recipe, read from `path` with `overrides`, in the folder of its name below `runs`."""
 
-    def __init__(self, recipe: Recipe, root: Path, words: Sequence[str], workers: int, force: bool) -> None:
-        self._words, self._workers, self._force = words, workers, force
+    def __init__(
+        self, recipe: Recipe, path: str, overrides: Sequence[str], runs: Path, workers: int, force: bool
+    ) -> None:
+        root = runs / recipe.name
+        self._call = Call("", path, overrides, runs, force=force)  # of its stages, each with its own name and student
+        self._workers, self._force = workers, force
         everyone = students(recipe, root)
         self._alone = len(everyone) == 1
         of_students = [Job(n, s, s.run, s.recipe) for s in everyone for n in s.chain if s.owns(n)]
-        self._todo = [*of_students, *(Job(name, None, RunDir(root), recipe) for name in TOGETHER)]
+        self._todo = [*of_students, *(Job(name, None, RunDir(root), recipe) for name in OF_ALL)]
         self._run = RunDir(root)
         self._total, self._ended, self._ran = len(self._todo), 0, False
         self._running: list[Running] = []
@@ -150,34 +155,33 @@ class Sweep:
         return None
 
     def _start(self, job: Job) -> None:
-        words = [job.stage, *self._words, *["--force"] * self._force]
-        if job.student is not None and not self._alone:
-            words += ["--student", job.student.label]
+        label = None if job.student is None or self._alone else job.student.label
+        call = replace(self._call, stage=job.stage, student=label)
         log = None
         if self._workers > 1:  # bars side by side would be unreadable
             job.run.root.mkdir(parents=True, exist_ok=True)
             log = job.run.root / f"{job.stage}.log"
         else:
             self._line(job, "starts")
-        process = self._process(words, log)
+        process = self._process(call, log)
         with stopping.later():  # until the stage can obey
             try:
                 process.start()
             except (EOFError, OSError):  # the process that it is forked from was killed: a fresh one needs none
-                process = multiprocessing.get_context("spawn").Process(target=_stage, args=(words, log))
+                process = multiprocessing.get_context("spawn").Process(target=body, args=(call, log))
                 process.start()
         self._running.append(Running(job, process, log, time.monotonic()))
         self._ran = True
 
-    def _process(self, words: list[str], log: Path | None) -> BaseProcess:
+    def _process(self, call: Call, log: Path | None) -> BaseProcess:
         """A process of its own. On a CPU all but the first are forked from one that imports the libraries meanwhile."""
         if self._forks and self._ran:
-            return multiprocessing.get_context("forkserver").Process(target=_stage, args=(words, log))
+            return multiprocessing.get_context("forkserver").Process(target=body, args=(call, log))
         if self._forks and self._todo:
             multiprocessing.set_forkserver_preload(["ssb_unsloth.pipeline.preload"])
             os.environ["SSB_STARTER"] = str(os.getpid())  # with which it ends
             forkserver.ensure_running()
-        return multiprocessing.get_context("spawn").Process(target=_stage, args=(words, log))
+        return multiprocessing.get_context("spawn").Process(target=body, args=(call, log))
 
     def _wait(self) -> int:
         """Wait for the next stage to end; its exit code, as shells have it where a signal ended it."""
@@ -272,8 +276,8 @@ class Sweep:
         mean = _mean(list(known.values()))
         if self._a_reply and self._replies:
             known.setdefault("evaluate", _mean(self._a_reply) * self._replies)
-        of_students = sum(known.get(stage, mean) for stage in rest if stage not in TOGETHER)
-        of_all = sum(known.get(stage, mean) for stage in rest if stage in TOGETHER)  # one after the other
+        of_students = sum(known.get(stage, mean) for stage in rest if stage not in OF_ALL)
+        of_all = sum(known.get(stage, mean) for stage in rest if stage in OF_ALL)  # one after the other
         return f" (about {_span(of_students / self._workers + of_all)} left)"
 
     @contextlib.contextmanager
@@ -298,19 +302,6 @@ def _end_forkserver() -> None:
     if number is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(number, signal.SIGKILL)
-
-
-def _stage(words: list[str], log: Path | None) -> None:
-    """The body of a stage's process: the stage's own command. It ends when the run does."""
-    stopping.arm()
-    stopping.with_parent()
-    if log is not None:
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, 2)
-        os.dup2(file, 1)
-    from ..cli import main
-
-    sys.exit(main(words))
 
 
 def _replies(recipe: Recipe, trained: int) -> int:

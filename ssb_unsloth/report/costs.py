@@ -7,7 +7,7 @@ from typing import Any
 
 from ..recipe.methods import METHODS
 from ..run.clock import MEASURING, REFINEMENTS, ROLLOUTS
-from ..run.students import Student
+from ..run.student import Student
 
 Row = Mapping[str, Any]
 

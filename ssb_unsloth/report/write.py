@@ -6,7 +6,7 @@ The tables are made from the plain rows of scores.json, so they serve any set of
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe
 from ..records import Pair, read_jsonl, read_rows
 from ..run.rundir import RunDir, versions
-from ..run.students import students
+from ..run.student import Student
 from ..training.token_kl import FILE as TOKENS
 from .costs import student_rows
 from .sections import document, system_prompts
@@ -30,24 +30,25 @@ CURATION = ("questions", "all_right", "all_wrong", "mixed", "refined", "accepted
 TRAINING = ("steps", "first_loss", "last_loss", "trainable_parameters", "total_parameters")
 
 
-def write_report(recipe: Recipe, run: RunDir, folder: Path, trained: Mapping[str, RunDir] | None = None) -> None:
+def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[Student]) -> None:
     """Write report.json, report.md, examples.md and the figures from what the other stages left in their folders.
 
-    `trained`: for each method of training the first student that learned by it; the recipe's own where nothing is said.
+    `everyone`: all students of the recipe, the one that lies in `run` first. Where several learned by the same method,
+    the first one's training is shown.
     """
     from . import figures
 
     method, seeds = recipe.train.method, recipe.seeds or [recipe.seed]
-    own = method if recipe.rounds == 1 else f"{method}-round1"  # the student that lies in this run's own folder
-    trained = trained or {method: run}
+    trained: dict[str, RunDir] = {}
+    for student in everyone:
+        trained.setdefault(student.recipe.train.method, student.run)
     stages = [name for name in STAGES if name in (*METHODS[method].reads, "train", "evaluate")]
     manifests = {name: run.manifest(name) or {} for name in stages}
     scored = json.loads((run.stage("evaluate") / "scores.json").read_text(encoding="utf-8"))
     histories = {
-        name: [row for _, row in read_rows(student.stage("train") / "history.jsonl")]
-        for name, student in trained.items()
+        name: [row for _, row in read_rows(its.stage("train") / "history.jsonl")] for name, its in trained.items()
     }
-    summaries = {name: (student.manifest("train") or {})["summary"] for name, student in trained.items()}
+    summaries = {name: (its.manifest("train") or {})["summary"] for name, its in trained.items()}
     report = {
         "format": FORMAT,
         "recipe": recipe.name,
@@ -63,7 +64,6 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, trained: Mapping[str
         "prompts": system_prompts(scored["scores"]),
         "decoding": {name: asdict(benchmark) for name, benchmark in recipe.evaluate.benchmarks.items()},
     }
-    everyone = students(recipe, run.root)
     if len(everyone) > 1:
         report["students"] = student_rows(everyone)
         figures.cost(report["scores"], report["students"], folder / "cost.png")
@@ -80,7 +80,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, trained: Mapping[str
         figures.token_kl(report["token_kl"], folder / "token_kl.png")
         (folder / "tokens.html").write_text(_token_page(recipe, run, tokens), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (folder / "examples.md").write_text(worked_examples(run, own, seeds[0]), encoding="utf-8")
+    (folder / "examples.md").write_text(worked_examples(run, everyone[0].name, seeds[0]), encoding="utf-8")
     (folder / "report.md").write_text(document(recipe, report), encoding="utf-8")
 
 

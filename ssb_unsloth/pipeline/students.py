@@ -12,44 +12,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..io.files import read_object
-from ..pipeline.stages import BEFORE, STAGES
 from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe, load, variant
-from .manifests import digest
-from .rundir import RunDir
+from ..run.manifests import digest
+from ..run.rundir import RunDir
+from ..run.student import Student
+from .stage import BEFORE, Scope
+from .table import OF_A_STUDENT, STAGES, stage
 
 SCORES = "scores.json"
-CHAIN = ("base", "curate", "teach", "train")
-
-
-@dataclass
-class Student:
-    """One row of the table: its name, a recipe of its own (one seed, one round, no variants), and its folder."""
-
-    name: str
-    recipe: Recipe
-    run: RunDir
-    before: Student | None = None  # the round before, whose student becomes this one's base
-
-    @property
-    def label(self) -> str:
-        return f"{self.name}-s{self.recipe.seed}"
-
-    @property
-    def chain(self) -> tuple[str, ...]:
-        """Its stages, in their order."""
-        needed = (*METHODS[self.recipe.train.method].reads, "train", *(["base"] if self.before else []))
-        return tuple(stage for stage in CHAIN if stage in needed)
-
-    def owns(self, stage: str) -> bool:
-        """Whether the stage's folder is its own, and not another student's."""
-        return stage not in self.run.places
 
 
 def students(recipe: Recipe, root: Path) -> list[Student]:
@@ -73,9 +50,23 @@ def students(recipe: Recipe, root: Path) -> list[Student]:
                     raise UserError(f"variants.{name}: the table has a {row!r} already; give it another name.")
                 run = RunDir(root / "students" / label if found else root)
                 chosen = replace(wanted, rounds=1)
-                before = found[label] = Student(row, chosen, run, before)
+                before = found[label] = Student(row, chosen, run, _chain(chosen, before), before)
     _share(list(found.values()))
     return list(found.values())
+
+
+def _chain(recipe: Recipe, before: Student | None) -> tuple[str, ...]:
+    needed = (*METHODS[recipe.train.method].reads, "train", *(["base"] if before else []))
+    return tuple(name for name in OF_A_STUDENT if name in needed)
+
+
+def scope_of(name: str, recipe: Recipe, run: RunDir) -> Scope:
+    """What a stage works on. `recipe` and `run`: a student's, or the whole recipe's if the stage is over all students.
+
+    Raises:
+        UserError: it is over all students, and one of them has not been trained as the recipe now asks for it.
+    """
+    return Scope(recipe, run, trained(recipe, run.root) if STAGES[name].of_all else ())
 
 
 def root_of(folder: Path) -> Path:
@@ -105,13 +96,42 @@ def trained(recipe: Recipe, root: Path) -> list[Student]:
 
 def assert_trained(student: Student, alone: bool) -> None:
     """Raises UserError if the student has not been trained as its recipe asks for it. `alone`: it is the only one."""
-    for stage in student.chain:
-        if not student.run.is_fresh(stage, STAGES[stage].key(student.recipe, student.run)[0]):
+    for name in student.chain:
+        if not student.run.is_fresh(name, stage(name).key(Scope(student.recipe, student.run))[0]):
             whose = "" if alone else f" --student {student.label}"
             raise UserError(
-                f"{student.run.stage(stage)}: not there, or not as the recipe asks for it now: run"
-                f" `ssb {stage}{whose}` first, or `ssb run`, which does all that is missing."
+                f"{student.run.stage(name)}: not there, or not as the recipe asks for it now: run"
+                f" `ssb {name}{whose}` first, or `ssb run`, which does all that is missing."
             )
+
+
+def finished(folder: Path) -> Student:
+    """The student whose run is in this folder, such as runs/pocket or runs/pocket/students/rft-s1.
+
+    Raises:
+        UserError: there is no run; or its training has not been finished, is not what its recipe.yaml asks for, or has
+            been changed since.
+    """
+    root, above = root_of(folder), folder.parent.parent
+    if not folder.exists() and folder.parent.name == "students" and (above / "recipe.yaml").is_file():
+        root = above  # a student that its recipe does not have
+    if not (root / "recipe.yaml").is_file():
+        raise UserError(f"{root}: holds no recipe.yaml, so it is no run folder; expected one such as runs/pocket.")
+    everyone = students(load(root / "recipe.yaml"), root)
+    student = next((s for s in everyone if s.run.root == folder), None)
+    if student is None:
+        raise UserError(
+            f"{folder}: no student of {root / 'recipe.yaml'}, which has {', '.join(s.label for s in everyone)}."
+        )
+    if student.run.manifest("train") is None:
+        raise UserError(f"{folder}: its training has not been finished; `ssb run` with its recipe goes on with it.")
+    assert_trained(student, alone=len(everyone) == 1)
+    student.run.check("train")
+    return student
+
+
+def adapter_of(student: Student) -> Path:
+    return student.run.stage("train") / "adapter"
 
 
 def scores_of(student: Student) -> list[dict[str, Any]]:
@@ -140,14 +160,15 @@ def _share(everyone: Sequence[Student]) -> None:
             identities[BEFORE] = trained_by[student.before.label]
             # The merged weights are not there yet; what they are made from says as much.
             recipe = replace(recipe, model=replace(recipe.model, name="the student of the round before"))
-        for stage in student.chain:
-            inputs = [identities.get(name) for name in (BEFORE, *STAGES[stage].reads(recipe))]
-            identity = digest([stage, recipe.seed, STAGES[stage].determined_by(recipe, student.run), inputs])
-            identities[stage] = identity
-            home = student.run.root / stage
+        for name in student.chain:
+            inputs = [identities.get(read) for read in (BEFORE, *stage(name).reads(recipe))]
+            determined_by = stage(name).determined_by(Scope(recipe, student.run))
+            identity = digest([name, recipe.seed, determined_by, inputs])
+            identities[name] = identity
+            home = student.run.root / name
             folder = folders.setdefault(identity, home)
             if folder != home:
-                student.run.places[stage] = folder
+                student.run.places[name] = folder
         trained_by[student.label] = identities["train"]
         if student.before is not None:
             student.run.model_before = student.before.recipe.model

@@ -1,0 +1,20 @@
+"""`ssb recipes`: which recipes there are."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import UserError
+from ..io.terminal import tell
+
+
+def run(arguments: argparse.Namespace) -> int:
+    folders = [Path("recipes"), Path(__file__).parents[2] / "recipes"]
+    folder = next((f for f in folders if f.is_dir()), None)
+    if folder is None:
+        raise UserError("No folder of recipes here; run this in a checkout of the project.")
+    for path in sorted(folder.glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0]
+        tell(f"{path}  {first.lstrip('# ')}")
+    return 0

@@ -1,0 +1,65 @@
+"""What a stage is: which stages it reads, what determines its result, and what it does.
+
+Each of them is a module of `stages/` with one object STAGE; `table` lists them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UserError
+from ..recipe.schema import Recipe
+from ..run.manifests import FORMAT, digest
+from ..run.rundir import RunDir, Work
+from ..run.student import Student
+
+BEFORE = "round-before"  # the place of the train stage whose student becomes the base of this round
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a stage works on: one student's recipe and folders; or those of a whole recipe, with all its students."""
+
+    recipe: Recipe
+    run: RunDir
+    students: Sequence[Student] = ()  # for the stages over all of them; each has been trained
+
+
+class Stage(ABC):
+    name: str
+
+    def reads(self, recipe: Recipe) -> tuple[str, ...]:
+        """The stages whose folders it reads."""
+        return ()
+
+    @abstractmethod
+    def determined_by(self, scope: Scope) -> dict[str, Any]:
+        """Its part of the recipe, and the files that it reads: with the seed and the stages before, all that its result
+        depends on.
+        """
+
+    @abstractmethod
+    def run(self, scope: Scope, work: Work) -> None:
+        """Write the results into `work.folder`. Heavy imports are made here."""
+
+    def key(self, scope: Scope) -> tuple[str, dict[str, Any]]:
+        """The hash of all that determines the result, and that itself.
+
+        Raises:
+            UserError: a stage that this one reads has not been run.
+        """
+        inputs = {}
+        for name in self.reads(scope.recipe):
+            manifest = scope.run.manifest(name)
+            if manifest is None:
+                raise UserError(
+                    f"Stage {self.name} reads what {name} writes, and {scope.run.stage(name)} is not there: run"
+                    f" `ssb {name}` first."
+                )
+            inputs[name] = manifest["id"]
+        own = self.determined_by(scope)
+        determined_by = {"format": FORMAT, "seed": scope.recipe.seed, **own, "inputs": inputs}
+        return digest(determined_by), determined_by

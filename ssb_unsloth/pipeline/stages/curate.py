@@ -1,0 +1,53 @@
+"""Questions to verified pairs, by sampling, or from where they were made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ...backends import load_sampler
+from ...run import keys
+from ...run.rundir import Work
+from ..stage import Scope, Stage
+
+
+class Curate(Stage):
+    name = "curate"
+
+    def determined_by(self, scope: Scope) -> dict[str, Any]:
+        recipe = scope.recipe
+        return {
+            "model": keys.of_model(recipe.model),
+            "problems": keys.of_problems(recipe.problems),
+            "sampler": keys.of_sampler(recipe.sampler),
+            "curate": keys.of_curation(recipe.curate),
+            "prompts": asdict(recipe.prompts),
+        }
+
+    def run(self, scope: Scope, work: Work) -> None:
+        from ...data.problems import load_problems
+        from ...method.curate import Curator, bring_along
+
+        recipe = scope.recipe
+        problems = load_problems(recipe.problems)
+        if recipe.curate.pairs_file is not None:
+            from ...backends.transformers import load_tokenizer
+            from ...data.pairs import load_pairs
+
+            pairs = load_pairs(recipe.curate.pairs_file, load_tokenizer(recipe.model), recipe.prompts.control_text)
+            work.summary = asdict(bring_along(pairs, problems, recipe.curate, work.folder))
+            return
+        curator = Curator(
+            recipe.curate,
+            make_sampler=lambda: load_sampler(recipe.model, recipe.sampler, recipe.seed, adapters=False),
+            max_model_len=recipe.sampler.max_model_len,
+            seed=recipe.seed,
+            folder=work.folder,
+            wording=recipe.prompts.wording,
+            control_text=recipe.prompts.control_text,
+        )
+        statistics = curator.run(problems)
+        work.tokens, work.summary = statistics.tokens, asdict(statistics)
+
+
+STAGE = Curate()

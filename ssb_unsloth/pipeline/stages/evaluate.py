@@ -1,0 +1,92 @@
+"""Base, students and given adapters on all benchmarks: every reply kept and graded, then scored."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from ...backends.sources import adapter_path
+from ...errors import UserError
+from ...io import disk
+from ...recipe.schema import BenchmarkConfig
+from ...records import EXAMPLES, EXAMPLES_BENCHMARK, Problem, write_jsonl
+from ...run import keys
+from ...run.curated import read_pairs
+from ...run.rundir import Work
+from ..stage import Scope, Stage
+
+if TYPE_CHECKING:
+    from ...evaluation.evaluate import Prompt
+
+
+class Evaluate(Stage):
+    name = "evaluate"
+
+    def determined_by(self, scope: Scope) -> dict[str, Any]:
+        recipe = scope.recipe
+        evaluation = recipe.evaluate
+        return {
+            "model": keys.of_model(recipe.model),
+            "sampler": keys.of_sampler(recipe.sampler),
+            "wording": recipe.prompts.wording,
+            "default_prompt": evaluation.default_prompt,
+            "adapters": {name: keys.of_path(source) for name, source in evaluation.adapters.items()},
+            "references": evaluation.references,
+            "benchmarks": {name: keys.of_problems(benchmark) for name, benchmark in evaluation.benchmarks.items()},
+            "students": {s.label: (s.run.manifest("train") or {})["id"] for s in scope.students},
+        }
+
+    def run(self, scope: Scope, work: Work) -> None:
+        recipe, run = scope.recipe, scope.run
+        from ...data.problems import load_benchmark
+        from ...evaluation.carried import carry_over, origins
+        from ...evaluation.evaluate import Entrant, assert_adapters_fit, base_entrants, evaluate
+        from ...evaluation.scores import as_rows, score
+        from ..preflight import check_references
+
+        if not recipe.evaluate.benchmarks:
+            raise UserError("evaluate.benchmarks: empty, so there is nothing to evaluate on; name one in the recipe.")
+        benchmarks = {
+            name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()
+        }
+        everyone = scope.students
+        for student in everyone:
+            student.run.check("train")
+        if run.manifest("curate") is not None:
+            run.check("curate", ["pairs.jsonl"])
+            # The first pairs' own questions: no score, since the students were trained on them, but the report shows
+            # the replies.
+            first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:EXAMPLES]]
+            shown = BenchmarkConfig(source="pairs", temperature=None, max_tokens=recipe.curate.rollout.max_tokens)
+            benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
+        seeds = list(dict.fromkeys(student.recipe.seed for student in everyone))
+        prompt: Prompt = "tutor" if recipe.prompts.wording == "paper" else "released"  # one for all that take part
+        entrants = [
+            entrant
+            for seed in seeds
+            for entrant in base_entrants(recipe.model, seed, recipe.evaluate.default_prompt, prompt)
+        ]
+        entrants += [
+            Entrant(s.name, s.recipe.model, s.run.stage("train") / "adapter", s.recipe.seed, prompt) for s in everyone
+        ]
+        for name, source in recipe.evaluate.adapters.items():
+            path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
+            entrants += [Entrant(name, recipe.model, path, seed, prompt) for seed in seeds]
+        assert_adapters_fit(entrants, recipe.sampler)
+        carry_over(run.stage("evaluate"), work.folder, origins(entrants, benchmarks, recipe.sampler))
+        for name, (_, problems) in benchmarks.items():
+            if name != EXAMPLES_BENCHMARK:
+                write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
+        names = list(dict.fromkeys(entrant.name for entrant in entrants))
+        check_references(recipe, names)
+        against = [(name, ref) for ref in recipe.evaluate.references for name in names if name not in (ref, "base")]
+        generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)
+        scored = [g for g in generations if g.benchmark in recipe.evaluate.benchmarks]
+        scores, differences = score(scored, recipe.evaluate.benchmarks, recipe.seed, against)
+        result = {"scores": as_rows(scores), "differences": as_rows(differences)}
+        disk.write_text(work.folder / "scores.json", json.dumps(result, indent=1) + "\n")
+        work.tokens = sum(g.n_tokens for g in generations)
+        work.summary = {"generations": len(generations)}
+
+
+STAGE = Evaluate()
