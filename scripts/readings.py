@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.pocket.problems import NAMES, WORDINGS, Wording
 from ssb_unsloth.recipe.schema import load
 from ssb_unsloth.records import Generation, Problem, read_jsonl
-from ssb_unsloth.run.students import students
 from ssb_unsloth.training.token_kl import FILE as TOKENS
 
 STEP = re.compile(r"(\w+) has (\d+)([+-])(\d+)=")

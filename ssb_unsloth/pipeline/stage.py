@@ -6,7 +6,7 @@ Each of them is a module of `stages/` with one object STAGE; `table` lists them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,11 @@ BEFORE = "round-before"  # the place of the train stage whose student becomes th
 
 @dataclass(frozen=True)
 class Scope:
-    """What a stage works on: one student's recipe and folders; or those of a whole recipe, with all its students."""
+    """What a stage works on: one student's recipe and folders; or, of a stage over all of them, those of the whole recipe."""
 
     recipe: Recipe
     run: RunDir
-    students: Sequence[Student] = ()  # for the stages over all of them; each has been trained
+    trained: Callable[[], Sequence[Student]] = tuple  # all students; UserError if one is not
 
 
 class Stage(ABC):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,8 @@ def _chain(recipe: Recipe, before: Student | None) -> tuple[str, ...]:
 
 
 def scope_of(name: str, recipe: Recipe, run: RunDir) -> Scope:
-    """What a stage works on. `recipe` and `run`: a student's, or the whole recipe's if the stage is over all students.
-
-    Raises:
-        UserError: it is over all students, and one of them has not been trained as the recipe now asks for it.
-    """
-    return Scope(recipe, run, trained(recipe, run.root) if STAGES[name].of_all else ())
+    """What a stage works on: `recipe` and `run` are a student's, or the whole recipe's if it is over all students."""
+    return Scope(recipe, run, partial(trained, recipe, run.root) if STAGES[name].of_all else tuple)
 
 
 def root_of(folder: Path) -> Path:

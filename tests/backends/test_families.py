@@ -10,12 +10,12 @@ from transformers import AutoTokenizer
 from ssb_unsloth.backends.chat_template import end_of_turn, render
 from ssb_unsloth.backends.transformers import load_tokenizer
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.pipeline.stages import run_stage
+from ssb_unsloth.pipeline.process import run_stage
+from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.prompts import student_messages, teacher_messages
 from ssb_unsloth.recipe.schema import ModelConfig, load
 from ssb_unsloth.records import Generation, generations_file, read_jsonl
 from ssb_unsloth.run.rundir import RunDir
-from ssb_unsloth.run.students import students
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 DATA = Path(__file__).parents[1] / "fixtures" / "gsm8k"

@@ -18,6 +18,7 @@ import torch
 import yaml
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import safe_open
+from stage_keys import key_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ssb_unsloth.backends.chat_template import render
@@ -28,14 +29,13 @@ from ssb_unsloth.cli import main
 from ssb_unsloth.commands.export import export, find_converter, finished
 from ssb_unsloth.commands.verify import verify
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.pipeline.stages import STAGES
+from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.prompts import student_messages
 from ssb_unsloth.prompts import text as prompt_text
 from ssb_unsloth.recipe.schema import ModelConfig, SamplingConfig, load, save
 from ssb_unsloth.run import manifests
-from ssb_unsloth.run.students import students
 from ssb_unsloth.training.ssb import save_adapter
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
@@ -68,15 +68,15 @@ def make_run(folder, scale=0.5, changes=(), counted=COUNTED):
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_().mul_(scale)
-    with run.write("curate", *STAGES["curate"].key(recipe, run)) as work:
+    with run.write("curate", *key_of("curate", recipe, run)) as work:
         (work.folder / "statistics.json").write_text(json.dumps(counted))
-    with run.write("teach", *STAGES["teach"].key(recipe, run)):
+    with run.write("teach", *key_of("teach", recipe, run)):
         pass
-    with run.write("train", *STAGES["train"].key(recipe, run)) as work:
+    with run.write("train", *key_of("train", recipe, run)) as work:
         save_adapter(model, work.folder / "adapter")
         work.summary = TRAINED
     rows = [score("base", 0.25), score("ssb", 0.5), score("ssb", 0.375, scoring="string"), score("rft", 0.75)]
-    with run.write("evaluate", *STAGES["evaluate"].key(recipe, run)) as work:
+    with run.write("evaluate", *key_of("evaluate", recipe, run)) as work:
         (work.folder / "scores.json").write_text(json.dumps({"scores": rows, "differences": []}))
     return folder
 
@@ -414,7 +414,7 @@ def test_a_refused_report_changes_nothing(own, capsys):
 
 def test_scores_of_another_adapter_are_not_on_the_card(own):
     (student,) = students(load(own / "recipe.yaml"), own)
-    with student.run.write("train", *STAGES["train"].key(student.recipe, student.run)) as work:
+    with student.run.write("train", *key_of("train", student.recipe, student.run)) as work:
         shutil.copytree(own / "train" / "adapter", work.folder / "adapter")
         (work.folder / "history.jsonl").write_text("another training")
         work.summary = TRAINED
@@ -470,7 +470,7 @@ def test_an_export_of_an_earlier_training_is_not_pushed(own, capsys):
     assert pushable(own, "adapter")
     assert (own / "export" / "adapter" / "manifest.json").read_bytes() == stamp
     (student,) = students(load(own / "recipe.yaml"), own)
-    with student.run.write("train", *STAGES["train"].key(student.recipe, student.run)) as work:
+    with student.run.write("train", *key_of("train", student.recipe, student.run)) as work:
         shutil.copytree(own / "train" / "adapter", work.folder / "adapter")
         (work.folder / "history.jsonl").write_text("another training")
         work.summary = TRAINED

@@ -12,11 +12,11 @@ from ssb_unsloth.cli import main
 from ssb_unsloth.commands.reproduction import compare
 from ssb_unsloth.commands.verify import verify
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.pipeline.stages import run_stage
+from ssb_unsloth.pipeline.process import run_stage
+from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.recipe.schema import load
 from ssb_unsloth.run import manifests
 from ssb_unsloth.run.rundir import RunDir
-from ssb_unsloth.run.students import students
 
 TWO = "variants: {hot: {train: {learning_rate: 1e-3}}}"
 

@@ -13,7 +13,7 @@ from ssb_unsloth import cli
 from ssb_unsloth.backends.sampler import Adapter
 from ssb_unsloth.backends.sources import check_rank
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.machine import assumptions, hardware, hub, planner, speed
+from ssb_unsloth.machine import assumptions, auto, hub, planner, speed
 from ssb_unsloth.machine.assumptions import (
     ENVIRONMENT_DOWNLOAD,
     INSTALL,
@@ -28,7 +28,8 @@ from ssb_unsloth.machine.cards import CARDS, Card
 from ssb_unsloth.machine.geometry import SHIPPED, from_config, geometry
 from ssb_unsloth.machine.plan import beside, card_for, describe, make_plan, span
 from ssb_unsloth.machine.planner import target_bytes
-from ssb_unsloth.pipeline import stages
+from ssb_unsloth.pipeline import process
+from ssb_unsloth.pipeline.stage import Stage
 from ssb_unsloth.recipe.schema import LoraConfig, ModelConfig, load
 from ssb_unsloth.run.rundir import RunDir
 
@@ -335,13 +336,21 @@ def test_after_a_stage_on_a_gpu_the_plan_stands_beside_what_was_used(three_b):
 
 
 def test_every_stage_says_it_and_on_a_cpu_none_does(three_b, monkeypatch, tmp_path, capsys):
-    nothing = stages.Stage("train", lambda r: (), lambda r, run: {}, lambda r, run, work: None)
-    monkeypatch.setitem(stages.STAGES, "train", nothing)
+    class Nothing(Stage):
+        name = "train"
+
+        def determined_by(self, scope):
+            return {}
+
+        def run(self, scope, work):
+            pass
+
+    monkeypatch.setattr("ssb_unsloth.pipeline.stages.train.STAGE", Nothing())
     for name, card in (("gpu", CARDS["t4"]), ("cpu", None)):
-        monkeypatch.setattr(stages, "here", lambda card=card: card)
+        monkeypatch.setattr(process, "here", lambda card=card: card)
         run = RunDir(tmp_path / name)
         with run.lock():
-            assert stages.run_stage("train", three_b(), run, force=False)
+            assert process.run_stage("train", three_b(), run, force=False)
         assert ("train: 0.0 min (planned" in capsys.readouterr().err) is (card is not None)
 
 
@@ -384,7 +393,7 @@ def test_every_number_that_the_plan_rests_on_stands_in_the_docs_with_its_origin(
     names = {n for n in vars(assumptions) if n.isupper() and n not in ("GIB", "POCKET", "SIZES")}
     fields = {f"Assumptions.{name}": value for name, value in vars(Assumptions()).items()}
     numbers = {name: getattr(assumptions, name) for name in names} | fields
-    numbers |= {name: getattr(hardware, name) for name in ("KEPT_FREE_MIB", "MOST_OF_THE_CARD", "CPU_SHARE")}
+    numbers |= {name: getattr(auto, name) for name in ("KEPT_FREE_MIB", "MOST_OF_THE_CARD", "CPU_SHARE")}
     assert set(table) == set(numbers)
     for name, value in numbers.items():
         _, _, stated, origin, _ = table[name].split("|")

@@ -297,10 +297,10 @@ def recipe(tmp_path):
 @pytest.fixture
 def sampled(monkeypatch):
     """Whether an engine was started."""
-    from ssb_unsloth.pipeline import stages
+    from ssb_unsloth.pipeline.stages import curate
 
     started = []
-    monkeypatch.setattr(stages, "load_sampler", lambda *_, **__: started.append(1) or pytest.fail("it samples"))
+    monkeypatch.setattr(curate, "load_sampler", lambda *_, **__: started.append(1) or pytest.fail("it samples"))
     return started
 
 
@@ -360,7 +360,7 @@ def test_every_student_is_looked_at_before_the_first_stage(recipe, sampled, caps
 
 def test_a_control_that_needs_no_hidden_states_may_have_such_a_head(tmp_path):
     from ssb_unsloth.pipeline import preflight
-    from ssb_unsloth.run.students import students
+    from ssb_unsloth.pipeline.students import students
 
     bert = tmp_path / "bert"
     shutil.copytree(MODEL_DIR, bert)

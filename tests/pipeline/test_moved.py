@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 from evaluating import ENGINE, evaluate
+from stage_keys import determined_by, key_of
 
 from ssb_unsloth.commands.export import finished
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.pipeline.stages import STAGES
+from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.recipe import schema as config
 from ssb_unsloth.records import write_jsonl
 from ssb_unsloth.run.rundir import SMALL, RunDir, fingerprint
-from ssb_unsloth.run.students import students
 
 POCKET = Path(config.__file__).parent.parent / "recipes" / "pocket.yaml"
 
@@ -26,7 +26,7 @@ def make(recipe, root):
     for student in students(recipe, root):
         for name in student.chain:
             if student.owns(name):
-                key, determined_by = STAGES[name].key(student.recipe, student.run)
+                key, determined_by = key_of(name, student.recipe, student.run)
                 with student.run.write(name, key, determined_by) as work:
                     folder = work.folder / ("model" if name == "base" else "adapter")
                     folder.mkdir()
@@ -41,7 +41,7 @@ def stale(recipe, root):
         (student.label, name)
         for student in students(recipe, root)
         for name in student.chain
-        if not student.run.is_fresh(name, STAGES[name].key(student.recipe, student.run)[0])
+        if not student.run.is_fresh(name, key_of(name, student.recipe, student.run)[0])
     ]
 
 
@@ -95,8 +95,8 @@ def test_a_file_is_its_contents_and_not_its_path(tmp_path, monkeypatch, key, fil
     def keys(value):
         recipe = config.load(POCKET, [f"{key}={value}"])
         student = students(recipe, tmp_path / "run")[0]
-        of_stages = [STAGES[name].determined_by(student.recipe, student.run) for name in student.chain]
-        return of_stages, STAGES["report"].determined_by(recipe, RunDir(tmp_path / "run"))
+        of_stages = [determined_by(name, student.recipe, student.run) for name in student.chain]
+        return of_stages, determined_by("report", recipe, RunDir(tmp_path / "run"))
 
     spelt = [keys(value) for value in (f"./{file}", path, f"~/{file}", f"../{tmp_path.name}/{file}")]
     assert all(other == spelt[0] for other in spelt)

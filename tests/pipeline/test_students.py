@@ -16,12 +16,12 @@ from ssb_unsloth.cli import main
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluation.carried import carry_over, origins
 from ssb_unsloth.evaluation.evaluate import Entrant
+from ssb_unsloth.pipeline.students import students, trained
 from ssb_unsloth.pipeline.sweep import Sweep, _replies
 from ssb_unsloth.recipe import schema as config
 from ssb_unsloth.recipe.schema import BenchmarkConfig
 from ssb_unsloth.records import Problem, generations_file, write_jsonl
 from ssb_unsloth.run.rundir import RunDir
-from ssb_unsloth.run.students import students, trained
 
 ROOT = Path(__file__).parents[2]
 POCKET = ROOT / "recipes" / "pocket.yaml"
@@ -190,7 +190,7 @@ def test_a_run_that_is_up_to_date_is_looked_at_by_sizes_and_times(tmp_path, caps
     root = finished_run.make(POCKET, tmp_path / "pocket")
 
     def again():
-        code = Sweep(config.load(POCKET), root, [], 1, False)()
+        code = Sweep(config.load(POCKET), str(POCKET), [], root.parent, 1, False)()
         return code, capsys.readouterr().err
 
     code, said = again()

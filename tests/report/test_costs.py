@@ -6,13 +6,13 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
+from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.recipe import schema as config
 from ssb_unsloth.report import figures
 from ssb_unsloth.report.costs import student_rows
 from ssb_unsloth.report.tables import student_table
 from ssb_unsloth.run import clock
 from ssb_unsloth.run.rundir import RunDir
-from ssb_unsloth.run.students import students
 
 POCKET = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
 COSTS = {"base": (1, 0), "curate": (100, 1000), "teach": (2, 300), "train": (50, 500)}  # seconds, tokens

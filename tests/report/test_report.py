@@ -11,6 +11,7 @@ import pytest
 
 from ssb_unsloth.evaluation.scores import as_rows, score
 from ssb_unsloth.method.curate import Statistics
+from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.recipe.schema import BenchmarkConfig, load
 from ssb_unsloth.records import EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, generations_file, write_jsonl
 from ssb_unsloth.report import figures, sections
@@ -18,6 +19,7 @@ from ssb_unsloth.report.sections import evaluation_section
 from ssb_unsloth.report.worked_examples import worked_examples
 from ssb_unsloth.report.write import closing_lines, write_report
 from ssb_unsloth.run.rundir import RunDir
+from ssb_unsloth.run.student import Student
 
 POCKET = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
 FENCE = "Look:\n```python\nprint(1)\n```\n# Not a heading\n````\n~~~\n"  # a text with fences of its own
@@ -103,7 +105,7 @@ def run(tmp_path_factory):
             if make:
                 make(work.folder)
     with run.write("report", "key", {}) as work:
-        write_report(recipe, run, work.folder)
+        write_report(recipe, run, work.folder, students(recipe, run.root))
     return run
 
 
@@ -218,7 +220,9 @@ def test_every_method_of_training_has_its_row_and_its_curves(run, tmp_path):
         write_jsonl(work.folder / "history.jsonl", [{"step": s, "loss": 0.0, "reward": s / 64} for s in range(1, 65)])
     folder = tmp_path / "report"
     folder.mkdir()
-    write_report(load(POCKET, ["name=mine", "seed=7"]), run, folder, {"ssb": run, "grpo": other})
+    recipe = load(POCKET, ["name=mine", "seed=7"])
+    grpo = Student("grpo", load(POCKET, ["train.method=grpo", "seed=7"]), other, ("train",))
+    write_report(recipe, run, folder, [*students(recipe, run.root), grpo])
     training = json.loads((folder / "report.json").read_text())["training"]
     assert {method: row["steps"] for method, row in training.items()} == {"ssb": 40, "grpo": 64}
     assert "| grpo | 64 |" in (folder / "report.md").read_text()
@@ -232,13 +236,17 @@ def test_without_a_difference_to_the_base_no_gain_is_drawn(run, tmp_path):
     rows = json.loads(path.read_text())
     path.write_text(json.dumps({**rows, "differences": [{**d, "reference": "sft"} for d in rows["differences"]]}))
     (tmp_path / "report").mkdir()
-    write_report(load(POCKET, ["name=mine", "seed=7"]), RunDir(tmp_path / "mine"), tmp_path / "report")
+    recipe = load(POCKET, ["name=mine", "seed=7"])
+    mine = RunDir(tmp_path / "mine")
+    write_report(recipe, mine, tmp_path / "report", students(recipe, mine.root))
     assert not (tmp_path / "report" / "gains.png").exists()
     assert "gains.png" not in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_the_same_run_gives_the_same_bytes(run, tmp_path):
-    write_report(load(POCKET, ["name=mine", "seed=7"]), run, tmp_path)
+    recipe = load(POCKET, ["name=mine", "seed=7"])
+    mine = run
+    write_report(recipe, mine, tmp_path, students(recipe, mine.root))
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (run.stage("report") / path.name).read_bytes(), path.name
 
@@ -260,7 +268,9 @@ def test_examples_are_those_of_the_recipes_seed_among_several(run, tmp_path):
 
 
 def test_a_recipe_of_several_seeds_reports_its_first_students_examples(run, tmp_path):
-    write_report(load(POCKET, ["name=mine", "seeds=[7,8]"]), run, tmp_path)
+    recipe = load(POCKET, ["name=mine", "seeds=[7,8]"])
+    mine = run
+    write_report(recipe, mine, tmp_path, students(recipe, mine.root))
     assert "Seeds 7, 8." in (tmp_path / "report.md").read_text()
     assert (tmp_path / "examples.md").read_text() == text(run, "examples.md")
 

@@ -4,10 +4,11 @@ import json
 import random
 from pathlib import Path
 
-from ssb_unsloth.pipeline.stages import STAGES
+from stage_keys import key_of
+
+from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.recipe.schema import load, save
 from ssb_unsloth.run.rundir import RunDir
-from ssb_unsloth.run.students import students
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -23,7 +24,7 @@ FILES = {
 def close(run, recipe, name, chance=None):
     """Finish a stage with some bytes in each of its files."""
     chance = chance or random.Random(name)
-    with run.write(name, *STAGES[name].key(recipe, run)) as work:
+    with run.write(name, *key_of(name, recipe, run)) as work:
         for file in FILES[name]:
             path = work.folder / file
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ class Evaluate(Stage):
             "adapters": {name: keys.of_path(source) for name, source in evaluation.adapters.items()},
             "references": evaluation.references,
             "benchmarks": {name: keys.of_problems(benchmark) for name, benchmark in evaluation.benchmarks.items()},
-            "students": {s.label: (s.run.manifest("train") or {})["id"] for s in scope.students},
+            "students": {s.label: (s.run.manifest("train") or {})["id"] for s in scope.trained()},
         }
 
     def run(self, scope: Scope, work: Work) -> None:
@@ -49,7 +49,7 @@ class Evaluate(Stage):
         benchmarks = {
             name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()
         }
-        everyone = scope.students
+        everyone = scope.trained()
         for student in everyone:
             student.run.check("train")
         if run.manifest("curate") is not None:

@@ -22,11 +22,12 @@ class Report(Stage):
     def run(self, scope: Scope, work: Work) -> None:
         from ...report.write import write_report
 
-        for student in scope.students:
+        everyone = scope.trained()
+        for student in everyone:
             for stage in ("curate", "train"):  # what a report reads; whoever is short of disk may delete the targets
                 if stage in student.chain:
                     student.run.check(stage)
-        write_report(scope.recipe, scope.run, work.folder, scope.students)
+        write_report(scope.recipe, scope.run, work.folder, everyone)
 
 
 STAGE = Report()
