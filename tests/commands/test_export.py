@@ -26,10 +26,10 @@ from ssb_unsloth.backends.sampler import Adapter, Request
 from ssb_unsloth.backends.transformers import load_model, load_tokenizer
 from ssb_unsloth.backends.transformers_sampler import TransformersSampler
 from ssb_unsloth.cli import main
-from ssb_unsloth.commands.export import export, find_converter, finished
+from ssb_unsloth.commands.export import export, find_converter
 from ssb_unsloth.commands.verify import verify
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.pipeline.students import students
+from ssb_unsloth.pipeline.students import finished, students
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.prompts import student_messages
@@ -169,7 +169,7 @@ def test_merged_is_a_whole_model_folder_of_16_bits(exported, tokenizer):
 VLLM = """
 import json, sys
 from pathlib import Path
-from ssb_unsloth.backends import Adapter, Request
+from ssb_unsloth.backends.sampler import Adapter, Request
 from ssb_unsloth.backends.vllm import VLLMSampler
 from ssb_unsloth.recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
 
@@ -463,7 +463,7 @@ def test_an_export_replaces_an_export(run, tmp_path):
 
 
 def test_an_export_of_an_earlier_training_is_not_pushed(own, capsys):
-    from ssb_unsloth.commands.export import pushable
+    from ssb_unsloth.commands.push import pushable
 
     export(own, ["adapter"])
     stamp = (own / "export" / "adapter" / "manifest.json").read_bytes()

@@ -67,7 +67,7 @@ def test_nothing_writes_to_the_terminal_but_by_that_way():
             streams = ("sys.stdout.write", "sys.stderr.write", "tqdm.write", "sys.stdout.buffer.write")
             if (called == "print" and not any(k.arg == "file" for k in node.keywords)) or called in streams:
                 ways.append(f"{path.relative_to(PACKAGE)}: {ast.unparse(node)}")
-    assert ways == ["progress.py: tqdm.write(visible(text), file=sys.stderr)"]
+    assert ways == ["io/progress.py: tqdm.write(visible(text), file=sys.stderr)"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from ssb_unsloth.recipe import schema as config
 from ssb_unsloth.records import write_jsonl
 from ssb_unsloth.run.rundir import SMALL, RunDir, fingerprint
 
-POCKET = Path(config.__file__).parent.parent / "recipes" / "pocket.yaml"
+POCKET = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
 
 
 def make(recipe, root):

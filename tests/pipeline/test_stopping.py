@@ -130,7 +130,7 @@ def test_a_signal_ends_the_command_and_its_stage_while_a_server_hangs(tmp_path, 
 def test_a_process_that_does_not_end_by_itself_is_ended(body):
     script = f"""
 import signal, sys, threading, time
-from ssb_unsloth import stopping
+from ssb_unsloth.pipeline import stopping
 def tell():
     if stopping.is_first_to_tell():
         print("it goes on from there", file=sys.stderr)
@@ -156,7 +156,7 @@ print("ready", flush=True)
 def test_a_worker_that_a_library_ends_does_not_end_the_command():
     script = """
 import multiprocessing, os, signal, time
-from ssb_unsloth import stopping
+from ssb_unsloth.pipeline import stopping
 stopping.arm(0.2)
 worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
 worker.start()

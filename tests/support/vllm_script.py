@@ -4,8 +4,7 @@ from __future__ import annotations
 
 VLLM = """
 import json, sys
-from ssb_unsloth import backends
-from ssb_unsloth.backends import Adapter, Request
+from ssb_unsloth.backends.sampler import Adapter, Request
 from ssb_unsloth.backends.vllm import VLLMSampler
 from ssb_unsloth.recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
 from pathlib import Path

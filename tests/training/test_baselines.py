@@ -244,7 +244,7 @@ def test_every_method_starts_from_the_same_adapter_and_takes_steps_the_same_way(
 INTERPRETED = """
 import torch
 from trl.kernels import ChunkedLogProbFunction
-from ssb_unsloth.baselines import grpo, sft
+from ssb_unsloth.training import grpo, sft
 from ssb_unsloth.training.grpo import train_grpo
 from ssb_unsloth.training.log_probs import PlainLogProbs
 FIELDS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")

@@ -149,7 +149,7 @@ def test_the_table_has_means_and_shares():
 
 
 def test_the_report_needs_no_torch_for_the_page():
-    code = "import sys, ssb_unsloth.training.token_kl as t; t.page('a', [], {}); assert 'torch' not in sys.modules"
+    code = "import sys, ssb_unsloth.report.token_page as t; t.page('a', [], {}); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
