@@ -155,7 +155,7 @@ def _command(arguments: argparse.Namespace) -> int:
         module = "stage"
     elif module == "sweep":
         module = "run"
-    code: int = importlib.import_module(f"{__package__}.commands.{module}").run(arguments)
+    code: int = importlib.import_module(f"{__package__}.commands.{module}").main(arguments)
     return code
 
 

@@ -19,7 +19,7 @@ from ..prompts import student_messages
 from ..recipe.schema import SamplingConfig
 
 
-def run(arguments: argparse.Namespace) -> int:
+def main(arguments: argparse.Namespace) -> int:
     hush()
     chat(arguments.folder, arguments.temperature)
     return 0

@@ -55,7 +55,7 @@ class Findings:
         return {"recipe": self.recipe, "can_run": self.can_run, "can": can, "findings": findings}
 
 
-def run(arguments: argparse.Namespace) -> int:
+def main(arguments: argparse.Namespace) -> int:
     recipe = load(Path(arguments.recipe), arguments.overrides) if arguments.recipe else None
     findings = examine(recipe, machine_only=arguments.machine)
     tell(json.dumps(findings.as_dict(), indent=1) if arguments.json else describe(findings))

@@ -40,7 +40,7 @@ from ..run.rundir import RunDir, Work
 MODEL = "model"  # the entrant's name where no adapter makes it a base
 
 
-def run(arguments: argparse.Namespace) -> int:
+def main(arguments: argparse.Namespace) -> int:
     hush()
     tell(evaluate_model(arguments))
     return 0

@@ -39,7 +39,7 @@ FORMATS = ("adapter", "merged", "gguf")
 CONVERTERS = ("convert_hf_to_gguf.py", "unsloth_convert_hf_to_gguf.py")  # llama.cpp's, and Unsloth's copy of it
 
 
-def run(arguments: argparse.Namespace) -> int:
+def main(arguments: argparse.Namespace) -> int:
     hush()
     export_all(arguments.folder, arguments.format, arguments.out)
     return 0

@@ -175,7 +175,7 @@ def files_in(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def run(arguments: argparse.Namespace) -> int:
+def main(arguments: argparse.Namespace) -> int:
     tell(graded_again(arguments.files, arguments.out))
     return 0
 

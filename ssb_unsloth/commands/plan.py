@@ -13,7 +13,7 @@ from ..machine.plan import card_for, describe, make_plan
 from ..recipe.schema import load
 
 
-def run(arguments: argparse.Namespace) -> int:
+def main(arguments: argparse.Namespace) -> int:
     recipe = load(Path(arguments.recipe), arguments.overrides)
     card, why = card_for(recipe, arguments.gpu)
     if arguments.measure:

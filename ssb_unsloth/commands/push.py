@@ -16,7 +16,7 @@ from ..run.rundir import RunDir
 from .export import export, key
 
 
-def run(arguments: argparse.Namespace) -> int:
+def main(arguments: argparse.Namespace) -> int:
     hush()
     tell(push(arguments.folder, arguments.repo_id, arguments.format, arguments.public, arguments.yes))
     return 0

@@ -9,7 +9,7 @@ from ..errors import UserError
 from ..io.terminal import tell
 
 
-def run(arguments: argparse.Namespace) -> int:
+def main(arguments: argparse.Namespace) -> int:
     folders = [Path("recipes"), Path(__file__).parents[2] / "recipes"]
     folder = next((f for f in folders if f.is_dir()), None)
     if folder is None:

@@ -13,7 +13,7 @@ from ..report.write import closing_lines
 from ..run.rundir import RunDir
 
 
-def run(arguments: argparse.Namespace) -> int:
+def main(arguments: argparse.Namespace) -> int:
     recipe = loaded(arguments.recipe, arguments.overrides)
     if arguments.workers < 1:
         raise UserError(f"--workers: {arguments.workers} is below 1.")

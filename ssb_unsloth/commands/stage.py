@@ -7,7 +7,7 @@ import argparse
 from ..pipeline.process import Call, perform
 
 
-def run(arguments: argparse.Namespace) -> int:
+def main(arguments: argparse.Namespace) -> int:
     student = getattr(arguments, "student", None)  # the stages over all students take none
     return perform(
         Call(arguments.command, arguments.recipe, arguments.overrides, arguments.runs, student, arguments.force)

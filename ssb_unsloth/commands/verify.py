@@ -38,7 +38,7 @@ class Found:
 Stages = Mapping[Path, Found]
 
 
-def run(arguments: argparse.Namespace) -> int:
+def main(arguments: argparse.Namespace) -> int:
     shown, whole = verify(arguments.folder)
     tell(shown)
     return 0 if whole else 2

@@ -1,1 +1,7 @@
-"""."""
+"""Files, the terminal, and what may be read from or written to either.
+
+Names and contents from outside are looked at here before anything is made of them (`files`), what is written is on the
+disk or not there at all (`disk`), and what is shown holds no secret and no control character (`terminal`).
+
+Imports nothing of the package but `errors`; every room may import it.
+"""

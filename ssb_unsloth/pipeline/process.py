@@ -142,7 +142,7 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool, first: Callab
         explained(name, recipe, run.stage(name)),
         run.write(name, key, determined_by, by_file=name == "evaluate") as work,
     ):
-        wanted.run(scope, work)
+        wanted.make(scope, work)
     say(f"{name}: done, {run.stage(name)}")
     _beside_the_plan(name, recipe, run)
     return True

@@ -21,11 +21,11 @@ BEFORE = "round-before"  # the place of the train stage whose student becomes th
 
 @dataclass(frozen=True)
 class Scope:
-    """What a stage works on: one student's recipe and folders; or, of a stage over all of them, those of the whole recipe."""
+    """What a stage works on: one student's recipe and folders, or the whole recipe's if it is over all students."""
 
     recipe: Recipe
     run: RunDir
-    trained: Callable[[], Sequence[Student]] = tuple  # all students; UserError if one is not
+    trained: Callable[[], Sequence[Student]] = tuple  # all students; UserError where one is not trained
 
 
 class Stage(ABC):
@@ -42,7 +42,7 @@ class Stage(ABC):
         """
 
     @abstractmethod
-    def run(self, scope: Scope, work: Work) -> None:
+    def make(self, scope: Scope, work: Work) -> None:
         """Write the results into `work.folder`. Heavy imports are made here."""
 
     def key(self, scope: Scope) -> tuple[str, dict[str, Any]]:

@@ -1,1 +1,6 @@
-"""."""
+"""A finished run as people read it: report.md and report.json, their tables and figures, worked examples, tokens.html.
+
+Everything is made from what the other stages left in their folders; no model is loaded.
+
+Imports `run`, `evaluation` and below; `pipeline` and `commands` import this.
+"""

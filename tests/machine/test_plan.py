@@ -342,7 +342,7 @@ def test_every_stage_says_it_and_on_a_cpu_none_does(three_b, monkeypatch, tmp_pa
         def determined_by(self, scope):
             return {}
 
-        def run(self, scope, work):
+        def make(self, scope, work):
             pass
 
     monkeypatch.setattr("ssb_unsloth.pipeline.stages.train.STAGE", Nothing())

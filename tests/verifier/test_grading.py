@@ -495,7 +495,8 @@ def test_numbers_are_fast_and_need_no_math_verify():
         assert grade(rf"\boxed{{{number:,}}}", str(number)).verdict == "right"
         assert (grade(rf"\boxed{{{number}}}", str(other)).verdict == "right") is (number == other)
     assert time.process_time() - start < 2  # a quarter of a second on one free core
-    code = "import sys; from ssb_unsloth.verifier import grading as g; g.grade(r'\\boxed{$1,000}', '999'); print(*sys.modules)"
+    code = "from ssb_unsloth.verifier.grading import grade; grade(r'\\boxed{$1,000}', '999')"
+    code += "; import sys; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"math_verify", "sympy", "torch", "numpy"} & set(modules)
 

@@ -18,7 +18,7 @@ class Base(Stage):
     def determined_by(self, scope: Scope) -> dict[str, Any]:
         return {}
 
-    def run(self, scope: Scope, work: Work) -> None:
+    def make(self, scope: Scope, work: Work) -> None:
         from ...backends.transformers import save_merged
 
         assert scope.run.model_before is not None

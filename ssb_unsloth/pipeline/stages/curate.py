@@ -24,7 +24,7 @@ class Curate(Stage):
             "prompts": asdict(recipe.prompts),
         }
 
-    def run(self, scope: Scope, work: Work) -> None:
+    def make(self, scope: Scope, work: Work) -> None:
         from ...data.problems import load_problems
         from ...method.curate import Curator, bring_along
 

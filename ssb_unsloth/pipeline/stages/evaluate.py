@@ -36,7 +36,7 @@ class Evaluate(Stage):
             "students": {s.label: (s.run.manifest("train") or {})["id"] for s in scope.trained()},
         }
 
-    def run(self, scope: Scope, work: Work) -> None:
+    def make(self, scope: Scope, work: Work) -> None:
         recipe, run = scope.recipe, scope.run
         from ...data.problems import load_benchmark
         from ...evaluation.carried import carry_over, origins

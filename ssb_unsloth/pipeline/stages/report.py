@@ -19,7 +19,7 @@ class Report(Stage):
     def determined_by(self, scope: Scope) -> dict[str, Any]:
         return {"recipe": keys.of_recipe(scope.recipe)}
 
-    def run(self, scope: Scope, work: Work) -> None:
+    def make(self, scope: Scope, work: Work) -> None:
         from ...report.write import write_report
 
         everyone = scope.trained()

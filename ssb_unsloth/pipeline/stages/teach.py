@@ -28,7 +28,7 @@ class Teach(Stage):
             "temperature": _stored_temperature(recipe),
         }
 
-    def run(self, scope: Scope, work: Work) -> None:
+    def make(self, scope: Scope, work: Work) -> None:
         recipe = scope.recipe
         backend = TrainingBackend(recipe.model)  # first: Unsloth has to be imported before transformers
         from ...backends.chat_template import pad_id

@@ -32,7 +32,7 @@ class Train(Stage):
         model = keys.of_model(recipe.model, trained=METHODS[recipe.train.method].by_backend)
         return {"model": model, **_of_method(recipe)}
 
-    def run(self, scope: Scope, work: Work) -> None:
+    def make(self, scope: Scope, work: Work) -> None:
         recipe, run = scope.recipe, scope.run
         method = {"ssb": _train_ssb, "grpo": _train_grpo}.get(recipe.train.method, _train_sft)
         result = method(recipe, run, work.folder)
