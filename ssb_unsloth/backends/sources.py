@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import UserError
 from ..io.files import local, read_object
 from ..machine.hub import endpoint
+from ..pocket import MODEL_DIR, is_pocket
 from ..recipe.schema import LORA_RANKS, ModelConfig
 from .sampler import Adapter
 
@@ -18,9 +19,7 @@ def model_path(model: ModelConfig) -> str:
     Raises:
         UserError: a local path without a config.json.
     """
-    if model.name == "pocket":
-        from ..pocket import MODEL_DIR
-
+    if is_pocket(model.name):
         return str(MODEL_DIR)
     path = local(model.name, "model.name")
     if path.exists():

@@ -26,6 +26,7 @@ from ..machine.assumptions import ENVIRONMENT_BYTES
 from ..machine.findings import BOTH, GPU, POCKET, STOP, Finding, look
 from ..machine.geometry import geometry, needs_gpu, shipped
 from ..machine.plan import make_plan
+from ..pocket import is_pocket
 from ..recipe.schema import Recipe, load
 
 IMPORT_SECONDS = 180
@@ -128,7 +129,7 @@ def _wanted(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
     names = [("models", recipe.model.name, recipe.model.revision), *(("datasets", s.source, None) for s in sources)]
     seen = set()
     for kind, name, revision in names:
-        local = name == "pocket" or name.startswith((".", "/", "~")) or Path(name).exists()
+        local = is_pocket(name) or name.startswith((".", "/", "~")) or Path(name).exists()
         if not local and "/" in name and name not in seen:
             seen.add(name)
             yield kind, name, revision

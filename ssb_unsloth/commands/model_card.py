@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from ..io.markdown import code, escaped, fenced, pipes
 from ..pipeline.students import scores_of
+from ..pocket import is_pocket
 from ..prompts import text as prompt_text
 from ..recipe.methods import METHODS
 from ..recipe.schema import BASE, Recipe
@@ -150,7 +151,7 @@ def _scores(scores: Sequence[dict[str, Any]], student: Student) -> str:
 
 def _loading(format_: str, base_name: str, rank: int, files: Sequence[str]) -> str:
     base = json.dumps(base_name)
-    if base_name == "pocket":
+    if is_pocket(base_name):
         base = "str(MODEL_DIR)  # from ssb_unsloth.pocket import MODEL_DIR"
     if format_ == "adapter":
         return f"""transformers and PEFT:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..io.files import local, read_object
+from ..pocket import MODEL_DIR, is_pocket
 from ..recipe.schema import ModelConfig
 from . import hub
 
@@ -149,9 +150,7 @@ def geometry(model: ModelConfig) -> tuple[Geometry, str]:
 
 
 def _config(model: ModelConfig) -> tuple[dict[str, Any], str]:
-    if model.name == "pocket":
-        from ..pocket import MODEL_DIR
-
+    if is_pocket(model.name):
         return read_object(MODEL_DIR / "config.json"), "the package"
     folder = local(model.name, "model.name")
     if folder.exists() or model.name.startswith((".", "/", "~")):

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+from ..pocket import is_pocket
 from ..recipe.methods import METHODS
 from ..recipe.schema import BenchmarkConfig, Recipe, variant
 from . import hub
@@ -116,7 +117,7 @@ class Planner:
         card = stated(card, recipe.card)
         self.asked, self.recipe = recipe, choose(recipe, card)
         self.card, self.shape, self.name = card, shape, name
-        self.assume = POCKET if recipe.model.name == "pocket" else Assumptions()
+        self.assume = POCKET if is_pocket(recipe.model.name) else Assumptions()
         self.itemsize = ITEMSIZE[self.recipe.model.dtype]
         self.lora = shape.lora_parameters(recipe.train.lora.r, recipe.train.lora.target_modules)
         engine = recipe.sampler.engine
@@ -131,7 +132,7 @@ class Planner:
         else:
             for stage in stages if self.card.memory_mib else ():
                 stage.fits = stage.bytes <= self.card.memory_mib * 2**20
-        local = r.model.name == "pocket" or source.startswith((".", "/", "~"))
+        local = is_pocket(r.model.name) or source.startswith((".", "/", "~"))
         local = local or hub.has_weights(r.model.name, r.model.revision)
         download = 0.0 if local else 2.0 * self.shape.parameters  # the hub's weights are 16-bit
         return Plan(
@@ -192,7 +193,7 @@ class Planner:
         """Asked until there are enough pairs, in whole waves, at most all."""
         c = self.recipe.curate
         waves = math.ceil(c.pairs / self.assume.pairs / c.wave) * c.wave
-        return min([waves, *[n for n in (c.questions, size(self.recipe.problems)) if n is not None]])
+        return min([waves, *[n for n in (c.questions, question_count(self.recipe.problems)) if n is not None]])
 
     # -- The stages
 
@@ -217,7 +218,7 @@ class Planner:
         stage, replies = StagePlan("evaluate", self._sampling_memory(adapters=True)), 0.0
         for benchmark in e.benchmarks.values():
             decodings = benchmark.greedy + (benchmark.samples if benchmark.temperature is not None else 0)
-            n = entrants * decodings * (size(benchmark) or 500)
+            n = entrants * decodings * (question_count(benchmark) or 500)
             replies += n
             stage.sampled += n * self.assume.reply * benchmark.max_tokens
             stage.read += n * self.student_prompt
@@ -274,7 +275,9 @@ class Planner:
         """TRL's GRPOTrainer with vLLM in its process: the weights twice, and vLLM's share from the start."""
         g, shape = self.recipe.train.grpo, self.shape
         a_step = g.questions_per_step * g.generations
-        steps = g.steps or math.ceil(min(g.questions, size(self.recipe.problems) or g.questions) / g.questions_per_step)
+        steps = g.steps or math.ceil(
+            min(g.questions, question_count(self.recipe.problems) or g.questions) / g.questions_per_step
+        )
         longest = math.ceil(self.student_prompt) + g.max_tokens
         stage = StagePlan("train", self._training_memory((g.micro_batch_size or a_step) * longest))
         if self.card is not None and g.use_vllm is not False:
@@ -381,9 +384,9 @@ def _before(download: float) -> tuple[float, float]:
     return load / NETWORK[0] + unpack[0], load / NETWORK[1] + unpack[1]
 
 
-def size(problems: Any) -> int | None:
+def question_count(problems: Any) -> int | None:
     """How many questions a data set has: as the recipe says, else as published, else unknown."""
-    if problems.source == "pocket":
+    if is_pocket(problems.source):
         return problems.limit or 1000
     count = getattr(problems, "count", None) if isinstance(problems, BenchmarkConfig) else None
     known = count or SIZES.get(problems.source, {}).get(problems.split)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ..io.progress import say
 from ..machine.hardware import here
-from ..machine.planner import size
+from ..machine.planner import question_count
 from ..recipe.schema import Recipe
 from ..run.manifests import Damage
 from ..run.rundir import RUN_LOCK, RunDir
@@ -308,7 +308,7 @@ def _replies(recipe: Recipe, trained: int) -> int:
     """How many replies the evaluation samples of `trained` students and of what stands beside them; 0 if unknown."""
     e, count = recipe.evaluate, 0
     for benchmark in e.benchmarks.values():
-        problems = size(benchmark)
+        problems = question_count(benchmark)
         if problems is None:
             return 0
         count += problems * (benchmark.greedy + (benchmark.samples if benchmark.temperature is not None else 0))

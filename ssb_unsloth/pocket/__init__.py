@@ -9,5 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+NAME = "pocket"  # what a recipe calls this model, these problems, and texts to measure drift on
 MODEL_DIR: Path = Path(__file__).parent / "model"
 """The shipped model: an ordinary Hugging Face folder."""
+
+
+def is_pocket(name: str | None) -> bool:
+    """Whether a recipe names what comes with the package; a file or folder of that name is written `./pocket`."""
+    return name == NAME
