@@ -19,7 +19,7 @@ from .errors import UserError
 from .io import disk
 from .io.files import is_finite, kind_of, parse_json, read_lines
 
-EXAMPLES = 6  # pairs that the report follows from the question to what the student now answers
+WORKED_EXAMPLES = 6  # pairs that the report follows from the question to what the student now answers
 LARGEST = 2**63 - 1  # integer that a tensor or a Parquet file holds
 EXAMPLES_BENCHMARK = "pairs.examples"  # where evaluate keeps the replies to them; no recipe's benchmark has a dot
 

@@ -275,9 +275,8 @@ class Planner:
         """TRL's GRPOTrainer with vLLM in its process: the weights twice, and vLLM's share from the start."""
         g, shape = self.recipe.train.grpo, self.shape
         a_step = g.questions_per_step * g.generations
-        steps = g.steps or math.ceil(
-            min(g.questions, question_count(self.recipe.problems) or g.questions) / g.questions_per_step
-        )
+        questions = min(g.questions, question_count(self.recipe.problems) or g.questions)
+        steps = g.steps or math.ceil(questions / g.questions_per_step)
         longest = math.ceil(self.student_prompt) + g.max_tokens
         stage = StagePlan("train", self._training_memory((g.micro_batch_size or a_step) * longest))
         if self.card is not None and g.use_vllm is not False:

@@ -6,7 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 
 from ..io.markdown import code, escaped, fenced, opening
-from ..records import EXAMPLES, EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, generations_file, read_jsonl
+from ..records import (
+    EXAMPLES_BENCHMARK,
+    WORKED_EXAMPLES,
+    Generation,
+    Pair,
+    Problem,
+    Rollout,
+    generations_file,
+    read_jsonl,
+)
 from ..run.rundir import RunDir
 
 
@@ -45,7 +54,7 @@ def _shown_to_teacher(pair: Pair, rollouts: Mapping[str, Rollout]) -> list[str]:
 
 
 def _pairs(run: RunDir, student: str, seed: int) -> list[str]:
-    pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)[:EXAMPLES]
+    pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)[:WORKED_EXAMPLES]
     rollouts = {r.id: r for r in read_jsonl(run.stage("curate") / "rollouts.jsonl", Rollout)}
     answers = {model: _answers(run, model, seed) for model in ("base", student)}
     parts = ["## From a question to a pair, and what base and student now answer", ""]

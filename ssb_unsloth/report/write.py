@@ -24,8 +24,8 @@ from .tables import gain_table, plain, score_table
 from .token_page import by_kind, page
 from .worked_examples import worked_examples
 
-FORMAT = 1  # of report.json
-STAGES = ("curate", "teach", "train", "evaluate")
+REPORT_FORMAT = 1  # of report.json
+SHOWN = ("curate", "teach", "train", "evaluate")
 CURATION = ("questions", "all_right", "all_wrong", "mixed", "refined", "accepted", "no_answer", "truncated")
 TRAINING = ("steps", "first_loss", "last_loss", "trainable_parameters", "total_parameters")
 
@@ -42,7 +42,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[S
     trained: dict[str, RunDir] = {}
     for student in everyone:
         trained.setdefault(student.recipe.train.method, student.run)
-    stages = [name for name in STAGES if name in (*METHODS[method].reads, "train", "evaluate")]
+    stages = [name for name in SHOWN if name in (*METHODS[method].reads, "train", "evaluate")]
     manifests = {name: run.manifest(name) or {} for name in stages}
     scored = json.loads((run.stage("evaluate") / "scores.json").read_text(encoding="utf-8"))
     histories = {
@@ -50,7 +50,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[S
     }
     summaries = {name: (its.manifest("train") or {})["summary"] for name, its in trained.items()}
     report = {
-        "format": FORMAT,
+        "format": REPORT_FORMAT,
         "recipe": recipe.name,
         "scores": scored["scores"],
         "differences": scored["differences"],

@@ -9,7 +9,7 @@ from ...backends.sources import adapter_path
 from ...errors import UserError
 from ...io import disk
 from ...recipe.schema import BenchmarkConfig
-from ...records import EXAMPLES, EXAMPLES_BENCHMARK, Problem, write_jsonl
+from ...records import EXAMPLES_BENCHMARK, WORKED_EXAMPLES, Problem, write_jsonl
 from ...run import keys
 from ...run.curated import read_pairs
 from ...run.rundir import Work
@@ -56,7 +56,7 @@ class Evaluate(Stage):
             run.check("curate", ["pairs.jsonl"])
             # The first pairs' own questions: no score, since the students were trained on them, but the report shows
             # the replies.
-            first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:EXAMPLES]]
+            first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:WORKED_EXAMPLES]]
             shown = BenchmarkConfig(source="pairs", temperature=None, max_tokens=recipe.curate.rollout.max_tokens)
             benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
         seeds = list(dict.fromkeys(student.recipe.seed for student in everyone))
