@@ -35,9 +35,9 @@ from ..records import Problem
 from ..verifier.grading import Verdict, grade
 from .callbacks import Bar, LengthProbe
 from .checkpoints import Sealed
+from .common import cast_adapter, common_arguments, fit, lora, steps_of
 from .log_probs import make_trl_ready
 from .rollouts import Rollouts, StartEngine, in_trl
-from .ssb import cast_adapter, common_arguments, fit, lora, steps_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about the version of a vLLM that a CPU run does not use

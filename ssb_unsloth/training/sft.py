@@ -33,7 +33,7 @@ from ..backends.control_tokens import encode
 from ..backends.transformers import only_stops
 from ..errors import UserError
 from ..io.progress import say
-from ..method.views import examples, student_ids
+from ..method.examples import examples, student_ids
 from ..prompts import student_messages
 from ..recipe.methods import MethodName
 from ..recipe.schema import Recipe, TrainConfig
@@ -42,8 +42,8 @@ from ..seeds import derive_seed
 from ..verifier.grading import Verdict
 from .callbacks import Bar, LengthProbe
 from .checkpoints import Sealed
+from .common import cast_adapter, common_arguments, fit, lora
 from .log_probs import make_trl_ready
-from .ssb import cast_adapter, common_arguments, fit, lora
 
 
 class Trainer(Sealed, SFTTrainer):

@@ -2,60 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from peft import LoraConfig, PeftModel
 from torch import nn
-from transformers import PreTrainedTokenizerBase, PrinterCallback
-from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers import PreTrainedTokenizerBase
 
-from ..backends.sources import model_path
-from ..backends.transformers import peft_config
 from ..method.collator import Example
-from ..recipe.schema import ModelConfig, TrainConfig
+from ..recipe.schema import TrainConfig
 from ..records import Problem
 from .arguments import SSBConfig
-from .callbacks import Bar, LengthProbe, LogWhereSaved, StillNumbers
-from .checkpoints import Sealed
+from .callbacks import Bar, LengthProbe
+from .common import cast_adapter, common_arguments, fit
 from .trainer import SSBTrainer, Targets
-
-
-def common_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: Any) -> dict[str, Any]:
-    """What the recipe's `train` section says to every method's trainer, as TrainingArguments has it.
-
-    `dtype`: the base model's weights'.
-    """
-    import torch
-
-    micro = config.micro_batch_size or config.batch_size
-    on_gpu = torch.cuda.is_available()
-    return {
-        "output_dir": str(checkpoints),
-        "num_train_epochs": config.epochs,
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": config.batch_size // micro,
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": config.lr_scheduler,
-        "warmup_steps": config.warmup_steps,
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm,
-        "gradient_checkpointing": config.gradient_checkpointing,
-        "logging_steps": config.logging_steps,
-        "save_steps": config.save_steps,
-        "save_total_limit": 2,  # one before the last: `checkpoints` says why
-        "report_to": config.report_to or "none",
-        "seed": seed,
-        "data_seed": seed,
-        "use_cpu": not on_gpu,
-        "bf16": on_gpu and dtype == torch.bfloat16,
-        "fp16": on_gpu and dtype == torch.float16,
-        "dataloader_pin_memory": False,  # SSB's batches hold views and targets that pinning does not know
-        "disable_tqdm": True,  # the bar below says the same in one line
-    }
 
 
 def trainer_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: Any) -> SSBConfig:
@@ -68,11 +28,6 @@ def trainer_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: 
         sharpen=config.sharpen,
         **common_arguments(config, checkpoints, seed, dtype) | {"gradient_checkpointing": False},  # set by the backend
     )
-
-
-def lora(config: TrainConfig) -> LoraConfig:
-    """The adapter of every method that TRL puts on."""
-    return peft_config(config.lora)
 
 
 def train(
@@ -106,79 +61,3 @@ def train(
     if probes and config.probe_steps:
         trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, probe_tokens, wording))
     return fit(trainer, folder)
-
-
-def fit(trainer: Sealed, folder: Path, rate: str = "train.learning_rate") -> dict[str, Any]:
-    """Train, and save `folder/adapter`. `rate`: the recipe's key of the learning rate.
-
-    Returns {"model": the trained PeftModel, "history": [a dict a log], "trainable_parameters", "total_parameters"}.
-    The newest whole checkpoint in `folder/checkpoints` is gone on with; what comes out is that of an undisturbed run.
-
-    Raises:
-        UserError: the adapter's weights are no numbers any more; or the disk is full.
-    """
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(StillNumbers)  # SSBTrainer's own does not know the recipe's key
-    trainer.add_callback(StillNumbers(rate))
-    trainer.add_callback(LogWhereSaved())
-    _keep_events(trainer, folder.parent / "tensorboard")
-    trainer.train(resume_from_checkpoint=True)
-    model = cast(PeftModel, trainer.model)
-    parameters = list(model.parameters())
-    save_adapter(model, folder / "adapter")
-    return {
-        "model": model,
-        "history": history(trainer.state.log_history),
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-        "total_parameters": sum(p.numel() for p in parameters),
-    }
-
-
-def _keep_events(trainer: Sealed, folder: Path) -> None:
-    """TensorBoard's files beside the stage's folder, where they outlive the checkpoints, and no hash depends on them.
-    A folder for each time that the training is begun or gone on with; TENSORBOARD_LOGGING_DIR overrules it.
-    """
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
-            callback.logging_dir = str(folder / time.strftime("%Y-%m-%d-%H%M%S"))
-
-
-def history(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The Trainer's log as it is kept: the same for the same training, whenever and in however many pieces it ran.
-
-    So it has no seconds (the manifest's cost has them) and none of what TRL counts anew whenever a training goes on.
-    Its keys are sorted, as those are that come out of a checkpoint, and its `train_loss` is the mean over all steps.
-    """
-    left_out = ("_runtime", "_per_second", "step_time", "num_tokens")
-    rows = [{key: row[key] for key in sorted(row) if not key.endswith(left_out)} for row in log]
-    total = sum(row["loss"] * steps for row, steps in steps_of(rows, "loss"))
-    return [row | {"train_loss": total / row["step"]} if "train_loss" in row else row for row in rows]
-
-
-def steps_of(rows: Sequence[dict[str, Any]], key: str) -> Iterator[tuple[dict[str, Any], int]]:
-    """The rows of a log that have this key, a mean since the one before, and of how many steps."""
-    before = 0
-    for row in rows:
-        if key in row:
-            yield row, row["step"] - before
-            before = row["step"]
-
-
-def cast_adapter(model: nn.Module) -> None:
-    """Put the trained weights into the frozen ones' dtype, as the released code does. PEFT keeps them in float32."""
-    dtype = next(p.dtype for p in model.parameters() if not p.requires_grad and p.is_floating_point())
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(dtype)
-
-
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """The adapter in PEFT's format, two files. Not by Trainer.save_model, which adds its arguments as a pickle."""
-    model.save_pretrained(str(folder), save_embedding_layers=False)  # the base's own, where LoRA lies on top of them
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; `ssb export` writes one that says something
-    path = folder / "adapter_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set, in another order each time
-    if config["base_model_name_or_path"] == model_path(ModelConfig(name="pocket")):
-        config["base_model_name_or_path"] = "pocket"  # as the recipe says, and not where it lies on this machine
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

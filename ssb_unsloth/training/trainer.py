@@ -25,10 +25,11 @@ from ..backends.chat_template import pad_id
 from ..backends.transformers import load_model, load_tokenizer
 from ..backends.wrapped import embedded
 from ..errors import UserError
-from ..method.collator import Ahead, PairCollator, View
+from ..method.collator import PairCollator, View
 from ..method.distributions import Teacher, placed
 from ..method.losses import kd_loss, row_weights
 from ..method.modeling import as_teacher, hidden_states, output_head
+from ..method.prefetch import Ahead
 from ..method.selfchecks import check_head
 from ..recipe.schema import ModelConfig
 from .arguments import SSBConfig, checked_arguments, student

@@ -14,7 +14,7 @@ from ssb_unsloth.backends.sampler import Completion
 from ssb_unsloth.data.pairs import load_pairs
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.method.curate import Curator
-from ssb_unsloth.method.views import examples, student_ids
+from ssb_unsloth.method.examples import examples, student_ids
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.prompts import student_messages, teacher_messages
 from ssb_unsloth.recipe.schema import CurateConfig, PromptsConfig, Recipe

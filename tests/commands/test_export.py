@@ -36,7 +36,7 @@ from ssb_unsloth.prompts import student_messages
 from ssb_unsloth.prompts import text as prompt_text
 from ssb_unsloth.recipe.schema import ModelConfig, SamplingConfig, load, save
 from ssb_unsloth.run import manifests
-from ssb_unsloth.training.ssb import save_adapter
+from ssb_unsloth.training.common import save_adapter
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
 POCKET = ModelConfig(name="pocket", dtype="float32")

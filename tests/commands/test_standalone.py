@@ -46,7 +46,7 @@ def test_an_adapter_is_compared_with_its_base(tmp_path, problems, capsys):
     from peft import LoraConfig, get_peft_model
 
     from ssb_unsloth.backends.transformers import load_model
-    from ssb_unsloth.training.ssb import save_adapter
+    from ssb_unsloth.training.common import save_adapter
 
     model = load_model(config.ModelConfig(name="pocket", dtype="float32"))
     torch.manual_seed(0)

@@ -6,7 +6,7 @@ import pytest
 
 from ssb_unsloth.data.pairs import load_pairs
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.method.views import examples
+from ssb_unsloth.method.examples import examples
 from ssb_unsloth.prompts import student_messages, teacher_messages
 from ssb_unsloth.recipe.schema import Recipe, TeachConfig
 from ssb_unsloth.records import Pair, write_jsonl

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.method.collator import Ahead, Example, PairCollator, view
+from ssb_unsloth.method.collator import Example, PairCollator, view
+from ssb_unsloth.method.prefetch import Ahead
 
 PAD = 7
 

@@ -123,7 +123,7 @@ def test_real_replies(tmp_path, tokenizer):
     from peft import LoraConfig, get_peft_model
 
     from ssb_unsloth.backends.transformers import load_model
-    from ssb_unsloth.training.ssb import save_adapter
+    from ssb_unsloth.training.common import save_adapter
 
     model = ModelConfig(name="pocket", dtype="float32")
     torch.manual_seed(0)

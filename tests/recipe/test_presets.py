@@ -15,8 +15,8 @@ from transformers import Trainer, TrainingArguments, set_seed
 from ssb_unsloth.backends.chat_template import render
 from ssb_unsloth.backends.transformers import add_lora, load_model
 from ssb_unsloth.method.curate import choose
+from ssb_unsloth.method.examples import examples
 from ssb_unsloth.method.modeling import hidden_states
-from ssb_unsloth.method.views import examples
 from ssb_unsloth.prompts import refinement_messages, student_messages, teacher_messages, text
 from ssb_unsloth.recipe.schema import ModelConfig, PromptsConfig, Recipe, load
 from ssb_unsloth.records import Pair, Problem, Rollout

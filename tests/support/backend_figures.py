@@ -83,7 +83,7 @@ def figures(path, backend, dtype, folder):
     chosen = TrainingBackend(ModelConfig(name=path, dtype=dtype, backend=backend))  # Unsloth before what follows
     from ssb_unsloth.method.collator import view
     from ssb_unsloth.method.modeling import as_teacher, output_head
-    from ssb_unsloth.training.ssb import save_adapter
+    from ssb_unsloth.training.common import save_adapter
 
     model = chosen.load(256, LoraConfig(**LORA), seed=SEED)
     assert chosen.name == backend

@@ -20,10 +20,10 @@ from ssb_unsloth.recipe.schema import GrpoConfig, LoraConfig, ModelConfig, Probl
 from ssb_unsloth.records import Pair, Problem, Rollout
 from ssb_unsloth.training import grpo, sft
 from ssb_unsloth.training import ssb as train
+from ssb_unsloth.training.common import lora
 from ssb_unsloth.training.grpo import train_grpo
 from ssb_unsloth.training.log_probs import PlainLogProbs
 from ssb_unsloth.training.sft import train_sft
-from ssb_unsloth.training.ssb import lora
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = [Problem(f"q{i}", f"Question {i}?", str(i)) for i in range(6)]

@@ -7,7 +7,8 @@ import torch
 
 from ssb_unsloth.recipe.schema import GrpoConfig, TrainConfig
 from ssb_unsloth.training import grpo
-from ssb_unsloth.training.ssb import common_arguments, lora, trainer_arguments
+from ssb_unsloth.training.common import common_arguments, lora
+from ssb_unsloth.training.ssb import trainer_arguments
 
 UNUSUAL = {  # key: (a value that is not the default, the argument, what it becomes)
     "epochs": (5, "num_train_epochs", 5),

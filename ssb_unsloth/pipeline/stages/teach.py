@@ -34,10 +34,10 @@ class Teach(Stage):
         from ...backends.chat_template import pad_id
         from ...backends.transformers import load_tokenizer
         from ...backends.wrapped import embedded
+        from ...method.examples import examples as examples_of
         from ...method.selfchecks import check_teacher
         from ...method.targets import TargetWriter
         from ...method.teach import teach
-        from ...method.views import examples as examples_of
 
         pairs = read_pairs(scope.run)
         writer, kept = TargetWriter(work.folder), {}

@@ -42,7 +42,7 @@ class Train(Stage):
         model, history, work.tokens = (result.pop(key) for key in ("model", "history", "tokens"))
         check_trained(model, load_tokenizer(recipe.model))
         if recipe.train.token_pairs and "curate" in METHODS[recipe.train.method].reads:
-            from ...method.views import examples as examples_of
+            from ...method.examples import examples as examples_of
             from ...training.token_kl import FILE, measure
 
             tokenizer = load_tokenizer(recipe.model)
@@ -74,9 +74,9 @@ def _of_method(recipe: Recipe) -> dict[str, Any]:
 def _train_ssb(recipe: Recipe, run: RunDir, folder: Path) -> dict[str, Any]:
     backend = TrainingBackend(recipe.model)  # first: Unsloth has to be imported before transformers
     from ...backends.transformers import load_tokenizer
+    from ...method.examples import examples as examples_of
     from ...method.selfchecks import check_student
     from ...method.targets import Targets
-    from ...method.views import examples as examples_of
     from ...training.ssb import train
 
     tokenizer = load_tokenizer(recipe.model)
