@@ -54,10 +54,11 @@ class Recorded:
         requests: Sequence[Request],
         decoding: SamplingConfig,
         adapter: Adapter | None = None,
-        title: str = "",
+        title: str = "sample",
         keep: Keep | None = None,
+        quiet: bool = False,
     ) -> list[Completion]:
-        completions = self.sampler.sample(requests, decoding, adapter, title, keep)
+        completions = self.sampler.sample(requests, decoding, adapter, title, keep, quiet)
         self.calls.append((list(requests), decoding, completions))
         return completions
 

@@ -270,10 +270,10 @@ def numerics(session: Session) -> dict[str, Any]:
     """
     import torch
 
-    from ssb_unsloth.method.collator import view
+    from ssb_unsloth.method.collator import make_view
     from ssb_unsloth.method.distributions import Head
     from ssb_unsloth.method.losses import kd_loss
-    from ssb_unsloth.method.modeling import as_teacher, hidden_states, output_head
+    from ssb_unsloth.method.modeling import as_teacher, output_head, reply_states
 
     from . import train_step
     from .models import PAD, random_examples
@@ -281,10 +281,9 @@ def numerics(session: Session) -> dict[str, Any]:
     student, head = session.student, output_head(session.student)
     sizes = session.sizes
     examples = random_examples(4, sizes["prompt"], sizes["teacher_prompt"], sizes["reply"], len(head.weight))
-    seen = view([e.teacher_ids for e in examples], [e.reply_ids for e in examples], PAD)
-    ids, mask = seen.input_ids.to(session.device), seen.attention_mask.to(session.device)
+    seen = make_view([e.teacher_ids for e in examples], [e.reply_ids for e in examples], PAD)
     with as_teacher(student):
-        ours_NH = seen.reply_rows(hidden_states(student, ids, mask)).float()
+        ours_NH = reply_states(student, seen).float()
     exact_NH = seen.reply_rows(plain_hidden(session, "float32", seen))
     plain_NH = seen.reply_rows(plain_hidden(session, session.dtype, seen))
     torch.manual_seed(2)

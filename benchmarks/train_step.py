@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ssb_unsloth import SSBConfig, SSBTrainer
 from ssb_unsloth.method.collator import Example, PairCollator
-from ssb_unsloth.method.modeling import as_teacher, hidden_states, output_head
+from ssb_unsloth.method.modeling import as_teacher, hidden_states, output_head, reply_states
 from ssb_unsloth.method.targets import Targets, TargetWriter
 from ssb_unsloth.method.teach import teach
 from ssb_unsloth.recipe.schema import TeachConfig
@@ -135,9 +135,8 @@ class Step:
         return torch.cat([p.grad.float().flatten() for p in self.trained if p.grad is not None])
 
     def _raw(self, batch: dict[str, Any], chunk: str) -> Tensor:
-        view, head = batch["student"], output_head(self.model)
-        hidden_BSH = hidden_states(self.model, view.input_ids.to(self.device), view.attention_mask.to(self.device))
-        rows_NH = view.reply_rows(hidden_BSH).to(head.weight.dtype)
+        head = output_head(self.model)
+        rows_NH = reply_states(self.model, batch["student"]).to(head.weight.dtype)
         with torch.autocast(self.device, enabled=False):
             return ChunkedCrossEntropy.apply(rows_NH, head.weight, batch["labels"].to(self.device), int(chunk))
 

@@ -40,6 +40,8 @@ Keep = Callable[[int, Completion], None]  # a request's place among all, and wha
 
 
 class Sampler(Protocol):
+    """What every engine offers: all that curation, evaluation, training and chat ask of one."""
+
     def render(self, messages: Messages) -> list[int]:
         """The prompt's token ids under the model's own chat template, ready for the reply."""
         ...
@@ -51,11 +53,15 @@ class Sampler(Protocol):
         adapter: Adapter | None = None,
         title: str = "sample",
         keep: Keep | None = None,
+        quiet: bool = False,
     ) -> list[Completion]:
         """One completion a request, in their order. Prompts must leave room for the reply within max_model_len.
 
         `keep` is called with a request's place and its completion as soon as it is there, in this thread, by an engine
-        that has some before it has all.
+        that has some before it has all. A progress bar named `title` is shown, unless `quiet`.
+
+        Raises:
+            UserError: the engine cannot put the adapter on, or gives no answer.
         """
         ...
 

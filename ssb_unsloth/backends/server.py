@@ -121,6 +121,7 @@ class ServerSampler:
         adapter: Adapter | None = None,
         title: str = "sample",
         keep: Keep | None = None,
+        quiet: bool = False,
     ) -> list[Completion]:
         if adapter is not None:
             raise UserError(
@@ -128,7 +129,7 @@ class ServerSampler:
                 f" evaluate {self._root}/v1#NAME."
             )
         replies: dict[int, Completion] = {}
-        with bar(title, "reply", len(requests)) as shown:
+        with bar(title, "reply", len(requests), disable=quiet) as shown:
             for place, reply in as_they_come(lambda r: self._complete(r, decoding), requests, CONCURRENCY):
                 replies[place] = reply
                 if keep is not None:

@@ -168,9 +168,10 @@ class VLLMSampler:
         adapter: Adapter | None = None,
         title: str = "sample",
         keep: Keep | None = None,  # the engine gives all at once
+        quiet: bool = False,
     ) -> list[Completion]:
         prompts, seeds = [r.prompt_ids for r in requests], [r.seed for r in requests]
-        lora, bar = self._put_on(adapter), bar_for(title, "reply")
+        lora, bar = self._put_on(adapter), False if quiet else bar_for(title, "reply")
         outputs = sample_ids(self._engine, prompts, decoding, seeds, self._stop, lora_request=lora, use_tqdm=bar)
         return [completion(self._tokenizer, output.outputs[0].token_ids, self._stop) for output in outputs]
 

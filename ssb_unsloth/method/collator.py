@@ -48,7 +48,7 @@ class View:
         return hidden_BSH[self.rows_B.to(hidden_BSH.device), self.rows_S.to(hidden_BSH.device)]
 
 
-def view(prompts: Sequence[list[int]], replies: Sequence[list[int]], pad: int) -> View:
+def make_view(prompts: Sequence[list[int]], replies: Sequence[list[int]], pad: int) -> View:
     """Pad prompt + reply on the right and find the predicting positions."""
     sequences = [prompt + reply for prompt, reply in zip(prompts, replies, strict=True)]
     width = max(map(len, sequences))
@@ -76,12 +76,12 @@ class PairCollator:
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         replies = [example.reply_ids for example in examples]
         batch: dict[str, Any] = {
-            "student": view([example.student_ids for example in examples], replies, self._pad),
+            "student": make_view([example.student_ids for example in examples], replies, self._pad),
             "lengths": torch.tensor([len(reply) for reply in replies]),
             "labels": torch.tensor([token for reply in replies for token in reply]),
         }
         if self._targets is None:
-            batch["teacher"] = view([example.teacher_ids for example in examples], replies, self._pad)
+            batch["teacher"] = make_view([example.teacher_ids for example in examples], replies, self._pad)
         else:
             batch["targets"] = self._targets([example.id for example in examples])
         return batch

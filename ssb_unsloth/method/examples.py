@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..backends.chat_template import render
 from ..backends.control_tokens import encode
 from ..prompts import Messages, student_messages
-from ..prompts.hints import teacher_views
+from ..prompts.hints import hinted_prompts
 from ..recipe.schema import PromptsConfig, Recipe
 from ..records import Pair
 from .collator import Example
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def examples(recipe: Recipe, pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+def render_examples(recipe: Recipe, pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """The pairs as the teacher pass and the trainer take them, by the recipe's `prompts` and `teach.hint`."""
     prompts = recipe.prompts
-    hinted = teacher_views(pairs, recipe.teach.hint, recipe.seed, prompts.wording)
+    hinted = hinted_prompts(pairs, recipe.teach.hint, recipe.seed, prompts.wording)
     made = []
     for pair, teacher in zip(pairs, hinted, strict=True):
         asked = pair.prompt or student_messages(pair.question, prompts.wording)
         reply_ids = pair.reply_ids if prompts.reply == "sampled" else encode(tokenizer, pair.reply)
-        made.append(Example(pair.id, student_ids(prompts, asked, tokenizer), render(tokenizer, teacher), reply_ids))
+        asked_ids, hinted_ids = student_prompt_ids(prompts, asked, tokenizer), render(tokenizer, teacher)
+        made.append(Example(pair.id, asked_ids, hinted_ids, reply_ids))
     return made
 
 
-def student_ids(prompts: PromptsConfig, asked: Messages, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def student_prompt_ids(prompts: PromptsConfig, asked: Messages, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The student's prompt for these messages, up to where the reply begins."""
     return render(tokenizer, asked) if prompts.student == "chat" else _joined(tokenizer, asked)
 

@@ -1,7 +1,7 @@
 """A causal language model in two halves, as the loss needs it: backbone to hidden states, head to logits.
 
 Works alike for plain transformers models, PEFT's wrapping of them, and Unsloth's patched ones.
-Shapes: B batch, S sequence, V vocabulary, H hidden.
+Shapes: B batch, S sequence, N reply tokens of a batch end to end, V vocabulary, H hidden.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..backends.wrapped import causal_lm
 from ..errors import UserError
+from .collator import View
 from .distributions import Head
 
 # What an architecture does to its logits, by the beginning of its model_type: the config's key, and whether logits are
@@ -51,6 +52,16 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -
             " loaded for: raise sampler.max_model_len (up to the model's own limit), or leave out the long pairs."
         )
     return hidden
+
+
+def reply_states(model: nn.Module, view: View) -> Tensor:
+    """The hidden states [N, H] that predict the view's reply tokens, example after example.
+
+    In the backbone's dtype: `kd_loss` and `head_logits` take them to the head's by themselves. Gradients reach the
+    model unless they are off where this is called.
+    """
+    device = output_head(model).weight.device
+    return view.reply_rows(hidden_states(model, view.input_ids.to(device), view.attention_mask.to(device)))
 
 
 def output_head(model: nn.Module) -> Head:

@@ -1,4 +1,4 @@
-"""Batches made before they are asked for."""
+"""The next batches, made by a thread while a step computes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+_END = object()
 
-class Ahead(Iterator[Any]):
-    """The items of an iterator, made by one thread up to `depth` ahead of their use, in order.
+
+class Prefetch(Iterator[Any]):
+    """The items of an iterator, in order, of which one thread makes up to `depth` before they are asked for.
 
     So the next batch's targets are read from disk while a step computes. A thread and not the DataLoader's processes:
     what it does is to read and copy, without Python's lock, and other processes would have to copy the rows once more.
@@ -30,6 +32,3 @@ class Ahead(Iterator[Any]):
             raise StopIteration
         self._made.popleft()
         return item
-
-
-_END = object()

@@ -25,10 +25,10 @@ from ..backends.wrapped import causal_lm
 from ..errors import UserError
 from ..prompts import student_messages, teacher_messages
 from ..recipe.schema import LoraConfig, ModelConfig, Recipe
-from .collator import Example, view
+from .collator import Example, make_view
 from .distributions import Teacher, placed
 from .losses import head_logits, kd_loss, row_weights
-from .modeling import as_teacher, backbone, hidden_states, output_head, resting
+from .modeling import as_teacher, backbone, hidden_states, output_head, reply_states, resting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -185,7 +185,8 @@ def check_likelihood(model: nn.Module, examples: Sequence[Example]) -> float:
     with as_teacher(model):
         for example in examples[:EXAMPLES]:
             reply_ids = example.reply_ids[: 4 * TOKENS]
-            logits_NV = head_logits(_reply_states(model, example.teacher_ids, reply_ids), head)
+            seen = make_view([example.teacher_ids], [reply_ids], pad=0)  # one sequence: nothing is padded
+            logits_NV = head_logits(reply_states(model, seen), head)
             labels_N = torch.tensor(reply_ids, device=logits_NV.device)
             losses.append(nn.functional.cross_entropy(logits_NV, labels_N, reduction="none"))
     nats, limit = torch.cat(losses).mean().item(), math.log(len(head.weight)) / 2
@@ -207,11 +208,11 @@ def check_same(student: nn.Module, examples: Sequence[Example], targets: Targets
     allowed = 1e-3 if head.weight.dtype == torch.float32 else 3e-2
     kls = []
     for example in examples[:2]:
-        shown = example.teacher_ids, example.reply_ids
+        seen = make_view([example.teacher_ids], [example.reply_ids], pad=0)  # one sequence: nothing is padded
         with resting(student), torch.no_grad():
-            student_NH = _reply_states(student, *shown)
+            student_NH = reply_states(student, seen)
         with as_teacher(student):
-            teacher: Any = _reply_states(student, *shown) if targets is None else targets([example.id])
+            teacher: Any = reply_states(student, seen) if targets is None else targets([example.id])
         weights = row_weights(torch.tensor([len(example.reply_ids)], device=student_NH.device))
         with torch.no_grad():
             kls.append(
@@ -227,9 +228,9 @@ def check_same(student: nn.Module, examples: Sequence[Example], targets: Targets
     return kl
 
 
-def check_trained(student: nn.Module, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_trained(student: nn.Module, tokenizer: PreTrainedTokenizerBase, wording: str) -> None:
     """Student and base differ after the training."""
-    ids = render(tokenizer, student_messages(QUESTION))[-TOKENS:]
+    ids = render(tokenizer, student_messages(QUESTION, wording))[-TOKENS:]
     ids_1S = torch.tensor([ids], device=next(student.parameters()).device)
     with resting(student), torch.no_grad():
         learnt = hidden_states(student, ids_1S, torch.ones_like(ids_1S))
@@ -240,14 +241,6 @@ def check_trained(student: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Non
             "The training has changed nothing: with its adapter the model computes what it computes without. Look at"
             " train/history.jsonl (gradient norms of 0?) and at train.learning_rate; the earlier stages are kept."
         )
-
-
-def _reply_states(model: nn.Module, prompt: list[int], reply: list[int]) -> Tensor:
-    """The states [N, H] that predict the reply, in the head's dtype."""
-    weight = output_head(model).weight
-    seen = view([prompt], [reply], pad=0)  # one sequence: nothing is padded
-    hidden_1SH = hidden_states(model, seen.input_ids.to(weight.device), seen.attention_mask.to(weight.device))
-    return seen.reply_rows(hidden_1SH).to(weight.dtype)
 
 
 def _first_line(error: Exception) -> str:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..io.progress import bar, say
 from ..recipe.schema import TeachConfig
-from .collator import Example, view
-from .modeling import as_teacher, hidden_states, output_head
+from .collator import Example, make_view
+from .modeling import as_teacher, output_head, reply_states
 from .targets import TargetWriter, bytes_per_token, make_target
 
 
@@ -47,7 +47,6 @@ def teach(
         UserError: more words to keep than there are, or a head that hidden states do not stand for.
     """
     head = output_head(model)
-    device = head.weight.device
     vocabulary, hidden = head.weight.shape
     if config.targets == "top_k" and config.top_k > vocabulary:
         raise UserError(f"teach.top_k: {config.top_k} is more than the model's {vocabulary:,} words.")
@@ -59,10 +58,8 @@ def teach(
     read, masses = 0, []
     with as_teacher(model), bar("teacher pass", "pair", len(examples)) as shown:
         for batch in _batches(examples, config.batch_tokens):
-            seen = view([e.teacher_ids for e in batch], [e.reply_ids for e in batch], pad)
-            hidden_BSH = hidden_states(model, seen.input_ids.to(device), seen.attention_mask.to(device))
-            # What the head receives: hidden states in its own dtype.
-            rows_NH = seen.reply_rows(hidden_BSH).to(head.weight.dtype)
+            seen = make_view([e.teacher_ids for e in batch], [e.reply_ids for e in batch], pad)
+            rows_NH = reply_states(model, seen).to(head.weight.dtype)  # stored as the head receives them
             read += int(seen.attention_mask.sum())
             for example, rows_RH in zip(batch, rows_NH.split([len(e.reply_ids) for e in batch]), strict=True):
                 tensors, mass_R = make_target(config.targets, rows_RH, head, config.top_k, temperature)

@@ -21,7 +21,7 @@ Hint = Literal["both", "right", "wrong", "none", "gold", "shuffled"]
 HINTS: tuple[Hint, ...] = get_args(Hint)
 
 
-def teacher_views(pairs: Sequence[Pair], hint: Hint, seed: int, wording: str = "paper") -> list[Messages]:
+def hinted_prompts(pairs: Sequence[Pair], hint: Hint, seed: int, wording: str = "paper") -> list[Messages]:
     """The teacher's prompt for each pair. `seed` decides which question's hints `shuffled` shows.
 
     Raises:
@@ -38,10 +38,10 @@ def teacher_views(pairs: Sequence[Pair], hint: Hint, seed: int, wording: str = "
         return [
             teacher_messages(pair.question, o.right, o.wrong, wording) for pair, o in zip(pairs, others, strict=True)
         ]
-    return [pair.teacher_prompt or _view(pair, hint, wording) for pair in pairs]
+    return [pair.teacher_prompt or _hinted_prompt(pair, hint, wording) for pair in pairs]
 
 
-def _view(pair: Pair, hint: Hint, wording: str) -> Messages:
+def _hinted_prompt(pair: Pair, hint: Hint, wording: str) -> Messages:
     if hint == "gold":
         return teacher_messages(pair.question, gold_only(pair.gold), None, wording)
     right = pair.right if hint in ("both", "right") else None

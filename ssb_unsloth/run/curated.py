@@ -1,10 +1,10 @@
-"""What the curate stage has left, as the later ones read it."""
+"""What the curate stage leaves for the stages that read it."""
 
 from __future__ import annotations
 
 from ..errors import UserError
 from ..io.files import read_object
-from ..records import Pair, read_jsonl
+from ..records import Pair, Problem, Rollout, read_jsonl
 from .rundir import RunDir
 
 
@@ -20,3 +20,14 @@ def read_pairs(run: RunDir) -> list[Pair]:
             " there is nothing to train on: take questions that the model gets right now and then."
         )
     return pairs
+
+
+def read_questions(run: RunDir) -> list[Problem]:
+    """All questions that were sampled, in their order."""
+    return read_jsonl(run.stage("curate") / "questions.jsonl", Problem)
+
+
+def read_rollouts(run: RunDir) -> list[Rollout]:
+    """All rollouts of these questions; none where the pairs were brought along."""
+    path = run.stage("curate") / "rollouts.jsonl"
+    return read_jsonl(path, Rollout) if path.exists() else []

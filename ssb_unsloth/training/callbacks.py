@@ -39,7 +39,7 @@ class LengthProbe(TrainerCallback):
         probes: Sequence[Problem],
         every: int,
         tokens: int,
-        wording: str = "paper",
+        wording: str,
     ) -> None:
         self._trainer, self._every = trainer, every
         self._model = cast(nn.Module, trainer.model)
@@ -50,7 +50,7 @@ class LengthProbe(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.global_step == 0:  # a training that goes on has this row from before
+        if state.global_step == 0:  # a training that resumes has this row from before
             self._measure()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -93,7 +93,7 @@ class StillNumbers(TrainerCallback):
 
 class LogWhereSaved(TrainerCallback):
     """A row of the log at every checkpoint. The Trainer's running means since the last row are in no checkpoint, so a
-    training that goes on from between two rows would log others.
+    training that resumes between two rows would log others.
     """
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

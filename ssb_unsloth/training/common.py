@@ -1,23 +1,100 @@
-"""What all ways of training share: the arguments of every trainer, the adapter, and how a training is run and kept."""
+"""What all ways of training share: what they are given, what they return, and how a training is run and kept.
+
+A way of training is a module with a function `train(inputs: Inputs) -> Trained`, which `recipe.methods.METHODS` names.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from peft import LoraConfig, PeftModel
 from torch import nn
-from transformers import PrinterCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
+from ..backends import TrainingBackend
+from ..backends.control_tokens import markers
 from ..backends.sources import model_path
-from ..backends.transformers import peft_config
-from ..recipe.schema import ModelConfig, TrainConfig
-from .callbacks import LogWhereSaved, StillNumbers
+from ..backends.transformers import load_tokenizer, peft_config
+from ..method.collator import Example
+from ..method.examples import render_examples
+from ..recipe.schema import ModelConfig, Recipe, TrainConfig
+from ..records import Pair, Problem, Rollout
+from ..run.curated import read_pairs, read_questions, read_rollouts
+from ..run.rundir import RunDir
+from .callbacks import LengthProbe, LogWhereSaved, StillNumbers
 from .checkpoints import Sealed
+
+
+@dataclass
+class Inputs:
+    """What every way of training is given. The properties are read, or made, when first asked for, and once."""
+
+    recipe: Recipe
+    run: RunDir  # where the stages lie that it reads
+    folder: Path  # to write into
+    backend: TrainingBackend | None = None  # what loads the model, for a method that is `by_backend`
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.recipe.model)
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """Raises UserError where curation gave none."""
+        return read_pairs(self.run)
+
+    @cached_property
+    def examples(self) -> list[Example]:
+        """The pairs as token ids, in their order."""
+        return render_examples(self.recipe, self.pairs, self.tokenizer)
+
+    @cached_property
+    def questions(self) -> list[Problem]:
+        """All that were sampled in curation, in their order."""
+        return read_questions(self.run)
+
+    @cached_property
+    def rollouts(self) -> list[Rollout]:
+        """Of these questions; none where the pairs were brought along."""
+        return read_rollouts(self.run)
+
+    @cached_property
+    def probes(self) -> list[Problem]:
+        """Questions that were sampled and gave no pair: the student's own reply length is measured on them."""
+        paired = {pair.problem_id for pair in self.pairs}
+        rest = [asked for asked in self.questions if asked.id not in paired and not markers(asked.question)]
+        return rest[: self.recipe.train.probe_questions]
+
+
+@dataclass
+class Trained:
+    """What came of a training."""
+
+    model: PeftModel
+    history: list[dict[str, Any]]  # a row a log
+    trainable_parameters: int
+    total_parameters: int
+    tokens: int = 0  # read in training, prompts and replies
+    backend: str | None = None  # that loaded the model, where the recipe leaves a choice
+    sampled_tokens: int | None = None  # where the method samples
+    learnt_tokens: int | None = None  # of the replies that a control learns from
+    drift: float | None = None  # KL(base ‖ student) on unrelated text, nats a token, where that is measured
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Its figures for the stage's manifest, in their order; those that there are."""
+        losses = [row["loss"] for row in self.history if "loss" in row]
+        steps = {"steps": self.history[-1]["step"], "first_loss": losses[0], "last_loss": losses[-1]}
+        counted = ("trainable_parameters", "total_parameters", "backend", "sampled_tokens", "learnt_tokens", "drift")
+        return steps | {name: value for name in counted if (value := getattr(self, name)) is not None}
 
 
 def common_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: Any) -> dict[str, Any]:
@@ -25,8 +102,6 @@ def common_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: A
 
     `dtype`: the base model's weights'.
     """
-    import torch
-
     micro = config.micro_batch_size or config.batch_size
     on_gpu = torch.cuda.is_available()
     return {
@@ -59,35 +134,48 @@ def lora(config: TrainConfig) -> LoraConfig:
     return peft_config(config.lora)
 
 
-def fit(trainer: Sealed, folder: Path, rate: str = "train.learning_rate") -> dict[str, Any]:
-    """Train, and save `folder/adapter`. `rate`: the recipe's key of the learning rate.
+def fit(
+    trainer: Sealed,
+    inputs: Inputs,
+    probes: Sequence[Problem],
+    probe_tokens: int,
+    rate: str = "train.learning_rate",
+) -> Trained:
+    """Train, and save `adapter` in the inputs' folder. What the method alone can count is left for it to add.
 
-    Returns {"model": the trained PeftModel, "history": [a dict a log], "trainable_parameters", "total_parameters"}.
-    The newest whole checkpoint in `folder/checkpoints` is gone on with; what comes out is that of an undisturbed run.
+    Training resumes from the newest whole checkpoint in the folder's `checkpoints`; what comes out is that of an
+    undisturbed run. While it trains, the student's own replies to `probes`, held-out questions, are measured, at most
+    `probe_tokens` long. `rate`: the recipe's key of the learning rate.
 
     Raises:
         UserError: the adapter's weights are no numbers any more; or the disk is full.
     """
+    config = inputs.recipe.train
+    if config.lora.dtype == "model":
+        cast_adapter(cast(nn.Module, trainer.model))
+    if probes and config.probe_steps:
+        wording = inputs.recipe.prompts.wording
+        trainer.add_callback(LengthProbe(trainer, inputs.tokenizer, probes, config.probe_steps, probe_tokens, wording))
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(StillNumbers)  # SSBTrainer's own does not know the recipe's key
     trainer.add_callback(StillNumbers(rate))
     trainer.add_callback(LogWhereSaved())
-    _keep_events(trainer, folder.parent / "tensorboard")
+    _keep_events(trainer, inputs.folder.parent / "tensorboard")
     trainer.train(resume_from_checkpoint=True)
     model = cast(PeftModel, trainer.model)
     parameters = list(model.parameters())
-    save_adapter(model, folder / "adapter")
-    return {
-        "model": model,
-        "history": history(trainer.state.log_history),
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-        "total_parameters": sum(p.numel() for p in parameters),
-    }
+    save_adapter(model, inputs.folder / "adapter")
+    return Trained(
+        model,
+        history(trainer.state.log_history),
+        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        total_parameters=sum(p.numel() for p in parameters),
+    )
 
 
 def _keep_events(trainer: Sealed, folder: Path) -> None:
     """TensorBoard's files beside the stage's folder, where they outlive the checkpoints, and no hash depends on them.
-    A folder for each time that the training is begun or gone on with; TENSORBOARD_LOGGING_DIR overrules it.
+    A folder for each time that training begins or resumes; TENSORBOARD_LOGGING_DIR overrules it.
     """
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
@@ -97,7 +185,7 @@ def _keep_events(trainer: Sealed, folder: Path) -> None:
 def history(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The Trainer's log as it is kept: the same for the same training, whenever and in however many pieces it ran.
 
-    So it has no seconds (the manifest's cost has them) and none of what TRL counts anew whenever a training goes on.
+    So it has no seconds (the manifest's cost has them) and none of what TRL counts anew whenever training resumes.
     Its keys are sorted, as those are that come out of a checkpoint, and its `train_loss` is the mean over all steps.
     """
     left_out = ("_runtime", "_per_second", "step_time", "num_tokens")

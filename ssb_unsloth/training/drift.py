@@ -57,7 +57,7 @@ def _drills(tokenizer: PreTrainedTokenizerBase) -> list[Text]:
     drills = [draw_drill(rng, held_out=True) for _ in range(POCKET_TEXTS)]
     return [
         (
-            render(tokenizer, student_messages(drill.question)),
+            render(tokenizer, student_messages(drill.question, "paper")),  # as the pocket has seen them
             tokenizer.encode(drill_solution(drill), add_special_tokens=False),
         )
         for drill in drills
@@ -68,21 +68,20 @@ def drift(model: nn.Module, texts: Sequence[Text]) -> float:
     """Mean KL(base ‖ student) at temperature 1 over all predicted tokens, in nats. `model`: the trained PeftModel."""
     import torch
 
-    from ..method.collator import view
+    from ..method.collator import make_view
     from ..method.losses import kd_loss
-    from ..method.modeling import as_teacher, hidden_states, output_head
+    from ..method.modeling import as_teacher, output_head, reply_states
 
     head, was_training = output_head(model), model.training
     device, total, tokens = head.weight.device, 0.0, 0
     model.eval()
     for start in range(0, len(texts), BATCH):
         prompts, rest = zip(*texts[start : start + BATCH], strict=True)
-        seen = view(prompts, rest, pad=0)
-        inputs = seen.input_ids.to(device), seen.attention_mask.to(device)
+        seen = make_view(prompts, rest, pad=0)
         with as_teacher(model):
-            base_NH = seen.reply_rows(hidden_states(model, *inputs)).to(head.weight.dtype)
+            base_NH = reply_states(model, seen)
         with torch.no_grad():
-            student_NH = seen.reply_rows(hidden_states(model, *inputs)).to(head.weight.dtype)
+            student_NH = reply_states(model, seen)
             kl_N = kd_loss(student_NH, base_NH, head, torch.ones(len(base_NH), device=device), temperature=1.0).kl
         total, tokens = total + kl_N.sum().item(), tokens + len(kl_N)
     model.train(was_training)

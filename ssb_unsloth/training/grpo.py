@@ -1,8 +1,8 @@
 """GRPO through TRL's GRPOTrainer: the reward is 1 where the verifier finds the last box right, else 0.
 
-The same LoRA, prompts, seed handling, schedule and clipping as every other method (`train.common_arguments`); what is
+The same LoRA, prompts, seed handling, schedule and clipping as every other method (`common.common_arguments`); what is
 GRPO's own stands under `train.grpo`. One optimizer step samples `generations` replies to each of `questions_per_step`
-questions and uses them once. A reply that is cut off earns 0. A run goes on from its last checkpoint.
+questions and uses them once. A reply that is cut off earns 0. A stopped run resumes from its last checkpoint.
 
 Sampling is by plain transformers on a CPU, and by vLLM in the same process on a GPU (rollouts.py).
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,16 +28,20 @@ from transformers import (
     TrainingArguments,
 )
 
-from ..backends.chat_template import completion
-from ..backends.transformers import only_stops
+from ..backends.chat_template import completion, spells_control_tokens
+from ..backends.control_tokens import REMEDY
+from ..backends.transformers import load_model, only_stops
+from ..backends.vllm import start as start_vllm
+from ..data.problems import load_problems
 from ..errors import UserError
+from ..io.progress import say
 from ..prompts import student_messages
 from ..recipe.schema import TrainConfig
 from ..records import Problem
 from ..verifier.grading import Verdict, grade
-from .callbacks import Bar, LengthProbe
+from .callbacks import Bar
 from .checkpoints import Sealed
-from .common import cast_adapter, common_arguments, fit, lora, steps_of
+from .common import Inputs, Trained, common_arguments, fit, lora, steps_of
 from .log_probs import make_trl_ready
 from .rollouts import Rollouts, StartEngine, in_trl
 
@@ -60,18 +66,21 @@ class Trainer(Sealed, GRPOTrainer):
     """TRL's, with checkpoints that count when they are whole."""
 
 
+def train(inputs: Inputs) -> Trained:
+    """Train a fresh adapter on the recipe's problems.
+
+    Raises:
+        UserError: as `train_grpo`; or a question spells a control token, and the recipe says to refuse that.
+    """
+    recipe = inputs.recipe
+    problems = _read_as_text_by_trl(load_problems(recipe.problems), inputs.tokenizer, recipe.prompts.control_text)
+    return train_grpo(inputs, load_model(recipe.model), problems, partial(start_vllm, recipe.model, recipe.sampler))
+
+
 def train_grpo(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
-    wording: str,
-    config: TrainConfig,
-    max_model_len: int,
-    seed: int,
-    folder: Path,
-    start: StartEngine | None = None,
-) -> dict[str, Any]:
-    """Train into `folder`; the result as `train.fit`'s, with `tokens` (read in training) and `sampled_tokens`.
+    inputs: Inputs, model: nn.Module, problems: Sequence[Problem], start: StartEngine | None = None
+) -> Trained:
+    """Train a fresh adapter on `model`, the base.
 
     The first `train.grpo.questions` problems are trained on; the next `probe_questions` measure the student's own reply
     length. History, a row a step: `reward` and `reward_std` over all replies of the step, `same_reward` (share of
@@ -80,8 +89,9 @@ def train_grpo(
     `start` starts vLLM, where that is to sample.
 
     Raises:
-        UserError: fewer problems than a step takes, or rewards from which nothing can be learned.
+        UserError: fewer problems than a step takes, rewards from which nothing can be learned, or what `fit` raises.
     """
+    recipe, tokenizer, config = inputs.recipe, inputs.tokenizer, inputs.recipe.train
     grpo = config.grpo
     trained_on, rest = problems[: grpo.questions], problems[grpo.questions :]
     if len(trained_on) < grpo.questions_per_step:
@@ -90,37 +100,41 @@ def train_grpo(
             f" {len(trained_on)} problems; take fewer a step, or more problems."
         )
     make_trl_ready()
-    args = arguments(config, max_model_len, seed, next(model.parameters()).dtype, folder / "checkpoints")
+    dtype, checkpoints = next(model.parameters()).dtype, inputs.folder / "checkpoints"
     stops = only_stops(model, tokenizer)  # TRL hands them to transformers, and not to vLLM
-    with in_trl(start, seed, stops):
+    asked = [
+        {"prompt": student_messages(problem.question, recipe.prompts.wording), "gold": problem.gold}
+        for problem in trained_on
+    ]
+    with in_trl(start, recipe.seed, stops):
         trainer = Trainer(
             cast(PreTrainedModel, model),
             reward_funcs=Verifier(tokenizer, stops),
-            args=args,
-            train_dataset=Dataset.from_list(
-                [{"prompt": student_messages(p.question, wording), "gold": p.gold} for p in trained_on]
-            ),
+            args=arguments(config, recipe.sampler.max_model_len, recipe.seed, dtype, checkpoints),
+            train_dataset=Dataset.from_list(asked),
             processing_class=tokenizer,
             peft_config=lora(config),
             callbacks=[Bar(), EqualRewards()],
         )
     if trainer.use_vllm:
         cast(Rollouts, trainer.vllm_generation).step = lambda: trainer.state.global_step
-    if config.lora.dtype == "model":
-        cast_adapter(cast(nn.Module, trainer.model))
-    probes = rest[: config.probe_questions]
-    if probes and config.probe_steps:
-        trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, grpo.max_tokens, wording))
-    result = fit(trainer, folder, "train.grpo.learning_rate")
-    history = [{NAMES.get(key, key): value for key, value in row.items() if _is_kept(key)} for row in result["history"]]
+    trained = fit(trainer, inputs, rest[: config.probe_questions], grpo.max_tokens, "train.grpo.learning_rate")
+    kept = [{NAMES.get(key, key): value for key, value in row.items() if _is_kept(key)} for row in trained.history]
     replies = grpo.questions_per_step * grpo.generations  # a step
-    sampled = replies * sum(row["rollout_tokens"] * steps for row, steps in steps_of(history, "rollout_tokens"))
-    return {
-        **result,
-        "history": history,
-        "tokens": int(trainer.state.num_input_tokens_seen),
-        "sampled_tokens": round(sampled),
-    }
+    sampled = replies * sum(row["rollout_tokens"] * steps for row, steps in steps_of(kept, "rollout_tokens"))
+    return replace(
+        trained, history=kept, tokens=int(trainer.state.num_input_tokens_seen), sampled_tokens=round(sampled)
+    )
+
+
+def _read_as_text_by_trl(problems: Sequence[Problem], tokenizer: Any, control_text: str) -> list[Problem]:
+    """Those that TRL, which renders and tokenizes by itself, reads as the text that they are."""
+    unsafe = [problem for problem in problems if spells_control_tokens(tokenizer, problem.question)]
+    if unsafe and control_text == "refuse":
+        raise UserError(f"Question {unsafe[0].id} spells a control token of the model; {REMEDY}")
+    if unsafe:
+        say(f"grpo: {len(unsafe):,} questions left out, since they spell a control token (prompts.control_text)")
+    return [problem for problem in problems if problem not in unsafe]
 
 
 def arguments(config: TrainConfig, max_model_len: int, seed: int, dtype: Any, checkpoints: Path) -> GRPOConfig:

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
 from datasets import Dataset
 from torch import nn
@@ -30,19 +30,18 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from ..backends.chat_template import end_of_turn
 from ..backends.control_tokens import encode
-from ..backends.transformers import only_stops
+from ..backends.transformers import load_model, only_stops
 from ..errors import UserError
 from ..io.progress import say
-from ..method.examples import examples, student_ids
+from ..method.examples import student_prompt_ids
 from ..prompts import student_messages
 from ..recipe.methods import MethodName
-from ..recipe.schema import Recipe, TrainConfig
 from ..records import Pair, Problem, Rollout
 from ..seeds import derive_seed
 from ..verifier.grading import Verdict
-from .callbacks import Bar, LengthProbe
+from .callbacks import Bar
 from .checkpoints import Sealed
-from .common import cast_adapter, common_arguments, fit, lora
+from .common import Inputs, Trained, common_arguments, fit, lora
 from .log_probs import make_trl_ready
 
 
@@ -53,24 +52,55 @@ class Trainer(Sealed, SFTTrainer):
 Reply = tuple[list[int], list[int]]  # the token ids of a prompt, and of an answer to it
 
 
-def learnt_from(
-    recipe: Recipe,
-    pairs: Sequence[Pair],
-    questions: Sequence[Problem],
-    rollouts: Sequence[Rollout],
-    tokenizer: PreTrainedTokenizerBase,
-) -> list[Reply]:
-    """What the recipe's method learns from, as the module says. `questions`: all that were sampled, in their order.
+def train(inputs: Inputs) -> Trained:
+    """Train a fresh adapter on what the recipe's method learns from.
 
     Raises:
-        UserError: there are no rollouts to learn from.
+        UserError: there are no pairs, or no rollouts to learn from, or what `fit` raises.
     """
+    replies = learnt_from(inputs)
+    return train_sft(inputs, load_model(inputs.recipe.model), replies)
+
+
+def train_sft(inputs: Inputs, model: nn.Module, replies: Sequence[Reply]) -> Trained:
+    """Train a fresh adapter on `model`, the base, by these replies."""
+    make_trl_ready()
+    only_stops(model, inputs.tokenizer)
+    config, checkpoints = inputs.recipe.train, inputs.folder / "checkpoints"
+    rows = [{"input_ids": prompt + reply, "labels": [-100] * len(prompt) + reply} for prompt, reply in replies]
+    trainer = Trainer(
+        cast(PreTrainedModel, model),
+        args=SFTConfig(
+            max_length=None,  # what was sampled fits
+            packing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are there: nothing to tokenize or to map
+            **common_arguments(config, checkpoints, inputs.recipe.seed, next(model.parameters()).dtype),
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=inputs.tokenizer,
+        peft_config=lora(config),
+        callbacks=[Bar()],
+    )
+    return replace(
+        fit(trainer, inputs, inputs.probes, inputs.recipe.curate.rollout.max_tokens),
+        tokens=config.epochs * sum(len(row["input_ids"]) for row in rows),
+        learnt_tokens=sum(len(reply) for _, reply in replies),
+    )
+
+
+def learnt_from(inputs: Inputs) -> list[Reply]:
+    """What the recipe's method learns from, as the module says.
+
+    Raises:
+        UserError: there are no pairs, or no rollouts to learn from.
+    """
+    recipe, tokenizer = inputs.recipe, inputs.tokenizer
     if recipe.train.method == "sft":
-        return [(example.student_ids, example.reply_ids) for example in examples(recipe, pairs, tokenizer)]
+        return [(example.student_ids, example.reply_ids) for example in inputs.examples]
     made, prompts = [], recipe.prompts
-    for question, rollout in draw(recipe.train.method, pairs, questions, rollouts, recipe.seed):
+    for question, rollout in draw(recipe.train.method, inputs.pairs, inputs.questions, inputs.rollouts, recipe.seed):
         asked = student_messages(question, prompts.wording)
-        made.append((student_ids(prompts, asked, tokenizer), _token_ids(rollout, tokenizer)))
+        made.append((student_prompt_ids(prompts, asked, tokenizer), _token_ids(rollout, tokenizer)))
     return made
 
 
@@ -110,42 +140,3 @@ def _token_ids(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[int
         return rollout.token_ids
     ids = encode(tokenizer, rollout.text)
     return ids if rollout.finish_reason == "length" else [*ids, end_of_turn(tokenizer)]
-
-
-def train_sft(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    replies: Sequence[Reply],
-    probes: Sequence[Problem],
-    config: TrainConfig,
-    probe_tokens: int,
-    seed: int,
-    folder: Path,
-    wording: str = "paper",
-) -> dict[str, Any]:
-    """Train into `folder`; arguments and result as `train.train`'s. `tokens` in the result: read in training."""
-    make_trl_ready()
-    only_stops(model, tokenizer)
-    rows = [{"input_ids": prompt + reply, "labels": [-100] * len(prompt) + reply} for prompt, reply in replies]
-    trainer = Trainer(
-        cast(PreTrainedModel, model),
-        args=SFTConfig(
-            max_length=None,  # what was sampled fits
-            packing=False,
-            dataset_kwargs={"skip_prepare_dataset": True},  # ids and labels are there: nothing to tokenize or to map
-            **common_arguments(config, folder / "checkpoints", seed, next(model.parameters()).dtype),
-        ),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        peft_config=lora(config),
-        callbacks=[Bar()],
-    )
-    if config.lora.dtype == "model":
-        cast_adapter(cast(nn.Module, trainer.model))
-    if probes and config.probe_steps:
-        trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, probe_tokens, wording))
-    return {
-        **fit(trainer, folder),
-        "tokens": config.epochs * sum(len(row["input_ids"]) for row in rows),
-        "learnt_tokens": sum(len(reply) for _, reply in replies),
-    }

@@ -1,21 +1,57 @@
-"""The train stage: verified pairs and the stored teacher in, a LoRA adapter and its training history out."""
+"""Semantic Soft Bootstrapping by recipe: SSBTrainer on the curated pairs, its teacher stored or on line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
-from ..method.collator import Example
+from ..method.selfchecks import check_student
+from ..method.targets import Targets
 from ..recipe.schema import TrainConfig
-from ..records import Problem
 from .arguments import SSBConfig
-from .callbacks import Bar, LengthProbe
-from .common import cast_adapter, common_arguments, fit
-from .trainer import SSBTrainer, Targets
+from .callbacks import Bar
+from .common import Inputs, Trained, common_arguments, fit
+from .trainer import SSBTrainer
+
+
+def train(inputs: Inputs) -> Trained:
+    """Train the base's fresh adapter on all pairs.
+
+    Raises:
+        UserError: there are no pairs or no targets, the model or its teacher is not what the method takes it for, or
+            what `fit` raises.
+    """
+    recipe, backend, examples = inputs.recipe, inputs.backend, inputs.examples
+    assert backend is not None, "whoever calls it makes the backend, before this module is imported"
+    targets = None if recipe.teach.targets == "online" else Targets(inputs.run.stage("teach"))
+    length, checkpointing = recipe.sampler.max_model_len, recipe.train.gradient_checkpointing
+    student = backend.load(length, recipe.train.lora, recipe.seed, checkpointing)
+    check_student(recipe, student, examples, targets)
+    return replace(train_ssb(inputs, student, targets), backend=backend.name)
+
+
+def train_ssb(inputs: Inputs, student: nn.Module, targets: Targets | None) -> Trained:
+    """Train `student`, the base model with a fresh adapter, on the inputs' examples. `targets` None: the teacher, which
+    is the same model, runs in the training step.
+    """
+    config, examples = inputs.recipe.train, inputs.examples
+    dtype = next(student.parameters()).dtype
+    trainer = SSBTrainer(
+        student,
+        args=trainer_arguments(config, inputs.folder / "checkpoints", inputs.recipe.seed, dtype),
+        train_dataset=examples,
+        processing_class=inputs.tokenizer,
+        targets=targets,
+        callbacks=[Bar()],
+    )
+    tokens = sum(len(e.student_ids) + len(e.reply_ids) for e in examples)
+    if targets is None:  # the teacher reads with the student
+        tokens += sum(len(e.teacher_ids) + len(e.reply_ids) for e in examples)
+    trained = fit(trainer, inputs, inputs.probes, inputs.recipe.curate.rollout.max_tokens)
+    return replace(trained, tokens=tokens * config.epochs)
 
 
 def trainer_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: Any) -> SSBConfig:
@@ -28,36 +64,3 @@ def trainer_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: 
         sharpen=config.sharpen,
         **common_arguments(config, checkpoints, seed, dtype) | {"gradient_checkpointing": False},  # set by the backend
     )
-
-
-def train(
-    student: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
-    targets: Targets | None,
-    probes: Sequence[Problem],
-    config: TrainConfig,
-    probe_tokens: int,
-    seed: int,
-    folder: Path,
-    wording: str = "paper",
-) -> dict[str, Any]:
-    """Train by SSB into `folder`; `fit` says what comes back.
-
-    `student` is the base model with a fresh adapter (`backends.TrainingBackend`). `probes` are held-out questions: the
-    student's own reply to each is measured while it trains, at most `probe_tokens` long, under the tutor prompt of this
-    `wording`.
-    """
-    trainer = SSBTrainer(
-        student,
-        args=trainer_arguments(config, folder / "checkpoints", seed, next(student.parameters()).dtype),
-        train_dataset=examples,
-        processing_class=tokenizer,
-        targets=targets,
-        callbacks=[Bar()],
-    )
-    if config.lora.dtype == "model":
-        cast_adapter(trainer.model)
-    if probes and config.probe_steps:
-        trainer.add_callback(LengthProbe(trainer, tokenizer, probes, config.probe_steps, probe_tokens, wording))
-    return fit(trainer, folder)

@@ -3,7 +3,8 @@
 `measure` runs at the end of training, while the model is in memory: KL(teacher ‖ base) is what the hint would change
 at a token, KL(teacher ‖ student) what of that is left after training. Teacher and base are the same weights, the
 adapter off; the teacher sees the hinted context, base and student see the bare question. All distributions are at
-temperature 1, KL in nats. `page` makes one self-contained HTML file of it; the report stage imports no torch for it.
+temperature 1, KL in nats. `report.token_page` makes an HTML file of it, for which this file can be imported without
+torch.
 
 Shapes: R reply tokens of a pair, H hidden, V vocabulary.
 """
@@ -38,17 +39,19 @@ def measure(
     """
     import torch
 
-    from ..method.modeling import as_teacher, output_head
+    from ..method.collator import make_view
+    from ..method.modeling import as_teacher, output_head, reply_states
 
     head, was_training = output_head(model), model.training
     special, known = set(tokenizer.all_special_ids), dict[int, str]()
     for example in examples:
+        replies = [example.reply_ids]
+        hinted, bare = (make_view([ids], replies, pad=0) for ids in (example.teacher_ids, example.student_ids))
         with as_teacher(model):
-            teacher_RH = _reply_rows(model, example.teacher_ids, example.reply_ids)
-            base_RH = _reply_rows(model, example.student_ids, example.reply_ids)
+            teacher_RH, base_RH = reply_states(model, hinted), reply_states(model, bare)
         model.eval()
         with torch.no_grad():
-            student_RH = _reply_rows(model, example.student_ids, example.reply_ids)
+            student_RH = reply_states(model, bare)
             row = _compare({"teacher": teacher_RH, "base": base_RH, "student": student_RH}, head, example.reply_ids)
         model.train(was_training)
         seen = {token for expected in row["top"].values() for top in expected for token, _ in top}
@@ -63,17 +66,6 @@ def measure(
             **row,
             "pieces": {str(token): known[token] for token in occurring},
         }
-
-
-def _reply_rows(model: nn.Module, prompt_ids: list[int], reply_ids: list[int]) -> Tensor:
-    """The states [R, H] that predict the reply after this prompt, as the head receives them."""
-    from ..method.collator import view
-    from ..method.modeling import hidden_states, output_head
-
-    weight = output_head(model).weight
-    seen = view([prompt_ids], [reply_ids], pad=0)  # one sequence: nothing is padded
-    hidden_BSH = hidden_states(model, seen.input_ids.to(weight.device), seen.attention_mask.to(weight.device))
-    return seen.reply_rows(hidden_BSH).to(weight.dtype)
 
 
 def _compare(states: Mapping[str, Tensor], head: Any, reply_ids: list[int]) -> dict[str, Any]:

@@ -25,11 +25,11 @@ from ..backends.chat_template import pad_id
 from ..backends.transformers import load_model, load_tokenizer
 from ..backends.wrapped import embedded
 from ..errors import UserError
-from ..method.collator import PairCollator, View
+from ..method.collator import PairCollator
 from ..method.distributions import Teacher, placed
 from ..method.losses import kd_loss, row_weights
-from ..method.modeling import as_teacher, hidden_states, output_head
-from ..method.prefetch import Ahead
+from ..method.modeling import as_teacher, output_head, reply_states
+from ..method.prefetch import Prefetch
 from ..method.selfchecks import check_head
 from ..recipe.schema import ModelConfig
 from .arguments import SSBConfig, checked_arguments, student
@@ -110,7 +110,7 @@ class SSBTrainer(Sealed):
         self.args.dataloader_pin_memory = False
         self._head_checked = False
         self._epoch: Iterator[Any] | None = None
-        self._ahead: Iterator[Any] = iter(())
+        self._prefetched: Iterator[Any] = iter(())
         # Sums over the reply tokens of each micro-batch since the last log: of MEANS, and how many tokens.
         self._rows: dict[bool, list[Tensor]] = {True: [], False: []}  # in training, in evaluation
 
@@ -118,9 +118,9 @@ class SSBTrainer(Sealed):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """The micro-batches of one optimizer step, with the step's denominator: its examples, or its reply tokens."""
-        if epoch_iterator is not self._epoch:  # a new one: from now on it belongs to the thread that reads ahead
-            self._epoch, self._ahead = epoch_iterator, Ahead(epoch_iterator, num_batches)
-        batches = list(islice(self._ahead, num_batches))
+        if epoch_iterator is not self._epoch:  # a new one: from now on it belongs to the thread that prefetches
+            self._epoch, self._prefetched = epoch_iterator, Prefetch(epoch_iterator, num_batches)
+        batches = list(islice(self._prefetched, num_batches))
         by_token = self.args.denominator == "token"
         total = sum(int(batch["lengths"].sum()) if by_token else len(batch["lengths"]) for batch in batches)
         # Processes of one step share its denominator; DDP then averages their gradients, hence the factor.
@@ -143,12 +143,12 @@ class SSBTrainer(Sealed):
         head = output_head(model)
         device = head.weight.device
         with self.accelerator.autocast():
-            student_NH = _through(wrapped, model, partial(_reply_states, model, inputs["student"], device))
+            student_NH = _through(wrapped, model, partial(reply_states, model, inputs["student"]))
             if "targets" in inputs:
                 teacher = placed(inputs["targets"], device)
             else:
                 with as_teacher(model):
-                    teacher = _reply_states(model, inputs["teacher"], device).to(head.weight.dtype)
+                    teacher = reply_states(model, inputs["teacher"])
         lengths = inputs["lengths"].to(device)
         out = kd_loss(
             student_NH,
@@ -214,7 +214,3 @@ def _through(wrapped: nn.Module, model: nn.Module, function: Callable[[], Tensor
     finally:
         model.forward = original
     return states
-
-
-def _reply_states(model: nn.Module, view: View, device: torch.device) -> Tensor:
-    return view.reply_rows(hidden_states(model, view.input_ids.to(device), view.attention_mask.to(device)))

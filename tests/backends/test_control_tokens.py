@@ -14,7 +14,7 @@ from ssb_unsloth.backends.sampler import Completion
 from ssb_unsloth.data.pairs import load_pairs
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.method.curate import Curator
-from ssb_unsloth.method.examples import examples, student_ids
+from ssb_unsloth.method.examples import render_examples, student_prompt_ids
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.prompts import student_messages, teacher_messages
 from ssb_unsloth.recipe.schema import CurateConfig, PromptsConfig, Recipe
@@ -93,8 +93,8 @@ def test_in_every_view_a_control_token_in_a_text_is_text(name, data):
         ids, usual = render(tokenizer, hostile), render(tokenizer, harmless)
         assert control_ids(tokenizer, ids) == control_ids(tokenizer, usual)
         assert text in tokenizer.decode(ids)
-        joined = student_ids(PromptsConfig(student="joined"), hostile, tokenizer)
-        usual = student_ids(PromptsConfig(student="joined"), harmless, tokenizer)
+        joined = student_prompt_ids(PromptsConfig(student="joined"), hostile, tokenizer)
+        usual = student_prompt_ids(PromptsConfig(student="joined"), harmless, tokenizer)
         assert control_ids(tokenizer, joined) == control_ids(tokenizer, usual)
     assert control_ids(tokenizer, encode(tokenizer, text)) == []
     assert tokenizer.decode(encode(tokenizer, text)) == text
@@ -183,7 +183,7 @@ def test_a_brought_reply_that_spells_control_tokens_is_text(name, tmp_path):
     reply = f"so {' and '.join(tokens)} it is"
     _, pair = load_pairs(brought(tmp_path, reply=reply, question=reply, right=reply, wrong=reply), tokenizer)
     for how in ("sampled", "retokenized"):
-        (example,) = examples(Recipe(prompts=PromptsConfig(reply=how)), [pair], tokenizer)
+        (example,) = render_examples(Recipe(prompts=PromptsConfig(reply=how)), [pair], tokenizer)
         ends = [end_of_turn(tokenizer)] if how == "sampled" else []
         assert control_ids(tokenizer, example.reply_ids) == ends
         assert reply in tokenizer.decode(example.reply_ids)

@@ -1,6 +1,7 @@
 """The samplers: seeds, stops and adapters on plain transformers; and the real vLLM against it."""
 
 import copy
+import inspect
 import json
 import shutil
 import subprocess
@@ -12,9 +13,11 @@ from peft import LoraConfig, get_peft_model
 from vllm_script import VLLM
 
 from ssb_unsloth import backends
-from ssb_unsloth.backends.sampler import Adapter, Request
+from ssb_unsloth.backends.sampler import Adapter, Request, Sampler
+from ssb_unsloth.backends.server import ServerSampler
 from ssb_unsloth.backends.transformers import load_generation_config, load_model, only_stops
 from ssb_unsloth.backends.transformers_sampler import TransformersSampler
+from ssb_unsloth.backends.vllm import VLLMSampler
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.pocket.problems import generate
@@ -33,6 +36,23 @@ def sampler(tokenizer):
 def requests(sampler):
     problems = generate("validation", 20, 0)
     return [Request(sampler.render(student_messages(p.question)), 100 + i) for i, p in enumerate(problems)]
+
+
+METHODS = [name for name, value in vars(Sampler).items() if inspect.isfunction(value) and not name.startswith("_")]
+
+
+@pytest.mark.parametrize("engine", [TransformersSampler, VLLMSampler, ServerSampler])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_sampler_can_be_called_as_the_protocol_says(engine, method):
+    """Names, order, defaults and types of the arguments, and what is returned."""
+    assert METHODS == ["render", "sample", "close"]
+    assert inspect.signature(getattr(engine, method)) == inspect.signature(getattr(Sampler, method))
+
+
+def test_a_quiet_sampler_shows_no_bar(sampler, requests, capfd):
+    for quiet in (False, True):
+        sampler.sample(requests[:2], SamplingConfig(temperature=0, max_tokens=2), title="shown", quiet=quiet)
+        assert ("shown" in capfd.readouterr().err) is not quiet
 
 
 def test_a_reply_depends_on_its_own_seed_and_not_on_its_company(sampler, requests):

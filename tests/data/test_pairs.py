@@ -6,7 +6,7 @@ import pytest
 
 from ssb_unsloth.data.pairs import load_pairs
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.method.examples import examples
+from ssb_unsloth.method.examples import render_examples
 from ssb_unsloth.prompts import student_messages, teacher_messages
 from ssb_unsloth.recipe.schema import Recipe, TeachConfig
 from ssb_unsloth.records import Pair, write_jsonl
@@ -47,7 +47,7 @@ def as_trainer_takes_them():
 
 
 def views(source, tokenizer):
-    made = examples(Recipe(), load_pairs(str(source), tokenizer), tokenizer)
+    made = render_examples(Recipe(), load_pairs(str(source), tokenizer), tokenizer)
     return [(e.student_ids, e.teacher_ids, e.reply_ids) for e in made]
 
 
@@ -63,11 +63,11 @@ def test_the_published_set_keeps_its_own_prompts_and_its_answers_are_the_replies
     pairs = load_pairs(str(published(tmp_path)), tokenizer)
     assert [pair.question for pair in pairs] == QUESTIONS
     assert {pair.gold for pair in pairs} == {"12"}
-    (first, _) = examples(Recipe(), pairs, tokenizer)
+    (first, _) = render_examples(Recipe(), pairs, tokenizer)
     assert "inside boxed in their" in tokenizer.decode(first.teacher_ids)
     assert len({pair.id for pair in pairs}) == 2
     with pytest.raises(UserError, match="only both can be shown"):
-        examples(Recipe(teach=TeachConfig(hint="right")), pairs, tokenizer)
+        render_examples(Recipe(teach=TeachConfig(hint="right")), pairs, tokenizer)
 
 
 def test_pairs_of_another_run_read_back_unchanged(tmp_path, tokenizer):

@@ -1,22 +1,17 @@
 """The one-token shift and the masks, against positions counted by hand."""
 
-import threading
-import time
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssb_unsloth.errors import UserError
-from ssb_unsloth.method.collator import Example, PairCollator, view
-from ssb_unsloth.method.prefetch import Ahead
+from ssb_unsloth.method.collator import Example, PairCollator, make_view
 
 PAD = 7
 
 
 def test_rows_are_the_positions_that_predict_the_reply():
-    seen = view([[1, 2, 3], [4]], [[5, 6], [8, 9, 7]], PAD)
+    seen = make_view([[1, 2, 3], [4]], [[5, 6], [8, 9, 7]], PAD)
     assert seen.input_ids.tolist() == [[1, 2, 3, 5, 6], [4, 8, 9, 7, PAD]]
     assert seen.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
     assert list(zip(seen.rows_B.tolist(), seen.rows_S.tolist(), strict=True)) == [
@@ -34,7 +29,7 @@ ids = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 @given(st.lists(st.tuples(ids, ids), min_size=1, max_size=5))
 def test_the_token_after_each_row_is_the_reply_token(pairs):
     prompts, replies = [p for p, _ in pairs], [r for _, r in pairs]
-    seen = view(prompts, replies, PAD)
+    seen = make_view(prompts, replies, PAD)
     after = seen.input_ids[seen.rows_B, seen.rows_S + 1]
     assert after.tolist() == [token for reply in replies for token in reply]
     assert seen.attention_mask.sum(1).tolist() == [len(p) + len(r) for p, r in pairs]
@@ -42,7 +37,7 @@ def test_the_token_after_each_row_is_the_reply_token(pairs):
 
 def test_a_pad_token_inside_the_reply_is_kept():
     """pad == eos is common: masks by token id would lose the end of turn."""
-    seen = view([[1]], [[2, PAD]], PAD)
+    seen = make_view([[1]], [[2, PAD]], PAD)
     assert seen.attention_mask.tolist() == [[1, 1, 1]]
     assert len(seen.rows_S) == 2
 
@@ -57,7 +52,7 @@ def test_student_and_teacher_rows_match_one_to_one():
 
 
 def test_reply_rows_picks_states():
-    seen = view([[1, 2], [3]], [[4], [5, 6]], PAD)
+    seen = make_view([[1, 2], [3]], [[4], [5, 6]], PAD)
     hidden_BSH = torch.arange(2 * 3 * 1).reshape(2, 3, 1)
     assert seen.reply_rows(hidden_BSH)[:, 0].tolist() == [1, 3, 4]
 
@@ -67,35 +62,3 @@ def test_an_empty_part_is_refused(field):
     parts = {"student_ids": [1], "teacher_ids": [1], "reply_ids": [1], field: []}
     with pytest.raises(ValueError, match="example x"):
         Example("x", **parts)
-
-
-def test_what_is_made_ahead_comes_in_order_and_no_further_ahead_than_asked_for():
-    made, enough = [], threading.Event()
-
-    def numbers():
-        for number in range(10):
-            made.append((number, threading.current_thread() is threading.main_thread()))
-            if number == 3:
-                enough.set()
-            yield number
-
-    ahead = Ahead(numbers(), depth=3)
-    assert next(ahead) == 0
-    assert enough.wait(10)  # three more are made although nobody asks for them
-    time.sleep(0.05)
-    assert [number for number, _ in made] == [0, 1, 2, 3]
-    assert list(ahead) == list(range(1, 10))
-    assert next(ahead, "end") == next(ahead, "end") == "end"
-    assert not any(in_main_thread for _, in_main_thread in made)
-
-
-def test_an_error_ahead_is_raised_where_its_item_would_have_come():
-    def numbers():
-        yield 1
-        raise UserError("no pair nobody")
-
-    ahead = Ahead(numbers(), depth=5)
-    assert next(ahead) == 1
-    for _ in range(2):
-        with pytest.raises(UserError, match="nobody"):
-            next(ahead)

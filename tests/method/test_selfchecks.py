@@ -16,8 +16,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ssb_unsloth.cli import main
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.method import modeling, selfchecks
-from ssb_unsloth.method.collator import Example
+from ssb_unsloth.method import modeling
+from ssb_unsloth.method.collator import Example, make_view
 from ssb_unsloth.method.distributions import Head, TeacherLogits
 from ssb_unsloth.method.losses import head_logits
 from ssb_unsloth.method.selfchecks import (
@@ -206,7 +206,7 @@ def test_a_fresh_student_is_its_teacher_in_the_same_context(pocket, pairs):
     assert check_same(student, pairs, None, 2.0) < 1e-6
     head = modeling.output_head(pocket)
     with torch.no_grad():
-        stored = {p.id: selfchecks._reply_states(pocket, p.teacher_ids, p.reply_ids) for p in pairs}
+        stored = {p.id: modeling.reply_states(pocket, make_view([p.teacher_ids], [p.reply_ids], 0)) for p in pairs}
     assert check_same(student, pairs, lambda ids: stored[ids[0]], 2.0) < 1e-6
     assert check_same(student, pairs, lambda ids: TeacherLogits(head_logits(stored[ids[0]], head)), 1.0) < 1e-6
     shifted = {name: rows.roll(1, 0) for name, rows in stored.items()}
@@ -227,10 +227,10 @@ def test_a_fresh_student_is_its_teacher_in_the_same_context(pocket, pairs):
 def test_a_training_that_has_changed_nothing_is_refused(pocket, tokenizer):
     student = with_adapter(pocket)
     with pytest.raises(UserError, match=r"changed nothing.*train\.learning_rate"):
-        check_trained(student, tokenizer)
+        check_trained(student, tokenizer, "paper")
     with torch.no_grad():
         next(p for name, p in student.named_parameters() if "lora_B" in name)[0, 0] = 1e-3
-    check_trained(student, tokenizer)
+    check_trained(student, tokenizer, "paper")
 
 
 def test_every_message_stands_in_the_prompt_once(tokenizer):

@@ -8,7 +8,7 @@ import pytest
 
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.prompts import student_messages, teacher_messages
-from ssb_unsloth.prompts.hints import derangement, teacher_views
+from ssb_unsloth.prompts.hints import derangement, hinted_prompts
 from ssb_unsloth.records import Pair
 
 PAPER = (Path(__file__).parents[1] / "fixtures" / "paper" / "prompts.md").read_text(encoding="utf-8")
@@ -105,9 +105,9 @@ PAIRS = [
     ],
 )
 def test_a_kind_of_hint_shows_these_texts_and_no_others(hint, right, wrong):
-    views = teacher_views(PAIRS, hint, 1)
-    assert views[1] == teacher_messages("Q-b", right, wrong)
-    assert len(views) == len(PAIRS)
+    shown = hinted_prompts(PAIRS, hint, 1)
+    assert shown[1] == teacher_messages("Q-b", right, wrong)
+    assert len(shown) == len(PAIRS)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -118,7 +118,7 @@ def test_shuffled_hints_are_of_another_question_and_each_is_used_once(seed):
     expected = [
         teacher_messages(p.question, PAIRS[o].right, PAIRS[o].wrong) for p, o in zip(PAIRS, others, strict=True)
     ]
-    assert teacher_views(PAIRS, "shuffled", seed) == expected
+    assert hinted_prompts(PAIRS, "shuffled", seed) == expected
 
 
 def test_the_seed_decides_whose_hints_are_shown():

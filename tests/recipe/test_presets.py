@@ -10,17 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
+from training import inputs_of
 from transformers import Trainer, TrainingArguments, set_seed
 
 from ssb_unsloth.backends.chat_template import render
 from ssb_unsloth.backends.transformers import add_lora, load_model
 from ssb_unsloth.method.curate import choose
-from ssb_unsloth.method.examples import examples
+from ssb_unsloth.method.examples import render_examples
 from ssb_unsloth.method.modeling import hidden_states
 from ssb_unsloth.prompts import refinement_messages, student_messages, teacher_messages, text
 from ssb_unsloth.recipe.schema import ModelConfig, PromptsConfig, Recipe, load
 from ssb_unsloth.records import Pair, Problem, Rollout
-from ssb_unsloth.training.ssb import train
+from ssb_unsloth.training.ssb import train_ssb
 from ssb_unsloth.verifier.grading import grade
 
 QUESTIONS = [f"Mia has {n} shells. Tom gives {n - 1} to Mia. How many shells does Mia have now?" for n in range(2, 10)]
@@ -208,11 +209,9 @@ def losses(tmp_path, tokenizer, make_model, pairs, *lines, **overrides):
     """The loss of every step under a recipe: four pairs a step, three epochs, teacher on line."""
     settings = {"train.logging_steps": 1, "train.learning_rate": 1e-2, "seed": 42, **overrides}
     chosen = recipe(tmp_path, "\n".join(lines), **settings)
-    made = examples(chosen, pairs, tokenizer)
-    out = Path(tempfile.mkdtemp(dir=tmp_path))
+    given = inputs_of(tempfile.mkdtemp(dir=tmp_path), recipe=chosen, tokenizer=tokenizer, pairs=pairs, probes=[])
     student = add_lora(make_model("qwen2"), chosen.train.lora, chosen.seed, gradient_checkpointing=False)
-    result = train(student, tokenizer, made, None, [], chosen.train, 8, chosen.seed, out)
-    return [row["loss"] for row in result["history"] if "loss" in row]
+    return [row["loss"] for row in train_ssb(given, student, None).history if "loss" in row]
 
 
 class ReleasedTrainer(Trainer):
@@ -345,8 +344,8 @@ def test_where_the_choices_make_no_difference(tmp_path, tokenizer, make_model, p
 def test_all_rows_but_the_end_of_turn_are_the_same_rows(tokenizer, make_model, pairs):
     """The replies re-tokenize to the sampler's ids here, so `author_code` only drops one row of each."""
     for pair in pairs:
-        (sampled,) = examples(Recipe(), [pair], tokenizer)
-        (again,) = examples(Recipe(prompts=PromptsConfig(reply="retokenized")), [pair], tokenizer)
+        (sampled,) = render_examples(Recipe(), [pair], tokenizer)
+        (again,) = render_examples(Recipe(prompts=PromptsConfig(reply="retokenized")), [pair], tokenizer)
         assert sampled.reply_ids == [*again.reply_ids, tokenizer.eos_token_id]
         assert (sampled.student_ids, sampled.teacher_ids) == (again.student_ids, again.teacher_ids)
     ids = torch.tensor([sampled.teacher_ids + sampled.reply_ids])
@@ -361,8 +360,10 @@ def test_lora_weights_are_float32_and_under_author_code_of_the_models_dtype(tmp_
 
     for dtype, expected in (("float32", torch.float32), ("model", torch.bfloat16)):
         chosen = recipe(tmp_path, **{"train.lora.dtype": dtype, "train.epochs": 1, "train.save_steps": 1000}).train
-        made = examples(Recipe(), pairs[:4], tokenizer)
+        made = render_examples(Recipe(), pairs[:4], tokenizer)
         student = add_lora(make_model("qwen2").to(torch.bfloat16), chosen.lora, 1, gradient_checkpointing=False)
-        train(student, tokenizer, made, None, [], chosen, 8, 1, tmp_path / dtype)
+        train_ssb(
+            inputs_of(tmp_path / dtype, chosen, seed=1, tokenizer=tokenizer, examples=made, probes=[]), student, None
+        )
         kept = load_file(tmp_path / dtype / "adapter" / "adapter_model.safetensors")
         assert {tensor.dtype for tensor in kept.values()} == {expected}

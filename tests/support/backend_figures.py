@@ -81,8 +81,8 @@ def figures(path, backend, dtype, folder):
     from ssb_unsloth.recipe.schema import LoraConfig, ModelConfig
 
     chosen = TrainingBackend(ModelConfig(name=path, dtype=dtype, backend=backend))  # Unsloth before what follows
-    from ssb_unsloth.method.collator import view
-    from ssb_unsloth.method.modeling import as_teacher, output_head
+    from ssb_unsloth.method.collator import make_view
+    from ssb_unsloth.method.modeling import as_teacher, output_head, reply_states
     from ssb_unsloth.training.common import save_adapter
 
     model = chosen.load(256, LoraConfig(**LORA), seed=SEED)
@@ -95,11 +95,11 @@ def figures(path, backend, dtype, folder):
     batch = trainer.data_collator(examples()[:2])
     seen, hinted = batch["student"], batch["teacher"]
     with torch.no_grad():
-        rows = _reply_rows(model, seen)
+        rows = reply_states(model, seen)
         found["hidden"] = rows.float()
         found["logits"] = (rows.to(head.weight.dtype) @ head.weight.T).float()
     with as_teacher(model):
-        found["teacher"] = _reply_rows(model, hinted).float()
+        found["teacher"] = reply_states(model, hinted).float()
     model.train()
     loss = trainer.compute_loss(model, batch)
     loss.backward()
@@ -109,7 +109,7 @@ def figures(path, backend, dtype, folder):
 
     before = adapter_of(model)
     with as_teacher(model):
-        taught = {e.id: _reply_rows(model, view([e.teacher_ids], [e.reply_ids], 0)) for e in examples()}
+        taught = {e.id: reply_states(model, make_view([e.teacher_ids], [e.reply_ids], 0)) for e in examples()}
         taught = {name: rows.to(head.weight.dtype) for name, rows in taught.items()}
     trainer = make_trainer(model, folder, 2, lambda ids: torch.cat([taught[i] for i in ids]))
     trainer.train()
@@ -139,13 +139,6 @@ def _reply_between_steps(model):
     assert modes == {m: getattr(m, "gradient_checkpointing", None) for m in model.modules()}
     hidden_states(model, ids, torch.ones_like(ids))[..., 0].sum().backward()
     assert any(p.grad is not None for p in model.parameters())
-
-
-def _reply_rows(model, seen):
-    from ssb_unsloth.method.modeling import hidden_states, output_head
-
-    device = output_head(model).weight.device
-    return seen.reply_rows(hidden_states(model, seen.input_ids.to(device), seen.attention_mask.to(device)))
 
 
 def _hidden_with(model):

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 
-from ssb_unsloth.backends.transformers import load_model, load_tokenizer
+from ssb_unsloth.backends.transformers import load_model
 from ssb_unsloth.backends.vllm import start
 from ssb_unsloth.data.problems import load_problems
-from ssb_unsloth.recipe.schema import GrpoConfig, ModelConfig, ProblemsConfig, SamplerConfig, TrainConfig
+from ssb_unsloth.recipe.schema import GrpoConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig, TrainConfig
+from ssb_unsloth.run.rundir import RunDir
 from ssb_unsloth.training import grpo
+from ssb_unsloth.training.common import Inputs
 from ssb_unsloth.training.rollouts import merged_weights
 
 asked = json.loads(sys.argv[1])
@@ -47,18 +49,9 @@ class Seen(grpo.Trainer):
 
 grpo.Verifier, grpo.Trainer = Any, Seen
 problems = load_problems(ProblemsConfig("pocket", split="bootstrap", limit=64))
-result = grpo.train_grpo(
-    model,
-    load_tokenizer(base),
-    problems,
-    "paper",
-    config,
-    512,
-    asked["seed"],
-    Path(asked["folder"]),
-    partial(start, base, sampler),
-)
-student = result["model"]
+folder = Path(asked["folder"])
+recipe = Recipe(name="grpo", seed=asked["seed"], model=base, sampler=sampler, train=config)
+student = grpo.train_grpo(Inputs(recipe, RunDir(folder), folder), model, problems, partial(start, base, sampler)).model
 after = {name.replace(".base_layer", ""): weight for name, weight in student.get_base_model().named_parameters()}
 unchanged = all(torch.equal(weight, after[name]) for name, weight in before.items())
 (engine,) = [trainer.vllm_generation for trainer in trainers]

@@ -1,6 +1,8 @@
-"""Pairs of random ids, a trainer on them, and a teacher stored for them."""
+"""Pairs of random ids, a trainer on them, and a teacher stored for them; and what a way of training is given."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 from peft import LoraConfig
@@ -9,7 +11,9 @@ from ssb_unsloth import SSBConfig, SSBTrainer
 from ssb_unsloth.method.collator import Example
 from ssb_unsloth.method.targets import TargetWriter
 from ssb_unsloth.method.teach import teach
-from ssb_unsloth.recipe.schema import TeachConfig
+from ssb_unsloth.recipe.schema import Recipe, TeachConfig, TrainConfig
+from ssb_unsloth.run.rundir import RunDir
+from ssb_unsloth.training.common import Inputs
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"], "task_type": "CAUSAL_LM"}
 
@@ -47,3 +51,14 @@ def store(model, examples, folder, kind="hidden"):
     writer = TargetWriter(folder)
     teach(model, examples, TeachConfig(targets=kind), 2.0, 0, writer)
     writer.close({"targets": kind, "temperature": 2.0 if kind == "top_k" else None})
+
+
+def inputs_of(folder, config=None, recipe=None, probe_tokens=8, seed=5, **made):
+    """What a way of training is given, of which `made` stands in place of what it would read from a run's folder."""
+    recipe = recipe or Recipe(name="test", seed=seed, train=config or TrainConfig())
+    recipe.curate.rollout.max_tokens = probe_tokens
+    recipe.sampler.max_model_len = 512
+    inputs = Inputs(recipe, RunDir(Path(folder) / "nowhere"), Path(folder))
+    for name, value in made.items():
+        setattr(inputs, name, value)
+    return inputs

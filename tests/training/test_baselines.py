@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import get_peft_model
+from training import inputs_of
 from transformers import TrainerCallback, set_seed
 
 from ssb_unsloth.backends.chat_template import stop_ids
@@ -18,12 +19,12 @@ from ssb_unsloth.method.collator import Example
 from ssb_unsloth.prompts import student_messages
 from ssb_unsloth.recipe.schema import GrpoConfig, LoraConfig, ModelConfig, ProblemsConfig, TrainConfig, load
 from ssb_unsloth.records import Pair, Problem, Rollout
-from ssb_unsloth.training import grpo, sft
-from ssb_unsloth.training import ssb as train
-from ssb_unsloth.training.common import lora
+from ssb_unsloth.training import grpo, sft, ssb
+from ssb_unsloth.training.common import Trained, lora
 from ssb_unsloth.training.grpo import train_grpo
 from ssb_unsloth.training.log_probs import PlainLogProbs
 from ssb_unsloth.training.sft import train_sft
+from ssb_unsloth.training.ssb import train_ssb
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = [Problem(f"q{i}", f"Question {i}?", str(i)) for i in range(6)]
@@ -57,8 +58,8 @@ def drawn(method, pairs=PAIRS, questions=QUESTIONS, rollouts=ROLLOUTS, seed=1):
 def learnt(tokenizer, method, pairs=PAIRS, rollouts=ROLLOUTS):
     """(text of the prompt, ids of the reply) for each example."""
     recipe = load(ROOT / "recipes" / "pocket.yaml", [f"train.method={method}"])
-    examples = sft.learnt_from(recipe, pairs, QUESTIONS, rollouts, tokenizer)
-    return [(tokenizer.decode(prompt), reply) for prompt, reply in examples]
+    given = inputs_of("nowhere", recipe=recipe, pairs=pairs, questions=QUESTIONS, rollouts=rollouts)
+    return [(tokenizer.decode(prompt), reply) for prompt, reply in sft.learnt_from(given)]
 
 
 def prompt_of(tokenizer, question):
@@ -144,6 +145,11 @@ def examples(tokenizer):
     return [(tokenizer.encode(prompt_of(tokenizer, question)), reply) for question, reply in SHORT]
 
 
+def run_sft(model, tokenizer, settings, folder, probes=()):
+    given = inputs_of(folder, settings, tokenizer=tokenizer, probes=probes)
+    return train_sft(given, model, examples(tokenizer))
+
+
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "cohere"])
 @pytest.mark.parametrize("micro", [1, 2, 4])
 def test_sft_is_the_mean_cross_entropy_over_the_steps_reply_tokens(make_model, tokenizer, tmp_path, family, micro):
@@ -156,37 +162,27 @@ def test_sft_is_the_mean_cross_entropy_over_the_steps_reply_tokens(make_model, t
         for j, token in enumerate(reply):
             total -= torch.softmax(logits[len(prompt) - 1 + j], -1)[token].log().item()
         tokens += len(reply)
-    trained = train_sft(
-        make_model(family), tokenizer, examples(tokenizer), [], config(epochs=1, micro_batch_size=micro), 8, 5, tmp_path
-    )
-    assert trained["history"][0]["loss"] == pytest.approx(total / tokens, rel=1e-4)
-    assert trained["history"][0]["step"] == 1
+    trained = run_sft(make_model(family), tokenizer, config(epochs=1, micro_batch_size=micro), tmp_path)
+    assert trained.history[0]["loss"] == pytest.approx(total / tokens, rel=1e-4)
+    assert trained.history[0]["step"] == 1
 
 
 def test_a_run_of_sft_leaves_the_adapter_and_the_papers_curves(make_model, tokenizer, tmp_path):
-    result = train_sft(
-        make_model("qwen2"),
-        tokenizer,
-        examples(tokenizer),
-        QUESTIONS[:2],
-        config(epochs=6, learning_rate=5e-2, probe_steps=3, save_steps=2),
-        8,
-        5,
-        tmp_path,
-    )
-    steps = [row for row in result["history"] if "loss" in row]
+    settings = config(epochs=6, learning_rate=5e-2, probe_steps=3, save_steps=2)
+    result = run_sft(make_model("qwen2"), tokenizer, settings, tmp_path, QUESTIONS[:2])
+    steps = [row for row in result.history if "loss" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
     assert {"loss", "grad_norm", "learning_rate"} <= set(steps[0])
     assert steps[-1]["loss"] < 0.8 * steps[0]["loss"]
-    assert [row["step"] for row in result["history"] if "reply_tokens" in row] == [0, 3, 6]
+    assert [row["step"] for row in result.history if "reply_tokens" in row] == [0, 3, 6]
     assert all("entropy" in row for row in steps)  # the length probe does not swallow a step's figures
     files = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors"} <= files
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl"))]
 
 
-def test_sft_goes_on_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeypatch):
-    """Stopped after 2 of 4 steps and gone on with, the adapter is that of an unbroken run."""
+def test_sft_resumes_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeypatch):
+    """Stopped after 2 of 4 steps and resumed, the adapter is that of an unbroken run."""
     settings = config(epochs=4, learning_rate=1e-2, save_steps=2)
 
     class Stop(TrainerCallback):
@@ -194,13 +190,13 @@ def test_sft_goes_on_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeypa
             if state.global_step == 3:
                 raise KeyboardInterrupt
 
-    whole = train_sft(make_model("qwen2"), tokenizer, examples(tokenizer), [], settings, 8, 5, tmp_path / "whole")
+    whole = run_sft(make_model("qwen2"), tokenizer, settings, tmp_path / "whole")
     monkeypatch.setattr(sft, "Bar", Stop)
     with pytest.raises(KeyboardInterrupt):
-        train_sft(make_model("qwen2"), tokenizer, examples(tokenizer), [], settings, 8, 5, tmp_path / "broken")
+        run_sft(make_model("qwen2"), tokenizer, settings, tmp_path / "broken")
     monkeypatch.undo()
-    again = train_sft(make_model("qwen2"), tokenizer, examples(tokenizer), [], settings, 8, 5, tmp_path / "broken")
-    losses = [[row["loss"] for row in result["history"] if "loss" in row] for result in (whole, again)]
+    again = run_sft(make_model("qwen2"), tokenizer, settings, tmp_path / "broken")
+    losses = [[row["loss"] for row in result.history if "loss" in row] for result in (whole, again)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     adapters = [(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("whole", "broken")]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
@@ -214,15 +210,16 @@ def test_every_method_starts_from_the_same_adapter_and_takes_steps_the_same_way(
     def keep(trainer, *_):
         students.append(trainer.model)
         arguments.append(trainer.args)
-        return {"history": [], "model": trainer.model}
+        return Trained(trainer.model, [{"rollout_tokens": 0, "step": 1}], 0, 0)
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (train, sft, grpo):
+        for module in (ssb, sft, grpo):
             patch.setattr(module, "fit", keep)
-        train.train(students[0], tokenizer, [Example("a", [5], [6], [7])], None, [], settings, 8, 5, tmp_path)
-        train_sft(make_model("qwen2"), tokenizer, examples(tokenizer), [], settings, 8, 5, tmp_path)
+        given = inputs_of(tmp_path, settings, tokenizer=tokenizer, examples=[Example("a", [5], [6], [7])], probes=[])
+        train_ssb(given, students[0], None)
+        train_sft(given, make_model("qwen2"), examples(tokenizer))
         questions = [Problem(f"g{i}", f"Question {i}?", str(i)) for i in range(12)]
-        train_grpo(make_model("qwen2"), tokenizer, questions, "paper", settings, 512, 5, tmp_path)
+        train_grpo(given, make_model("qwen2"), questions)
     first, *others = [
         {name: p.detach() for name, p in student.named_parameters() if p.requires_grad} for student in students
     ]
@@ -244,8 +241,6 @@ def test_every_method_starts_from_the_same_adapter_and_takes_steps_the_same_way(
 INTERPRETED = """
 import torch
 from trl.kernels import ChunkedLogProbFunction
-from ssb_unsloth.training import grpo, sft
-from ssb_unsloth.training.grpo import train_grpo
 from ssb_unsloth.training.log_probs import PlainLogProbs
 FIELDS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 for softcap, scale, temperature, biased in ((None, 1.0, 1.0, False), (3.0, 0.5, 0.7, True)):
@@ -305,7 +300,7 @@ def run_grpo(make_model, tokenizer, folder, **settings):
     shared |= {name: settings.pop(name) for name in shared if name in settings}
     whole = config(method="grpo", grpo=GrpoConfig(**{**GRPO, **settings}), probe_questions=2, **shared)
     questions = [Problem(f"g{i}", f"Question {i}?", str(i)) for i in range(12)]
-    return train_grpo(make_model("qwen2"), tokenizer, questions, "paper", whole, 512, 5, folder)
+    return train_grpo(inputs_of(folder, whole, tokenizer=tokenizer), make_model("qwen2"), questions)
 
 
 def test_the_reward_is_the_verifiers_verdict_on_the_last_box(make_model, tokenizer):
@@ -328,13 +323,13 @@ def test_the_reward_is_the_verifiers_verdict_on_the_last_box(make_model, tokeniz
 def test_a_run_of_grpo_leaves_the_adapter_and_its_curves(make_model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(grpo, "Verifier", Even)
     result = run_grpo(make_model, tokenizer, tmp_path, probe_steps=5, steps=10)
-    steps = [row for row in result["history"] if "loss" in row]
+    steps = [row for row in result.history if "loss" in row]
     assert [row["step"] for row in steps] == list(range(1, 11))
     kept = {"loss", "grad_norm", "learning_rate", "reward", "reward_std", "same_reward", "rollout_tokens"}
     assert kept | {"rollout_truncated"} <= set(steps[0])
-    assert [row["step"] for row in result["history"] if "reply_tokens" in row] == [0, 5, 10]
-    assert result["sampled_tokens"] == sum(row["rollout_tokens"] for row in steps) * 8
-    assert result["tokens"] > result["sampled_tokens"]
+    assert [row["step"] for row in result.history if "reply_tokens" in row] == [0, 5, 10]
+    assert result.sampled_tokens == sum(row["rollout_tokens"] for row in steps) * 8
+    assert result.tokens > result.sampled_tokens
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
 
 
@@ -344,17 +339,13 @@ def test_grpo_raises_the_pockets_reward(tokenizer, tmp_path):
     from ssb_unsloth.backends.transformers import load_model
 
     own = GrpoConfig(questions=16, steps=20, max_tokens=96, learning_rate=2e-3)
+    settings = TrainConfig(method="grpo", grpo=own, probe_steps=0)
     result = train_grpo(
+        inputs_of(tmp_path, settings, seed=3407, tokenizer=tokenizer),
         load_model(ModelConfig("pocket", dtype="float32")),
-        tokenizer,
         load_problems(ProblemsConfig("pocket", split="bootstrap", limit=16)),
-        "paper",
-        TrainConfig(method="grpo", grpo=own, probe_steps=0),
-        512,
-        3407,
-        tmp_path,
     )
-    rewards = [row["reward"] for row in result["history"] if "reward" in row]
+    rewards = [row["reward"] for row in result.history if "reward" in row]
     assert len(rewards) == 20
     assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.15
 
@@ -384,7 +375,7 @@ def test_the_first_step_of_grpo_is_the_policy_gradient(make_model, tokenizer, tm
     (total / sum(map(len, seen["replies"]))).backward()
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm().item()
     assert norm > 0
-    assert result["history"][0]["grad_norm"] == pytest.approx(norm, rel=1e-3)
+    assert result.history[0]["grad_norm"] == pytest.approx(norm, rel=1e-3)
 
 
 @pytest.mark.parametrize("settings", [{"micro_batch_size": 2}, {"gradient_checkpointing": True}])
@@ -392,7 +383,7 @@ def test_how_a_step_is_computed_does_not_change_it(make_model, tokenizer, tmp_pa
     monkeypatch.setattr(grpo, "Verifier", Even)
     plain = run_grpo(make_model, tokenizer, tmp_path / "plain", steps=3)
     other = run_grpo(make_model, tokenizer, tmp_path / "other", steps=3, **settings)
-    norms = [[row["grad_norm"] for row in result["history"] if "loss" in row] for result in (plain, other)]
+    norms = [[row["grad_norm"] for row in result.history if "loss" in row] for result in (plain, other)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
@@ -412,8 +403,8 @@ def test_too_few_problems_for_a_step_are_named(make_model, tokenizer, tmp_path):
         run_grpo(make_model, tokenizer, tmp_path, questions_per_step=11)
 
 
-def test_grpo_goes_on_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeypatch):
-    """Stopped after step 3 and gone on with from step 2, the run ends where an unbroken one does."""
+def test_grpo_resumes_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeypatch):
+    """Stopped after step 3 and resumed from step 2, the run ends where an unbroken one does."""
 
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -428,7 +419,7 @@ def test_grpo_goes_on_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeyp
             run_grpo(make_model, tokenizer, tmp_path / "broken", save_steps=2)
     again = run_grpo(make_model, tokenizer, tmp_path / "broken", save_steps=2)
     for name in ("loss", "reward", "rollout_tokens"):
-        of_both = [[row[name] for row in result["history"] if name in row] for result in (whole, again)]
+        of_both = [[row[name] for row in result.history if name in row] for result in (whole, again)]
         assert of_both[0] == pytest.approx(of_both[1], rel=1e-4, abs=1e-6)
 
 

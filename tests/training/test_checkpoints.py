@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from training import inputs_of
 
 from ssb_unsloth.backends.transformers import add_lora
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.method.collator import Example
 from ssb_unsloth.recipe.schema import GrpoConfig, LoraConfig, TrainConfig
 from ssb_unsloth.records import Problem
-from ssb_unsloth.training import callbacks, grpo, sft
-from ssb_unsloth.training import ssb as train
+from ssb_unsloth.training import callbacks, grpo, sft, ssb
 from ssb_unsloth.training.checkpoints import SEAL, fault, newest_whole
 from ssb_unsloth.training.grpo import train_grpo
 from ssb_unsloth.training.sft import train_sft
+from ssb_unsloth.training.ssb import train_ssb
 
 LORA = LoraConfig(r=4, alpha=8, dropout=0.1, target_modules=["q_proj", "v_proj"])
 QUESTIONS = [Problem(f"g{i}", f"Question {i}?", str(i)) for i in range(14)]
@@ -67,13 +68,13 @@ def run(make_model, tokenizer):
         config = TrainConfig(**{**SETTINGS, **more, "method": method})
         folder.mkdir(exist_ok=True)
         model = make_model("qwen2").to(dtype)
+        made = {"tokenizer": tokenizer, "examples": examples(), "probes": QUESTIONS[:2]}
+        given = inputs_of(folder, config, probe_tokens=6, **made)
         if method == "ssb":
-            student = add_lora(model, config.lora, 5, False)
-            return train.train(student, tokenizer, examples(), None, QUESTIONS[:2], config, 6, 5, folder)
+            return train_ssb(given, add_lora(model, config.lora, 5, False), None)
         if method == "sft":
-            replies = [(e.student_ids, e.reply_ids) for e in examples()]
-            return train_sft(model, tokenizer, replies, QUESTIONS[:2], config, 6, 5, folder)
-        return train_grpo(model, tokenizer, QUESTIONS, "paper", config, 512, 5, folder)
+            return train_sft(given, model, [(e.student_ids, e.reply_ids) for e in examples()])
+        return train_grpo(given, model, QUESTIONS)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grpo, "Verifier", Even)
@@ -83,7 +84,7 @@ def run(make_model, tokenizer):
 def outcome(folder, result):
     """What later stages and readers see: the adapter, the history, and the figures of the manifest."""
     files = {path.name: path.read_bytes() for path in (folder / "adapter").iterdir()}
-    return files, json.dumps(result["history"]), {k: v for k, v in result.items() if k not in ("model", "history")}
+    return files, json.dumps(result.history), (result.tokens, result.summary)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ class Stop(callbacks.Bar):
 
 def stopped(run, method, folder, monkeypatch, **more):
     with monkeypatch.context() as patch:
-        for module in (train, sft, grpo):
+        for module in (ssb, sft, grpo):
             patch.setattr(module, "Bar", Stop)
         with pytest.raises(KeyboardInterrupt):
             run(method, folder, **more)
@@ -175,7 +176,7 @@ def test_a_checkpoint_counts_only_when_it_is_whole(undisturbed, capsys):
     "broken", [pytest.param("none", marks=pytest.mark.slow), "last", pytest.param("all", marks=pytest.mark.slow)]
 )
 def test_what_comes_out_is_that_of_an_undisturbed_run(undisturbed, run, tmp_path, monkeypatch, capsys, broken, request):
-    """Stopped after step 5 of 8 (between two logs), and gone on with from step 4, from step 2, or from the start."""
+    """Stopped after step 5 of 8 (between two logs), and resumed from step 4, from step 2, or from the start."""
     method, folder = request.node.callspec.params["undisturbed"], tmp_path / "broken"
     stopped(run, method, folder, monkeypatch)
     assert steps(folder) == [2, 4]
@@ -240,7 +241,7 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoint_before_is_kept(undisturbed
     folder = tmp_path / "full"
     with monkeypatch.context() as patch:
         patch.setattr(DiskFull, "name", name)
-        patch.setattr(train, "Bar", DiskFull)
+        patch.setattr(ssb, "Bar", DiskFull)
         with pytest.raises(UserError, match="goes on from there"):
             run("ssb", folder)
     assert steps(folder) == [2]

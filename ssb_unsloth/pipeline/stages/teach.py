@@ -34,7 +34,7 @@ class Teach(Stage):
         from ...backends.chat_template import pad_id
         from ...backends.transformers import load_tokenizer
         from ...backends.wrapped import embedded
-        from ...method.examples import examples as examples_of
+        from ...method.examples import render_examples
         from ...method.selfchecks import check_teacher
         from ...method.targets import TargetWriter
         from ...method.teach import teach
@@ -43,7 +43,7 @@ class Teach(Stage):
         writer, kept = TargetWriter(work.folder), {}
         if recipe.teach.targets != "online":
             tokenizer = load_tokenizer(recipe.model)
-            examples = examples_of(recipe, pairs, tokenizer)
+            examples = render_examples(recipe, pairs, tokenizer)
             temperature = recipe.train.temperature / recipe.train.sharpen
             model = backend.load(recipe.sampler.max_model_len)
             pad = pad_id(tokenizer, embedded(model))
