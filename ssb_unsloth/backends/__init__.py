@@ -1,8 +1,9 @@
-"""What changes every month stays behind one file each: the samplers (vLLM, its server, transformers) and the loading of
-the model that teaches and is trained (Unsloth, transformers).
+"""Models, behind one file for each library that changes every month: the samplers (vLLM, its server, transformers; what
+each offers says `sampler.Sampler`) and the loading of the model that teaches and is trained (Unsloth, transformers).
+Two doors, both here: `load_sampler` and `TrainingBackend`; and beside them what rendering, tokens, adapters and model
+folders need (chat_template, control_tokens, adapters, sources, wrapped).
 
-A sampler takes prompts as token ids and gives completions. Each request has a seed of its own, so what comes out does
-not depend on which other requests it is sampled with, or on their order.
+Imports io, prompts, recipe and machine; every room from data up may import it. What is heavy is imported by the doors.
 """
 
 from __future__ import annotations

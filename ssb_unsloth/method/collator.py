@@ -10,14 +10,14 @@ Shapes: B examples, S padded length, N reply tokens of all examples end to end, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .distributions import Teacher
+from .distributions import StoredTeacher
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Example:
 
 @dataclass(frozen=True)
 class View:
-    """Prompts with their replies, for one forward pass."""
+    """What one of the two models sees of a batch: prompts with their replies, for one forward pass."""
 
     input_ids: Tensor  # [B, S] int64
     attention_mask: Tensor  # [B, S] int64
@@ -70,7 +70,7 @@ class PairCollator:
     stored teacher's rows, [N, ...]) or `teacher` (View), for a teacher that is run in the training step.
     """
 
-    def __init__(self, pad: int, targets: Callable[[Sequence[str]], Teacher] | None) -> None:
+    def __init__(self, pad: int, targets: StoredTeacher | None) -> None:
         self._pad, self._targets = pad, targets
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,8 @@ class TeacherTopK:
         return self.indices.gather(-1, self.values.argmax(-1, keepdim=True))[:, 0]
 
 
-Teacher = Tensor | TeacherLogits | TeacherTopK
+Teacher = Tensor | TeacherLogits | TeacherTopK  # a Tensor: hidden states [N, H], for the head
+StoredTeacher = Callable[[Sequence[str]], Teacher]  # pair ids to the rows of their replies, as `targets.Targets` does
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ Shapes: S sequence, N reply tokens, V vocabulary, H hidden.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +26,12 @@ from ..errors import UserError
 from ..prompts import student_messages, teacher_messages
 from ..recipe.schema import LoraConfig, ModelConfig, Recipe
 from .collator import Example, make_view
-from .distributions import Teacher, placed
+from .distributions import StoredTeacher, placed
 from .losses import head_logits, kd_loss, row_weights
 from .modeling import as_teacher, backbone, hidden_states, output_head, reply_states, resting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Targets = Callable[[Sequence[str]], Teacher]  # pair ids to the teacher's rows [N, ...]
 
 QUESTION = "Mia has 12 shells and gives 5 of them to Tom. How many has she left?"
 RIGHT, WRONG = "She has 12 - 5 = \\boxed{7} left.", "She has 12 + 5 = \\boxed{17} left."
@@ -130,7 +128,7 @@ def check_teacher(recipe: Recipe, model: nn.Module, examples: Sequence[Example])
         check_likelihood(model, examples)
 
 
-def check_student(recipe: Recipe, model: nn.Module, examples: Sequence[Example], targets: Targets | None) -> None:
+def check_student(recipe: Recipe, model: nn.Module, examples: Sequence[Example], targets: StoredTeacher | None) -> None:
     """The loaded model with its fresh adapter, before the first step. `targets` None: its teacher runs on line."""
     if targets is None:
         check_teacher(recipe, model, examples)
@@ -200,7 +198,9 @@ def check_likelihood(model: nn.Module, examples: Sequence[Example]) -> float:
     return nats
 
 
-def check_same(student: nn.Module, examples: Sequence[Example], targets: Targets | None, temperature: float) -> float:
+def check_same(
+    student: nn.Module, examples: Sequence[Example], targets: StoredTeacher | None, temperature: float
+) -> float:
     """KL(teacher ‖ student) is 0 while the student's adapter is fresh and both see the teacher's context. Returned, in
     nats a token at `temperature`, the targets' own (T / sharpen). `targets` None: the teacher is run here.
     """

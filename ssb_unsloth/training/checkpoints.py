@@ -1,8 +1,8 @@
 """Checkpoints that count only when they are whole.
 
-transformers writes a checkpoint file by file, under its final name, and goes on from whatever has that name. Here the
+transformers writes a checkpoint file by file, under its final name, and resumes from whatever has that name. Here the
 hashes of its files are written last (the seal), when all of them are on the disk. A checkpoint without a seal, or with
-a file that is not as it was sealed, does not count: training goes on from the one before it, else from the start.
+a file that is not as it was sealed, does not count: training resumes from the one before it, else from the start.
 Keep two of them (`save_total_limit=2`), so that there is one before: the Trainer deletes older ones before the seal.
 """
 
@@ -28,7 +28,7 @@ class Sealed(Trainer):
     """To be mixed into a Trainer: seals what it saves, and `train(resume_from_checkpoint=True)` takes what is whole."""
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's. True: go on from the newest whole checkpoint in `output_dir`, or begin where there is none.
+        """As the Trainer's. True: resume from the newest whole checkpoint in `output_dir`; begin where none is.
 
         Raises:
             UserError: the checkpoint that was named is not whole; or the disk is full.
@@ -39,7 +39,7 @@ class Sealed(Trainer):
             chosen = None if newest is None else str(newest)
             self._make_room(newest)
         elif resume_from_checkpoint and (found := fault(Path(resume_from_checkpoint))):
-            raise UserError(f"{resume_from_checkpoint}: no checkpoint to go on from: {found}.")
+            raise UserError(f"{resume_from_checkpoint}: no checkpoint to resume from: {found}.")
         return super().train(chosen, *args, **kwargs)
 
     def _make_room(self, newest: Path | None) -> None:
@@ -85,12 +85,12 @@ def seal(folder: Path) -> None:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The checkpoint in this folder to go on from; None where none is whole. Says which newer ones do not count."""
+    """The checkpoint in this folder to resume from; None where none is whole. Says which newer ones do not count."""
     for checkpoint in sorted(_checkpoints(folder), key=_step, reverse=True):
         found = fault(checkpoint)
         if found is None:
             return checkpoint
-        say(f"{checkpoint.name} does not count: {found}; the training goes on from before it.")
+        say(f"{checkpoint.name} does not count: {found}; training resumes from the one before.")
     return None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..method.distributions import StoredTeacher
 from ..method.selfchecks import check_student
 from ..method.targets import Targets
 from ..recipe.schema import TrainConfig
@@ -33,7 +34,7 @@ def train(inputs: Inputs) -> Trained:
     return replace(train_ssb(inputs, student, targets), backend=backend.name)
 
 
-def train_ssb(inputs: Inputs, student: nn.Module, targets: Targets | None) -> Trained:
+def train_ssb(inputs: Inputs, student: nn.Module, targets: StoredTeacher | None) -> Trained:
     """Train `student`, the base model with a fresh adapter, on the inputs' examples. `targets` None: the teacher, which
     is the same model, runs in the training step.
     """

@@ -11,7 +11,7 @@ adapter on a frozen base, is refused in a sentence.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any, cast
@@ -26,7 +26,7 @@ from ..backends.transformers import load_model, load_tokenizer
 from ..backends.wrapped import embedded
 from ..errors import UserError
 from ..method.collator import PairCollator
-from ..method.distributions import Teacher, placed
+from ..method.distributions import StoredTeacher, placed
 from ..method.losses import kd_loss, row_weights
 from ..method.modeling import as_teacher, output_head, reply_states
 from ..method.prefetch import Prefetch
@@ -36,8 +36,6 @@ from .arguments import SSBConfig, checked_arguments, student
 from .callbacks import StillNumbers
 from .checkpoints import Sealed
 from .rows import by_name, read
-
-Targets = Callable[[Sequence[str]], Teacher]  # pair ids to the teacher's rows [N, ...], as `targets.Targets` gives them
 
 MEANS = ("kl", "agreement", "teacher_entropy", "student_entropy")  # over reply tokens: by-products of the loss
 
@@ -77,7 +75,7 @@ class SSBTrainer(Sealed):
         eval_dataset: Iterable[Any] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
-        targets: Targets | None = None,
+        targets: StoredTeacher | None = None,
         **kwargs: Any,
     ) -> None:
         args = checked_arguments(args, kwargs)

@@ -151,7 +151,7 @@ def test_what_approximate_targets_keep_is_said(make_model, tmp_path, capsys, kin
 
 @pytest.mark.parametrize("targets", ["hidden", "logits"])
 def test_targets_are_read_without_copying(make_model, tmp_path, targets):
-    """A pair's tensor is a view of the mapped shard: reading it twice gives the same memory."""
+    """A pair's tensor lies in the mapped shard: reading it twice gives the same memory."""
     writer = TargetWriter(tmp_path)
     teach(make_model("qwen2"), make_examples(), TeachConfig(targets=targets), 2.0, 0, writer)
     writer.close({"targets": targets, "temperature": None})
