@@ -130,7 +130,7 @@ class Targets:
         for pair_id in pair_ids:
             if pair_id not in self._shard_of:
                 raise UserError(f"The targets hold no pair {pair_id}; make them again with `ssb teach --force`.")
-        # They lie in the mapped file; the batch is their only copy, made where a GPU can fetch it from while it computes.
+        # They lie in the mapped file; the batch is their only copy, where a GPU can fetch it from while it computes.
         rows = [self._shards[self._shard_of[i]].get_tensor(f"{i}.{name}") for i in pair_ids]
         shape = (sum(map(len, rows)), *rows[0].shape[1:])
         return torch.cat(rows, out=torch.empty(shape, dtype=rows[0].dtype, pin_memory=torch.cuda.is_available()))
