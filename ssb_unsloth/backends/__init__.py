@@ -1,9 +1,12 @@
-"""Models, behind one file for each library that changes every month: the samplers (vLLM, its server, transformers; what
-each offers says `sampler.Sampler`) and the loading of the model that teaches and is trained (Unsloth, transformers).
-Two doors, both here: `load_sampler` and `TrainingBackend`; and beside them what rendering, tokens, adapters and model
-folders need (chat_template, control_tokens, adapters, sources, wrapped).
+"""Models: what samples from them, and what loads the one that teaches and is trained. One file for each library that
+changes every month.
 
-Imports io, prompts, recipe and machine; every room from data up may import it. What is heavy is imported by the doors.
+    load_sampler     vllm, server, transformers_sampler; all offer what `sampler.Sampler` says
+    TrainingBackend  unsloth, transformers
+    and beside them  chat_template, control_tokens, adapters, sources, wrapped: what rendering and loading take
+
+Imports `io`, `prompts`, `recipe` and `machine`; `data` and all above it import this. What is heavy is imported by the
+two doors above, when they are called.
 """
 
 from __future__ import annotations

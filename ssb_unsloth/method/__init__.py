@@ -1,7 +1,10 @@
-"""The paper's method, from a question to the loss: curate (rollouts to verified pairs), examples (pairs as token ids),
-teach and targets (the hinted teacher, and what is stored of it), distributions, losses and kernels (the objective),
-collator and prefetch (batches), modeling (a model in two halves), and selfchecks (what is looked at before long work).
+"""The paper's method, from questions to the loss.
 
-Imports io, prompts, recipe, verifier, backends, data and run; training and the rooms above it may import it. Nothing is
-imported here: Unsloth has to come before transformers.
+    curate    rollouts to verified pairs                   distributions, losses, kernels   the objective
+    examples  pairs as token ids                           collator, prefetch               batches of examples
+    teach, targets    the hinted teacher, and what is      modeling     a model in two halves: backbone and head
+                      stored of it                         selfchecks   what is looked at before hours of work
+
+Imports `io`, `prompts`, `recipe`, `verifier`, `backends`, `data` and `run`; `training` and all above it import this.
+Nothing is imported in this file: Unsloth has to come before transformers.
 """

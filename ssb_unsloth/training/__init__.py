@@ -1,8 +1,12 @@
-"""The ways of training: what all share (common), one module each (ssb, sft, grpo), the Trainer that library users take
-as well (trainer, with its arguments and rows), what happens beside the steps (callbacks, checkpoints, log_probs,
-rollouts), and what is measured at the end (token_kl, drift).
+"""The ways of training, and what is measured of a student once it is trained.
 
-Imports method and the rooms below it; report (token_kl alone), pipeline and commands may import it. A new way of
-training is a module with `train(inputs: common.Inputs) -> common.Trained`, and its row in `recipe.methods.METHODS`.
-Nothing is imported here: Unsloth has to come before transformers.
+    common          what all ways are given and return,    trainer, arguments, rows    SSBTrainer, as library users
+                    and how a training is run and kept                                 take it too
+    ssb, sft, grpo  one way each (sft: three)              callbacks, checkpoints      what happens beside the steps
+    token_kl, drift what is measured at the end            log_probs, rollouts         in place of parts of TRL
+
+A new way is a module with `train(inputs: common.Inputs) -> common.Trained`, and its row in `recipe.methods.METHODS`.
+
+Imports `method` and below; `report` imports `token_kl`, and `pipeline` and `commands` all of it. Nothing is imported in
+this file: Unsloth has to come before transformers.
 """

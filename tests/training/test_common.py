@@ -86,7 +86,7 @@ def backend(model):
     sys.exit("too late" if {{"transformers", "peft", "trl"}} & set(sys.modules) else "first")
 
 {stage}.TrainingBackend = backend
-{stage}.STAGE.run(Scope(Recipe(name="test"), RunDir(Path("nowhere"))), Work(Path("nowhere")))
+{stage}.STAGE.make(Scope(Recipe(name="test"), RunDir(Path("nowhere"))), Work(Path("nowhere")))
 """
 
 
