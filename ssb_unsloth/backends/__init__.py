@@ -5,8 +5,8 @@ changes every month.
     TrainingBackend  unsloth, transformers
     and beside them  chat_template, control_tokens, adapters, sources, wrapped: what rendering and loading take
 
-Imports `io`, `prompts`, `recipe` and `machine`; `data` and all above it import this. What is heavy is imported by the
-two doors above, when they are called.
+Imports `io`, `prompts`, `recipe`, `machine` and the pocket's folder; `data` and all above it import this. What is heavy
+is imported by the two doors above, when they are called.
 """
 
 from __future__ import annotations
