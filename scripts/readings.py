@@ -22,7 +22,7 @@ from typing import Any
 
 from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.pocket.problems import NAMES, WORDINGS, Wording
-from ssb_unsloth.recipe.schema import load
+from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.records import Generation, Problem, read_jsonl
 from ssb_unsloth.training.token_kl import FILE as TOKENS
 

@@ -27,7 +27,8 @@ from ..machine.findings import BOTH, GPU, POCKET, STOP, Finding, look
 from ..machine.geometry import geometry, needs_gpu, shipped
 from ..machine.plan import make_plan
 from ..pocket import is_pocket
-from ..recipe.schema import Recipe, load
+from ..recipe.loading import load
+from ..recipe.schema import Recipe
 
 IMPORT_SECONDS = 180
 

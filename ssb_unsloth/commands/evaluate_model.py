@@ -29,7 +29,8 @@ from ..machine.hardware import here
 from ..machine.out_of_memory import explained
 from ..pocket import MODEL_DIR
 from ..recipe.benchmarks import BENCHMARKS
-from ..recipe.schema import Recipe, SamplerConfig, resolve, save
+from ..recipe.loading import resolve, save
+from ..recipe.schema import Recipe, SamplerConfig
 from ..records import Problem, read_jsonl, write_jsonl
 from ..report.sections import evaluation_section
 from ..report.tables import plain, score_table

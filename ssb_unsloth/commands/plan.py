@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..io.terminal import complain, tell
 from ..machine.hardware import here
 from ..machine.plan import card_for, describe, make_plan
-from ..recipe.schema import load
+from ..recipe.loading import load
 
 
 def main(arguments: argparse.Namespace) -> int:

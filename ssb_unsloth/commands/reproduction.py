@@ -20,7 +20,7 @@ from ..io.markdown import escaped, pipes
 from ..io.terminal import complain, tell
 from ..machine.hardware import here
 from ..machine.plan import make_plan, span
-from ..recipe.schema import load
+from ..recipe.loading import load
 from ..report.tables import PUBLISHED, Table, percent
 from ..run.rundir import RunDir
 

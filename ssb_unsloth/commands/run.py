@@ -8,7 +8,7 @@ from ..errors import UserError
 from ..io.terminal import tell
 from ..pipeline.process import loaded
 from ..pipeline.sweep import Sweep
-from ..recipe.schema import save
+from ..recipe.loading import save
 from ..report.write import closing_lines
 from ..run.rundir import RunDir
 

@@ -15,7 +15,8 @@ from ..errors import UserError
 from ..io.terminal import tell
 from ..pipeline.students import root_of, scope_of, students
 from ..pipeline.table import OF_ALL, STAGES, stage
-from ..recipe.schema import Recipe, is_as_saved, load
+from ..recipe.loading import is_as_saved, load
+from ..recipe.schema import Recipe
 from ..report.tables import plain
 from ..run import manifests
 from ..run.manifests import Damage

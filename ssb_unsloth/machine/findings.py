@@ -17,8 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import UserError
+from ..recipe.loading import variant
 from ..recipe.methods import METHODS
-from ..recipe.schema import ModelConfig, Recipe, SamplerConfig, variant
+from ..recipe.schema import ModelConfig, Recipe, SamplerConfig
 from . import auto, hardware, versions
 from .cards import Card
 from .environment import TOOLKIT, WITHOUT_FLASHINFER, by_flashinfer, missing_for_flashinfer, wsl

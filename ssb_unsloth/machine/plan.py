@@ -9,8 +9,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ..errors import UserError
+from ..recipe.loading import resolve, variant
 from ..recipe.methods import METHODS
-from ..recipe.schema import Recipe, resolve, variant
+from ..recipe.schema import Recipe
 from . import hardware
 from .assumptions import ENVIRONMENT_BYTES, GIB, PEAK
 from .auto import KEPT_FREE_MIB

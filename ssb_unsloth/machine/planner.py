@@ -16,8 +16,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..pocket import is_pocket
+from ..recipe.loading import variant
 from ..recipe.methods import METHODS
-from ..recipe.schema import BenchmarkConfig, Recipe, variant
+from ..recipe.schema import BenchmarkConfig, Recipe
 from . import hub
 from .assumptions import (
     AT_A_TIME,

@@ -22,7 +22,8 @@ from ..machine.hardware import here
 from ..machine.out_of_memory import explained
 from ..machine.plan import beside
 from ..recipe import trackers
-from ..recipe.schema import Recipe, load, save
+from ..recipe.loading import load, save
+from ..recipe.schema import Recipe
 from ..run.rundir import RunDir
 from ..run.student import Student
 from . import stopping

@@ -19,8 +19,9 @@ from typing import Any
 
 from ..errors import UserError
 from ..io.files import read_object
+from ..recipe.loading import load, variant
 from ..recipe.methods import METHODS
-from ..recipe.schema import Recipe, load, variant
+from ..recipe.schema import Recipe
 from ..run.manifests import digest
 from ..run.rundir import RunDir
 from ..run.student import Student

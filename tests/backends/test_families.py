@@ -13,7 +13,8 @@ from ssb_unsloth.errors import UserError
 from ssb_unsloth.pipeline.process import run_stage
 from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.prompts import student_messages, teacher_messages
-from ssb_unsloth.recipe.schema import ModelConfig, load
+from ssb_unsloth.recipe.loading import load
+from ssb_unsloth.recipe.schema import ModelConfig
 from ssb_unsloth.records import Generation, generations_file, read_jsonl
 from ssb_unsloth.run.rundir import RunDir
 

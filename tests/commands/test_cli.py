@@ -15,7 +15,7 @@ from ssb_unsloth import __version__, cli
 from ssb_unsloth.pipeline import sweep
 from ssb_unsloth.pipeline.process import Call
 from ssb_unsloth.pipeline.table import STAGES, stage
-from ssb_unsloth.recipe.schema import load
+from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.run.rundir import RunDir
 
 ROOT = Path(__file__).parents[2]

@@ -34,7 +34,8 @@ from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.prompts import student_messages
 from ssb_unsloth.prompts import text as prompt_text
-from ssb_unsloth.recipe.schema import ModelConfig, SamplingConfig, load, save
+from ssb_unsloth.recipe.loading import load, save
+from ssb_unsloth.recipe.schema import ModelConfig, SamplingConfig
 from ssb_unsloth.run import manifests
 from ssb_unsloth.training.common import save_adapter
 

@@ -14,7 +14,7 @@ from ssb_unsloth.commands.verify import verify
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.pipeline.process import run_stage
 from ssb_unsloth.pipeline.students import students
-from ssb_unsloth.recipe.schema import load
+from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.run import manifests
 from ssb_unsloth.run.rundir import RunDir
 

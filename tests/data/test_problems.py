@@ -9,7 +9,7 @@ import pytest
 
 from ssb_unsloth.data.problems import load_benchmark, load_problems
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.recipe import schema as config
+from ssb_unsloth.recipe import loading
 from ssb_unsloth.recipe.schema import ProblemsConfig
 
 GSM8K = Path(__file__).parents[1] / "fixtures" / "gsm8k"
@@ -172,7 +172,7 @@ def recipe_benchmark(tmp_path, key, **keys):
     path = tmp_path / "recipe.yaml"
     recipe = {"name": "x", "model": {"name": "pocket"}, "problems": {"source": "pocket"}}
     path.write_text(json.dumps({**recipe, "evaluate": {"benchmarks": {key: keys}}}))
-    return config.load(path).evaluate.benchmarks[key]
+    return loading.load(path).evaluate.benchmarks[key]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from markdown_it import MarkdownIt
 from tiny import POCKET_RECIPE
 
 from ssb_unsloth.io.markdown import Markdown, code, escaped, fenced, opening, pipes
-from ssb_unsloth.recipe.schema import BenchmarkConfig, load
+from ssb_unsloth.recipe.loading import load
+from ssb_unsloth.recipe.schema import BenchmarkConfig
 from ssb_unsloth.records import Generation, Pair, Problem, Rollout, generations_file, write_jsonl
 from ssb_unsloth.report.sections import evaluation_section
 from ssb_unsloth.report.worked_examples import worked_examples

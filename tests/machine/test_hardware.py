@@ -10,7 +10,8 @@ from ssb_unsloth.machine import auto, hardware
 from ssb_unsloth.machine.auto import choose
 from ssb_unsloth.machine.cards import BFLOAT16, CARDS, card_named, known_as
 from ssb_unsloth.machine.hardware import Found, find_cards, here, torch_build
-from ssb_unsloth.recipe.schema import LORA_RANKS, ModelConfig, Recipe, SamplerConfig, load, save
+from ssb_unsloth.recipe.loading import load, save
+from ssb_unsloth.recipe.schema import LORA_RANKS, ModelConfig, Recipe, SamplerConfig
 
 A100 = "0, GPU-aaaa, NVIDIA A100-SXM4-40GB, 40960, 40339, 580.82.07, 8.0"
 T4 = "1, GPU-bbbb, Tesla T4, 15360, 15095, 580.82.07, 7.5"

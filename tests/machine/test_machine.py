@@ -16,7 +16,7 @@ from ssb_unsloth.errors import UserError
 from ssb_unsloth.machine import auto, environment, hardware, versions
 from ssb_unsloth.machine import findings as machine
 from ssb_unsloth.machine.check import check_before_stage
-from ssb_unsloth.recipe.schema import load
+from ssb_unsloth.recipe.loading import load
 
 ROOT = Path(__file__).parents[2]
 CARDS = {

@@ -30,7 +30,8 @@ from ssb_unsloth.machine.plan import beside, card_for, describe, make_plan, span
 from ssb_unsloth.machine.planner import target_bytes
 from ssb_unsloth.pipeline import process
 from ssb_unsloth.pipeline.stage import Stage
-from ssb_unsloth.recipe.schema import LoraConfig, ModelConfig, load
+from ssb_unsloth.recipe.loading import load
+from ssb_unsloth.recipe.schema import LoraConfig, ModelConfig
 from ssb_unsloth.run.rundir import RunDir
 
 ROOT = Path(__file__).parents[2]

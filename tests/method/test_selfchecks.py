@@ -32,7 +32,8 @@ from ssb_unsloth.method.selfchecks import (
     skeleton,
 )
 from ssb_unsloth.pocket import MODEL_DIR
-from ssb_unsloth.recipe.schema import LoraConfig, ModelConfig, load
+from ssb_unsloth.recipe.loading import load
+from ssb_unsloth.recipe.schema import LoraConfig, ModelConfig
 
 POCKET = ModelConfig(name="pocket", dtype="float32")
 SHAPE = {

@@ -14,7 +14,7 @@ from ssb_unsloth.commands.export import finished
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.pocket import MODEL_DIR
-from ssb_unsloth.recipe import schema as config
+from ssb_unsloth.recipe import loading
 from ssb_unsloth.records import write_jsonl
 from ssb_unsloth.run.rundir import SMALL, RunDir, fingerprint
 
@@ -47,7 +47,7 @@ def stale(recipe, root):
 
 @pytest.mark.parametrize("how", ["moved", "copied", "relative", "linked"])
 def test_a_run_with_rounds_is_up_to_date_wherever_it_lies(tmp_path, monkeypatch, how):
-    recipe = config.load(POCKET, ["rounds=3"])
+    recipe = loading.load(POCKET, ["rounds=3"])
     root = tmp_path / "runs" / "pocket"
     make(recipe, root)
     assert stale(recipe, root) == []
@@ -93,7 +93,7 @@ def test_a_file_is_its_contents_and_not_its_path(tmp_path, monkeypatch, key, fil
         (path / "config.json").write_text("{}")
 
     def keys(value):
-        recipe = config.load(POCKET, [f"{key}={value}"])
+        recipe = loading.load(POCKET, [f"{key}={value}"])
         student = students(recipe, tmp_path / "run")[0]
         of_stages = [determined_by(name, student.recipe, student.run) for name in student.chain]
         return of_stages, determined_by("report", recipe, RunDir(tmp_path / "run"))
@@ -120,10 +120,10 @@ def test_a_large_file_of_a_finished_stage_is_known_by_its_manifest(tmp_path):
 def test_a_place_for_runs_may_have_any_name(tmp_path, monkeypatch, runs):
     monkeypatch.chdir(tmp_path)
     shutil.copy(POCKET, "recipe.yaml")  # beside it, so that the folder above looks like a run
-    recipe = config.load(POCKET, ["variants.hot.train.epochs=1"])
+    recipe = loading.load(POCKET, ["variants.hot.train.epochs=1"])
     root = Path(runs) / "pocket"
     make(recipe, root)
-    config.save(recipe, root / "recipe.yaml")
+    loading.save(recipe, root / "recipe.yaml")
     for student in students(recipe, root):
         assert finished(student.run.root).label == student.label
     with pytest.raises(UserError, match="no run folder"):
@@ -206,7 +206,7 @@ def test_an_out_folder_in_use_is_refused_before_anything_changes(asked, tmp_path
 
 
 def test_the_run_of_a_recipe_is_no_out_folder(asked, tmp_path, capsys):
-    make(replace(config.load(POCKET)), tmp_path / "run")
+    make(replace(loading.load(POCKET)), tmp_path / "run")
     before = snapshot(tmp_path / "run")
     words = ["a/final", "--benchmark", "one=one.jsonl", *asked, "--out", tmp_path / "run"]
     assert evaluate(*words) == evaluate(*words, "--force") == 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ssb_unsloth.machine.plan import make_plan
-from ssb_unsloth.recipe.schema import load
+from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.records import Generation, Pair, Rollout, generations_file, read_jsonl
 from ssb_unsloth.run.kept import Kept
 

@@ -25,7 +25,8 @@ from ssb_unsloth.io import disk
 from ssb_unsloth.io.waiting import as_they_come
 from ssb_unsloth.machine.out_of_memory import explained
 from ssb_unsloth.method.curate import Curator
-from ssb_unsloth.recipe.schema import BenchmarkConfig, CurateConfig, ModelConfig, SamplerConfig, SamplingConfig, load
+from ssb_unsloth.recipe.loading import load
+from ssb_unsloth.recipe.schema import BenchmarkConfig, CurateConfig, ModelConfig, SamplerConfig, SamplingConfig
 from ssb_unsloth.records import Problem, stable_id
 from ssb_unsloth.run.kept import Kept
 from ssb_unsloth.run.rundir import RunDir

@@ -18,7 +18,7 @@ from ssb_unsloth.evaluation.carried import carry_over, origins
 from ssb_unsloth.evaluation.evaluate import Entrant
 from ssb_unsloth.pipeline.students import students, trained
 from ssb_unsloth.pipeline.sweep import Sweep, _replies
-from ssb_unsloth.recipe import schema as config
+from ssb_unsloth.recipe import loading
 from ssb_unsloth.recipe.schema import BenchmarkConfig
 from ssb_unsloth.records import Problem, generations_file, write_jsonl
 from ssb_unsloth.run.rundir import RunDir
@@ -34,7 +34,7 @@ def plan(tmp_path):
     def make(text):
         path = tmp_path / "mine.yaml"
         path.write_text(f"base: {POCKET}\n{text}")
-        return students(config.load(path), Path("runs/mine"))
+        return students(loading.load(path), Path("runs/mine"))
 
     return make
 
@@ -50,7 +50,7 @@ def test_what_is_not_trained_yet_is_named_with_the_command_for_it(tmp_path):
         (tmp_path / "two.yaml", "`ssb curate --student ssb-s3407` first"),
     ):
         with pytest.raises(UserError, match=re.escape(command)):
-            trained(config.load(recipe), tmp_path / "runs")
+            trained(loading.load(recipe), tmp_path / "runs")
 
 
 def test_a_recipe_alone_is_one_student_in_its_own_folder(plan):
@@ -126,24 +126,24 @@ def test_a_mistake_in_a_variant_is_named(plan, variants, said):
 
 def test_a_base_is_one_level_and_what_stands_on_it_wins(tmp_path):
     (tmp_path / "one.yaml").write_text(f"base: {POCKET}\nname: one\ntrain: {{epochs: 7}}")
-    recipe = config.load(tmp_path / "one.yaml", ["train.batch_size=8"])
+    recipe = loading.load(tmp_path / "one.yaml", ["train.batch_size=8"])
     assert (recipe.name, recipe.train.epochs, recipe.train.batch_size) == ("one", 7, 8)
-    assert recipe.curate == config.load(POCKET).curate
+    assert recipe.curate == loading.load(POCKET).curate
     (tmp_path / "less.yaml").write_text(f"base: {POCKET}\nevaluate: {{benchmarks: {{test-hard: null}}}}")
-    assert list(config.load(tmp_path / "less.yaml").evaluate.benchmarks) == ["test"]
+    assert list(loading.load(tmp_path / "less.yaml").evaluate.benchmarks) == ["test"]
     (tmp_path / "two.yaml").write_text("base: one.yaml\nname: two")
     with pytest.raises(UserError, match="one level"):
-        config.load(tmp_path / "two.yaml")
+        loading.load(tmp_path / "two.yaml")
     (tmp_path / "three.yaml").write_text("base: none.yaml\nname: three")
     with pytest.raises(UserError, match=r"none\.yaml: no such recipe"):
-        config.load(tmp_path / "three.yaml")
+        loading.load(tmp_path / "three.yaml")
 
 
 def test_a_saved_recipe_with_variants_is_read_back_unchanged(tmp_path):
     (tmp_path / "one.yaml").write_text(f"base: {POCKET}\nseeds: [1, 2]\nvariants: {{hot: {{train: {{epochs: 1}}}}}}")
-    recipe = config.load(tmp_path / "one.yaml")
-    config.save(recipe, tmp_path / "saved.yaml")
-    assert config.load(tmp_path / "saved.yaml") == recipe
+    recipe = loading.load(tmp_path / "one.yaml")
+    loading.save(recipe, tmp_path / "saved.yaml")
+    assert loading.load(tmp_path / "saved.yaml") == recipe
 
 
 def test_kept_replies_are_taken_over_until_the_model_adapter_or_benchmark_changes(tmp_path, capsys):
@@ -151,7 +151,7 @@ def test_kept_replies_are_taken_over_until_the_model_adapter_or_benchmark_change
     for folder in (model, adapter):
         folder.mkdir()
         (folder / "config.json").write_text("{}")
-    recipe = config.load(POCKET, [f"model.name={model}"])
+    recipe = loading.load(POCKET, [f"model.name={model}"])
     run, problems = RunDir(tmp_path / "run"), [Problem("p", "1+1?", "2")]
     entrants = [Entrant("ssb", recipe.model, adapter, 1)]
     name = generations_file("ssb", 1, "sums", 0.0)
@@ -190,7 +190,7 @@ def test_a_run_that_is_up_to_date_is_looked_at_by_sizes_and_times(tmp_path, caps
     root = finished_run.make(POCKET, tmp_path / "pocket")
 
     def again():
-        code = Sweep(config.load(POCKET), str(POCKET), [], root.parent, 1, False)()
+        code = Sweep(loading.load(POCKET), str(POCKET), [], root.parent, 1, False)()
         return code, capsys.readouterr().err
 
     code, said = again()
@@ -272,8 +272,8 @@ def test_time_left_counts_the_replies_that_the_evaluation_will_sample(plan, tmp_
     """Two seeds, two students: 2 bases and 4 adapters answer 300 + 200 problems, greedily and once at T = 0.8."""
     path = tmp_path / "mine.yaml"
     path.write_text(f"base: {POCKET}\nseeds: [1, 2]\nvariants: {{hot: {{train: {{learning_rate: 1e-3}}}}}}")
-    assert _replies(config.load(path), trained=4) == 6 * (300 + 200) * 2
-    assert _replies(config.load(path, ["evaluate.benchmarks.own={source: own.jsonl, max_tokens: 9}"]), trained=4) == 0
+    assert _replies(loading.load(path), trained=4) == 6 * (300 + 200) * 2
+    assert _replies(loading.load(path, ["evaluate.benchmarks.own={source: own.jsonl, max_tokens: 9}"]), trained=4) == 0
 
 
 @pytest.mark.slow

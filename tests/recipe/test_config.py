@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.recipe.schema import DEFAULTS, BenchmarkConfig, Recipe, load, save
+from ssb_unsloth.recipe.loading import DEFAULTS, load, save
+from ssb_unsloth.recipe.schema import BenchmarkConfig, Recipe
 
 POCKET = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
 SMALLEST = "name: mine\nmodel: {name: pocket}\nproblems: {source: pocket}\n"

@@ -19,7 +19,8 @@ from ssb_unsloth.method.curate import choose
 from ssb_unsloth.method.examples import render_examples
 from ssb_unsloth.method.modeling import hidden_states
 from ssb_unsloth.prompts import refinement_messages, student_messages, teacher_messages, text
-from ssb_unsloth.recipe.schema import ModelConfig, PromptsConfig, Recipe, load
+from ssb_unsloth.recipe.loading import load
+from ssb_unsloth.recipe.schema import ModelConfig, PromptsConfig, Recipe
 from ssb_unsloth.records import Pair, Problem, Rollout
 from ssb_unsloth.training.ssb import train_ssb
 from ssb_unsloth.verifier.grading import grade

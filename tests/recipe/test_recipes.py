@@ -7,8 +7,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from ssb_unsloth.recipe.loading import load, variant
 from ssb_unsloth.recipe.presets import PRESETS
-from ssb_unsloth.recipe.schema import load, variant
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))

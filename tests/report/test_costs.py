@@ -7,7 +7,7 @@ import matplotlib.image
 import pytest
 
 from ssb_unsloth.pipeline.students import students
-from ssb_unsloth.recipe import schema as config
+from ssb_unsloth.recipe import loading
 from ssb_unsloth.report import figures
 from ssb_unsloth.report.costs import student_rows
 from ssb_unsloth.report.tables import student_table
@@ -26,7 +26,7 @@ def everyone(tmp_path, monkeypatch):
     path = tmp_path / "mine.yaml"
     methods = ", ".join(f"{name}: {{train: {{method: {name}}}}}" for name in ("sft", "rft", "ssd", "grpo"))
     path.write_text(f"base: {POCKET}\nvariants: {{{methods}, two: {{rounds: 2}}}}")
-    found = students(config.load(path), tmp_path / "run")
+    found = students(loading.load(path), tmp_path / "run")
     for student in found:
         for stage in student.chain:
             if not student.owns(stage):

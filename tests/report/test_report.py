@@ -12,7 +12,8 @@ import pytest
 from ssb_unsloth.evaluation.scores import as_rows, score
 from ssb_unsloth.method.curate import Statistics
 from ssb_unsloth.pipeline.students import students
-from ssb_unsloth.recipe.schema import BenchmarkConfig, load
+from ssb_unsloth.recipe.loading import load
+from ssb_unsloth.recipe.schema import BenchmarkConfig
 from ssb_unsloth.records import EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, generations_file, write_jsonl
 from ssb_unsloth.report import figures, sections
 from ssb_unsloth.report.sections import evaluation_section

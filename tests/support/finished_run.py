@@ -7,7 +7,7 @@ from pathlib import Path
 from stage_keys import key_of
 
 from ssb_unsloth.pipeline.students import students
-from ssb_unsloth.recipe.schema import load, save
+from ssb_unsloth.recipe.loading import load, save
 from ssb_unsloth.run.rundir import RunDir
 
 ROOT = Path(__file__).parents[2]

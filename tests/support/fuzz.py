@@ -39,16 +39,8 @@ from ssb_unsloth.machine.geometry import from_config
 from ssb_unsloth.method.curate import _read_rollouts
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.prompts import student_messages
-from ssb_unsloth.recipe.schema import (
-    BenchmarkConfig,
-    ModelConfig,
-    ProblemsConfig,
-    Recipe,
-    SamplingConfig,
-    load,
-    save,
-    variant,
-)
+from ssb_unsloth.recipe.loading import load, save, variant
+from ssb_unsloth.recipe.schema import BenchmarkConfig, ModelConfig, ProblemsConfig, Recipe, SamplingConfig
 from ssb_unsloth.records import Generation, Pair, Problem, Rollout, read_jsonl
 from ssb_unsloth.run.manifests import FORMAT, digest, text
 from ssb_unsloth.run.rundir import RunDir

@@ -17,7 +17,8 @@ from ssb_unsloth.data.problems import load_problems
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.method.collator import Example
 from ssb_unsloth.prompts import student_messages
-from ssb_unsloth.recipe.schema import GrpoConfig, LoraConfig, ModelConfig, ProblemsConfig, TrainConfig, load
+from ssb_unsloth.recipe.loading import load
+from ssb_unsloth.recipe.schema import GrpoConfig, LoraConfig, ModelConfig, ProblemsConfig, TrainConfig
 from ssb_unsloth.records import Pair, Problem, Rollout
 from ssb_unsloth.training import grpo, sft, ssb
 from ssb_unsloth.training.common import Trained, lora

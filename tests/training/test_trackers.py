@@ -9,7 +9,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from ssb_unsloth.cli import main
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.recipe import trackers
-from ssb_unsloth.recipe.schema import load
+from ssb_unsloth.recipe.loading import load
 
 POCKET = Path("recipes/pocket.yaml")
 
