@@ -30,6 +30,7 @@ from ..errors import UserError
 from ..io import disk
 from ..io.progress import hush, say
 from ..pipeline.students import adapter_of, finished, scores_of
+from ..recipe.renamed import with_first_names
 from ..run.manifests import FORMAT, digest
 from ..run.rundir import RunDir, refuse_in_stage
 from ..run.student import Student
@@ -95,7 +96,7 @@ def key(source: Student) -> tuple[str, dict[str, Any]]:
     """What determines an export: the trained adapter, and what the card says of it."""
     determined_by = {
         "format": FORMAT,
-        "recipe": digest(asdict(source.recipe)),
+        "recipe": digest(with_first_names(asdict(source.recipe))),
         "scores": digest(scores_of(source)),
         "inputs": {"train": (source.run.manifest("train") or {})["id"]},
     }

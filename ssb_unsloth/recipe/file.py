@@ -20,6 +20,7 @@ import yaml
 from ..errors import UserError
 from ..io.credentials import refuse_credentials
 from ..io.files import control_character, local, read_text
+from .renamed import todays_name
 
 MOST_BYTES = 1 << 17  # of a recipe's text; the longest here has a twentieth
 MOST_VALUES = 20_000  # in a recipe, those behind aliases and references counted as often as they stand there
@@ -247,7 +248,7 @@ class _References:
             raise LookupError(f"${{{key}}} leads back to itself.")
         for tree in self._trees:
             value: Any = tree
-            for name in key.split("."):
+            for name in todays_name(key).split("."):
                 value = value[name] if isinstance(value, dict) and name in value else _NOTHING
             if value is not _NOTHING:
                 return self._resolved(value, (*chain, key))

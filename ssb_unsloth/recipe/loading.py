@@ -19,9 +19,10 @@ from ..errors import UserError
 from ..io import disk
 from ..io.files import local
 from .benchmarks import BENCHMARKS
-from .checks import LONGEST_NAME, impossible, models_to_train, names_a_file, too_many
+from .checks import LONGEST_NAME, impossible, names_a_file, servers_among, too_many
 from .file import merged, overrides_merged, read, with_references
 from .presets import PRESETS
+from .renamed import RENAMED, with_todays_names
 from .schema import BASE, DEFAULT_PROMPT, BenchmarkConfig, Recipe
 
 LARGEST = 2**31 - 1  # number that a recipe can hold; seeds go up to it
@@ -36,10 +37,10 @@ def load(path: Path, overrides: Sequence[str] = (), servers: bool = False) -> Re
         UserError: a file cannot be read, or anything in it, in the overrides or in a variant is wrong; all of it in one
             message.
     """
-    given = _on_preset(read(path, Recipe))
+    given = _layer(read(path, Recipe))
     if "base" in given:
         base_path = path.parent / local(str(given.pop("base")), f"{path}: base")
-        base = _on_preset(read(base_path, Recipe))
+        base = _layer(read(base_path, Recipe))
         if "base" in base:
             raise UserError(f"{base_path}: a recipe that is a `base` cannot have one itself; there is one level.")
         given = merged(base, given)
@@ -52,21 +53,21 @@ def resolve(given: dict[str, Any], overrides: Sequence[str], where: str, servers
     Raises:
         UserError: as `load`.
     """
-    whole = merged(given, _on_preset(overrides_merged(overrides, Recipe)))
+    whole = merged(given, _layer(overrides_merged(overrides, Recipe)))
     for section, key in ((whole.get("evaluate"), "benchmarks"), (whole, "variants")):
         if isinstance(section, dict) and key in section:
             section[key] = _without_nulls(section[key])
 
     wrong: list[str] = []
     recipe = _resolve(with_references(whole, DEFAULTS, wrong), wrong)
-    if not wrong and recipe is not None:
+    if not wrong:
         everyone = [recipe]
         for name in recipe.variants:
             resolved, lines = _variant(recipe, name)
             wrong += [f"variants.{name}{'.' * (line[0] != ':')}{line}" for line in lines]
             everyone += [resolved] if resolved is not None else []
-        wrong += too_many(recipe, everyone) + ([] if servers else models_to_train(everyone))
-    if wrong or recipe is None:
+        wrong += [*too_many(recipe, everyone), *([] if servers else servers_among(everyone))]
+    if wrong:
         heading = f"{where}: {len(wrong)} thing{'s' * (len(wrong) > 1)} to mend:"
         raise UserError("\n".join([heading, *(f"  {line}" for line in wrong)]))
     return recipe
@@ -89,7 +90,7 @@ def _variant(recipe: Recipe, name: str) -> tuple[Recipe | None, list[str]]:
     fixed = sorted({"name", "seed", "seeds", "variants", "evaluate", "card"} & set(overrides))
     if fixed:
         return None, [f"{key}: belongs to the whole recipe and cannot differ in a variant." for key in fixed]
-    given = merged(dataclasses.asdict(dataclasses.replace(recipe, variants={})), _on_preset(overrides))
+    given = merged(dataclasses.asdict(dataclasses.replace(recipe, variants={})), _layer(overrides))
     wrong: list[str] = []
     return _resolve(given, wrong), wrong
 
@@ -101,7 +102,7 @@ def _without_nulls(table: Any) -> Any:
     return {} if table is None else table
 
 
-def _resolve(given: dict[str, Any], wrong: list[str]) -> Recipe | None:
+def _resolve(given: dict[str, Any], wrong: list[str]) -> Recipe:
     """`given` with every key that it leaves out at its default. What is wrong with it is added to `wrong`."""
     recipe = OmegaConf.structured(Recipe)
     _fill(recipe, given, Recipe, "", wrong)
@@ -115,10 +116,12 @@ def _resolve(given: dict[str, Any], wrong: list[str]) -> Recipe | None:
     return resolved
 
 
-def _on_preset(layer: dict[str, Any]) -> dict[str, Any]:
-    """A file, a variant or the overrides, on top of the preset that it names: its own keys win over the preset, and the
-    preset over what lies below. An unknown one, or a reference, is `_fill`'s to report.
+def _layer(layer: dict[str, Any]) -> dict[str, Any]:
+    """A layer (a file, a variant or the overrides) by today's names, on top of the preset that it names: its own keys
+    win over the preset, and the preset over what lies below. An unknown preset, a reference to one, or a key under two
+    names is `_fill`'s to report.
     """
+    layer = with_todays_names(layer)
     preset = layer.get("preset")
     if isinstance(preset, str) and "${" in preset:
         layer = {**layer, "preset": "a reference"}
@@ -152,7 +155,9 @@ def _fill(section: Any, given: Any, kind: type, path: str, wrong: list[str]) -> 
     types = _types(kind)
     for key, value in given.items():
         here = f"{path}{key}"
-        if key not in types:
+        if here in RENAMED:
+            wrong.append(f"{here}: is {RENAMED[here]} today, and both are given; leave this one out.")
+        elif key not in types:
             near = difflib.get_close_matches(str(key), types, n=1)
             wrong.append(
                 f"{here}: unknown key; " + (f"did you mean {path}{near[0]}?" if near else f"known: {', '.join(types)}.")

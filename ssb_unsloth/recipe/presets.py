@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "unboxed": "wrong",
             "equality": "math",
         },
-        "train": {"denominator": "example", "temperature": 2.0, "lora": {"dtype": "float32"}},
+        "train": {"denominator": "example", "kd_temperature": 2.0, "lora": {"dtype": "float32"}},
     },
     "author_code": {
         "prompts": {"wording": "released", "student": "joined", "reply": "retokenized"},
@@ -43,6 +43,6 @@ PRESETS: dict[str, dict[str, Any]] = {
             "unboxed": "excluded",
             "equality": "string",
         },
-        "train": {"denominator": "token", "temperature": 2.0, "lora": {"dtype": "model"}},
+        "train": {"denominator": "token", "kd_temperature": 2.0, "lora": {"dtype": "model"}},
     },
 }

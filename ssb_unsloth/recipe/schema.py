@@ -1,7 +1,7 @@
-"""The recipe: a YAML file read into these dataclasses by OmegaConf. Every key, its type and its default is stated here.
+"""The recipe: every key with its type, its default and the range of its values.
 
-`load` reports everything that is wrong with a recipe in one message: unknown keys with the nearest valid one, wrong
-types, impossible values. Where a default comes from is said beside it: the paper (section), its released code, or ours.
+`loading` reads a YAML file into these dataclasses, and `checks` looks at what the ranges do not say. Where a default
+comes from is said beside it: the paper (section), its released code, or ours.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from omegaconf import MISSING
 
 from ..prompts.hints import Hint
 from .methods import MethodName
+from .ranges import as_in, each, number
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank (0.32, config/lora.py)
 
@@ -23,7 +24,7 @@ class ModelConfig:
 
     name: str = MISSING  # hub id, local folder, or "pocket": the tiny model that comes with the package
     revision: str | None = None  # hub revision; the default branch if null
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: what the card is best at (hardware.py)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: what the card does best (machine/auto.py)
     trust_remote_code: bool = False  # ours: never run a repository's code unless the recipe says so
     # Variables that the chat template reads, such as {enable_thinking: false}; they are set in the template itself.
     template: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +45,7 @@ class ProblemsConfig:
     question: str = "question"  # column names
     gold: str = "answer"
     gold_format: Literal["####", "boxed", "plain"] = "plain"  # how the gold answer stands in its column
-    limit: int | None = None  # the first so many; pocket: how many to make (1,000 if null)
+    limit: int | None = number(None, above=0)  # the first so many; pocket: how many to make (1,000 if null)
 
 
 @dataclass
@@ -64,30 +65,34 @@ class PromptsConfig:
 class SamplingConfig:
     """One decoding. Stated whole: nothing is inherited from a model's generation_config."""
 
-    temperature: float = 0.8  # released code: 0.8 for rollouts, 0.4 for refinements; 0 is greedy
-    top_p: float = 1.0
-    top_k: int = 0  # 0: off
-    repetition_penalty: float = 1.0
-    max_tokens: int = 1024  # ours
+    # released code: 0.8 for rollouts, 0.4 for refinements; 0 is greedy
+    temperature: float = number(0.8, at_least=0, at_most=5)
+    top_p: float = number(1.0, above=0, at_most=1)
+    top_k: int = number(0, at_least=0, note="0 turns it off")
+    repetition_penalty: float = number(1.0, above=0, note="1 turns it off")
+    max_tokens: int = number(1024, above=0)  # ours; together with a prompt it has to fit sampler.max_model_len
 
 
 @dataclass
 class SamplerConfig:
     engine: Literal["auto", "vllm", "transformers"] = "auto"  # auto: vLLM where it is installed
-    max_model_len: int = 4096  # prompt and reply, tokens
-    gpu_memory_utilization: float | str = "auto"  # vLLM's share of the card; auto: nearly all that is free
-    attention_backend: str = "auto"  # vLLM's name of it, e.g. TRITON_ATTN; auto: by the card (hardware.py)
-    max_lora_rank: int = 32  # the ranks that vLLM takes are LORA_RANKS
-    batch_size: int = 64  # transformers engine only: sequences at a time
+    max_model_len: int = number(4096, above=0)  # prompt and reply, tokens
+    # vLLM's share of the card; auto: nearly all that is free
+    gpu_memory_utilization: float | str = number("auto", above=0, at_most=1)
+    attention_backend: str = "auto"  # vLLM's name of it, e.g. TRITON_ATTN; auto: by the card (machine/auto.py)
+    max_lora_rank: int = number(32, above=0)  # the ranks that vLLM takes are LORA_RANKS
+    batch_size: int = number(64, above=0)  # transformers engine only: sequences at a time
 
 
 @dataclass
 class CurateConfig:
-    pairs: int = 256  # paper §4.1; with several refinements the questions that give pairs
-    rollouts: int = 4  # K, paper §4.1
-    refinements: int = 1  # paper §3.1.3: one a question; of several, each right one is a pair, equal texts once
-    questions: int | None = None  # use at most so many; all if null
-    wave: int = 256  # ours: questions sampled together before looking whether there are enough pairs
+    pairs: int = number(256, above=0)  # paper §4.1; with several refinements the questions that give pairs
+    # K, paper §4.1
+    rollouts: int = number(4, at_least=2, at_most=10_000, note="a right and a wrong one take at least 2")
+    # paper §3.1.3: one a question; of several, each right one is a pair, equal texts once
+    refinements: int = number(1, above=0, at_most=10_000)
+    questions: int | None = number(None, above=0)  # use at most so many; all if null
+    wave: int = number(256, above=0)  # ours: questions sampled together before looking whether there are enough pairs
     rollout: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.8))
     refine: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.4, max_tokens=2048))
     rollouts_file: str | None = None  # JSONL of rollouts made elsewhere: {"question", "rollouts": [{"text"}, ...]}
@@ -104,15 +109,15 @@ class TeachConfig:
     targets: Literal["hidden", "logits", "top_k", "one_hot", "online"] = "hidden"
     # What the teacher is shown (prompts/hints.py); the pairs stay the same. The paper: both.
     hint: Hint = "both"
-    top_k: int = 64  # for targets: top_k
-    batch_tokens: int = 8192  # ours: padded tokens of a teacher-forced batch
+    top_k: int = number(64, above=0)  # for targets: top_k
+    batch_tokens: int = number(8192, above=0)  # ours: padded tokens of a teacher-forced batch
 
 
 @dataclass
 class LoraConfig:
-    r: int = 32  # paper §4.1
-    alpha: int = 32  # released code
-    dropout: float = 0.0  # released code
+    r: int = number(32, above=0)  # paper §4.1
+    alpha: int = number(32, above=0)  # released code
+    dropout: float = number(0.0, at_least=0, below=1)  # released code
     dtype: Literal["float32", "model"] = "float32"  # of the trained weights; released code: cast to the model's
     target_modules: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -123,18 +128,20 @@ class LoraConfig:
 class GrpoConfig:
     """Read where train.method is grpo. The paper states the 2,000 questions, and no other setting of its control."""
 
-    questions: int = 2000  # paper §4.1: the first so many of `problems`
-    steps: int | None = None  # optimizer steps; one pass over the questions if null
-    questions_per_step: int = 8  # ours
-    generations: int = 8  # TRL's default: replies sampled a question
-    micro_batch_size: int | None = None  # replies in one forward pass; all of a step's if null
-    learning_rate: float = 1e-5  # ours: ten times TRL's default, which is meant for training all weights
-    temperature: float = 1.0  # TRL's default
-    max_tokens: int = 1024  # ours: length limit of a reply; one that is cut off earns nothing
-    beta: float = 0.0  # TRL's default: weight of the KL to the base
+    questions: int = number(2000, above=0)  # paper §4.1: the first so many of `problems`
+    steps: int | None = number(None, above=0)  # optimizer steps; one pass over the questions if null
+    questions_per_step: int = number(8, above=0, at_most=100_000)  # ours
+    # TRL's default: replies sampled a question
+    generations: int = number(8, at_least=2, at_most=10_000, note="replies to compare take at least 2")
+    micro_batch_size: int | None = number(None, above=0)  # replies in one forward pass; all of a step's if null
+    learning_rate: float = number(1e-5, above=0)  # ours: ten times TRL's default, which is meant for all weights
+    temperature: float = number(1.0, above=0)  # TRL's default
+    max_tokens: int = number(1024, above=0)  # ours: length limit of a reply; one that is cut off earns nothing
+    beta: float = number(0.0, at_least=0)  # TRL's default: weight of the KL to the base
     loss: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = "dapo"  # TRL's default
     use_vllm: bool | None = None  # sample by vLLM in the training process; null: where there is a GPU
-    gpu_memory_utilization: float = 0.3  # TRL's default: vLLM's share of the card beside the trainer
+    # TRL's default: vLLM's share of the card beside the trainer
+    gpu_memory_utilization: float = number(0.3, above=0, at_most=1)
 
 
 @dataclass
@@ -143,26 +150,28 @@ class TrainConfig:
     method: MethodName = "ssb"
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
-    epochs: int = 3  # paper §4.1
-    batch_size: int = 4  # paper §4.1: examples in one optimizer step
-    micro_batch_size: int | None = None  # examples in one forward pass; batch_size if null
-    learning_rate: float = 2e-4  # released code
+    epochs: int = number(3, above=0)  # paper §4.1
+    batch_size: int = number(4, above=0)  # paper §4.1: examples in one optimizer step
+    micro_batch_size: int | None = number(None, above=0)  # examples in one forward pass; batch_size if null
+    learning_rate: float = number(2e-4, above=0)  # released code
     lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"  # released code
-    warmup_steps: int = 0  # released code
-    weight_decay: float = 0.0  # ours
-    max_grad_norm: float = 1.0  # ours
-    temperature: float = 2.0  # T_KD; the paper says > 1, the released code 2
+    warmup_steps: int = number(0, at_least=0)  # released code
+    weight_decay: float = number(0.0, at_least=0)  # ours
+    max_grad_norm: float = number(1.0, above=0)  # ours
+    kd_temperature: float = number(2.0, above=0)  # T_KD; the paper says > 1, the released code 2
     denominator: Literal["example", "token"] = "example"  # paper Eq. 6; the released code takes the token mean
-    kd_weight: float = 1.0  # released code: lambda_KD, of T² KL
-    ce_weight: float = 0.0  # released code: lambda_CE, of the cross-entropy of the reply's own tokens
-    sharpen: float = 1.0  # ours: what the teacher's logits are multiplied by; the paper's teacher is as it is
+    kd_weight: float = number(1.0, at_least=0)  # released code: lambda_KD, of T² KL
+    # released code: lambda_CE, of the cross-entropy of the reply's own tokens
+    ce_weight: float = number(0.0, at_least=0)
+    # ours: what the teacher's logits are multiplied by; the paper's teacher is as it is
+    sharpen: float = number(1.0, above=0)
     gradient_checkpointing: bool = False  # recompute activations: less memory, about a third slower; Unsloth: its own
-    save_steps: int = 50  # a stopped run goes on from the last multiple
-    logging_steps: int = 1
-    probe_steps: int = 32  # measure the student's own reply length so often; 0: never
-    probe_questions: int = 32
+    save_steps: int = number(50, above=0)  # a stopped run goes on from the last multiple
+    logging_steps: int = number(1, above=0)
+    probe_steps: int = number(32, at_least=0)  # measure the student's own reply length so often; 0: never
+    probe_questions: int = number(32, at_least=0)
     drift_texts: str | None = None  # ours: KL(base ‖ student) on the "text"s of a .jsonl file, or on "pocket" drills
-    token_pairs: int = 24  # ours: pairs followed token by token, KL before and after; 0: none
+    token_pairs: int = number(24, at_least=0)  # ours: pairs followed token by token, KL before and after; 0: none
     report_to: list[str] = field(default_factory=list)  # names of trackers.py, as [tensorboard]; the extra [trackers]
 
 
@@ -175,25 +184,28 @@ class BenchmarkConfig(ProblemsConfig):
     """
 
     name: str | None = None
-    count: int | None = None  # number of problems before `limit`; null: not asserted
+    count: int | None = number(None, above=0)  # number of problems before `limit`; null: not asserted
     id: str | None = "id"  # column whose values, where there is such a column, have to be present and different
-    samples: int = 1  # replies a question at `temperature`
-    temperature: float | None = 0.8  # null: greedy only. The paper's decoding is unstated; all of this is ours
-    top_p: float = 1.0
-    top_k: int = 0  # 0: off
-    repetition_penalty: float = 1.0
+    samples: int = number(1, above=0, at_most=100_000)  # replies a question at `temperature`
+    # null: greedy only. The paper's decoding is unstated; all of this is ours
+    temperature: float | None = number(0.8, above=0, at_most=5, note="null is greedy")
+    top_p: float = as_in(SamplingConfig, "top_p")
+    top_k: int = as_in(SamplingConfig, "top_k")
+    repetition_penalty: float = as_in(SamplingConfig, "repetition_penalty")
     greedy: bool = True
-    k: list[int] = field(default_factory=list)  # pass@k for each, from the samples
-    max_tokens: int = 1024
+    k: list[int] = field(default_factory=list, metadata=each(above=0))  # pass@k for each, from the samples
+    max_tokens: int = as_in(SamplingConfig, "max_tokens")
 
 
 @dataclass
 class CardConfig:
     """What `ssb plan` cannot know. It changes no result."""
 
-    tflops: float | None = None  # dense 16-bit peak of the GPU, 1e12 operations a second; null: as hardware.py knows it
-    bandwidth: float | None = None  # of its memory, 1e9 bytes a second; null: as hardware.py knows it
-    price: float | None = None  # of the machine for an hour, in any currency; null: no cost in money is shown
+    # dense 16-bit peak of the GPU, 1e12 operations a second; null: as machine/cards.py knows it
+    tflops: float | None = number(None, above=0)
+    bandwidth: float | None = number(None, above=0)  # of its memory, 1e9 bytes a second; null: as cards.py knows it
+    # of the machine for an hour, in any currency; null: no cost in money is shown
+    price: float | None = number(None, above=0)
 
 
 BASE = "base"  # rows of every table
@@ -212,13 +224,16 @@ class EvaluateConfig:
 class Recipe:
     name: str = MISSING
     preset: Literal["paper", "author_code"] = "paper"  # whose choices are the defaults of the keys below (presets.py)
-    seed: int = 3407  # released code
-    seeds: list[int] = field(default_factory=list)  # repeat everything with each of these; empty: `seed` alone
-    rounds: int = 1  # ours: how often the student becomes the next base; the paper stops after one
+    seed: int = number(3407, at_least=0)  # released code
+    # repeat everything with each of these; empty: `seed` alone
+    seeds: list[int] = field(default_factory=list, metadata=each(at_least=0))
+    # ours: how often the student becomes the next base; the paper stops after one
+    rounds: int = number(1, above=0, at_most=100)
     # More students beside the recipe's own: what differs, by name, as in {sft: {train: {method: sft}}}. All are
     # evaluated by one engine and stand in one table; stages that come out equal are shared.
     variants: dict[str, Any] = field(default_factory=dict)
-    threads: int | None = None  # CPU threads of a stage; a tiny model is fastest with 1. All cores if null
+    # CPU threads of a stage; a tiny model is fastest with 1. All cores if null
+    threads: int | None = number(None, above=0, at_most=4096)
     model: ModelConfig = field(default_factory=ModelConfig)
     problems: ProblemsConfig = field(default_factory=ProblemsConfig)
     prompts: PromptsConfig = field(default_factory=PromptsConfig)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..backends.sources import model_path
 from ..io.files import local
+from ..recipe.renamed import with_first_names
 from ..recipe.schema import CurateConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig, TrainConfig
 from .rundir import fingerprint
 
@@ -51,7 +52,7 @@ def of_curation(config: CurateConfig) -> dict[str, Any]:
 
 
 def of_training(config: TrainConfig) -> dict[str, Any]:
-    identity = asdict(config)
+    identity = with_first_names(asdict(config), "train.")
     if config.drift_texts is not None:
         identity["drift_texts"] = of_path(config.drift_texts, "train.drift_texts")
     return identity
@@ -65,7 +66,7 @@ def of_recipe(recipe: Recipe) -> dict[str, Any]:
         "benchmarks": {name: of_problems(config) for name, config in recipe.evaluate.benchmarks.items()},
     }
     return {
-        **asdict(recipe),
+        **with_first_names(asdict(recipe)),
         "model": of_model(recipe.model, trained=True),
         "problems": of_problems(recipe.problems),
         "sampler": of_sampler(recipe.sampler),

@@ -58,7 +58,7 @@ def train_ssb(inputs: Inputs, student: nn.Module, targets: StoredTeacher | None)
 def trainer_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: Any) -> SSBConfig:
     """The recipe's `train` section as SSBTrainer takes it."""
     return SSBConfig(
-        kd_temperature=config.temperature,
+        kd_temperature=config.kd_temperature,
         denominator=config.denominator,
         kd_weight=config.kd_weight,
         ce_weight=config.ce_weight,

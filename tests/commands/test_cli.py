@@ -252,7 +252,7 @@ def test_force_runs_everything_again_each_stage_in_a_process_of_its_own(finished
         ("problems.limit=10", "curate"),
         ("curate.pairs=10", "curate"),
         ("teach.targets=logits", "teach"),
-        ("train.temperature=3", "train"),
+        ("train.kd_temperature=3", "train"),
         ("train.epochs=1", "train"),
         ("evaluate.benchmarks.test.limit=10", "evaluate"),
     ],
@@ -273,10 +273,11 @@ def test_targets_of_another_format_or_temperature_are_never_used_again(finished,
     formats = ["hidden", "logits", "top_k", "one_hot", "online"]
     assert len({key(f"teach.targets={name}") for name in formats}) == len(formats)
     for name in formats:
-        changed = [key(f"teach.targets={name}", f"train.{x}") for x in ("temperature=3", "temperature=2", "sharpen=1")]
+        changes = ("train.kd_temperature=3", "train.kd_temperature=2", "train.sharpen=1")
+        changed = [key(f"teach.targets={name}", change) for change in changes]
         assert (changed[0] != changed[1]) == (name == "top_k")
         assert changed[1] == changed[2]
-    assert key("teach.targets=top_k", "train.sharpen=2") == key("teach.targets=top_k", "train.temperature=1")
+    assert key("teach.targets=top_k", "train.sharpen=2") == key("teach.targets=top_k", "train.kd_temperature=1")
     assert key("teach.targets=top_k", "teach.top_k=8") != key("teach.targets=top_k", "teach.top_k=9")
 
 

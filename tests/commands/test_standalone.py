@@ -86,7 +86,7 @@ def test_a_server_is_a_model_like_another(tmp_path, problems):
         (["--benchmark", "pocket-test", "--adapter", "nowhere"], "holds no adapter_config.json"),
         (["--benchmark", "mine=mine.jsonl", *SHORT, "--adapter", "base=adapter"], "'base' cannot be its name"),
         (["--benchmark", "mine=mine.jsonl", *SHORT, "--adapter", "a/b=adapter"], "'a/b' cannot be its name"),
-        (["--benchmark", "pocket-test", "--temperature", "-1"], "temperature: -1.0 is not above 0"),
+        (["--benchmark", "pocket-test", "--temperature", "-1"], "temperature: -1.0 is not a number above 0"),
         (["--benchmark", "pocket-test", "evaluate.benchmark.x=1"], "unknown key; did you mean evaluate.benchmarks"),
     ],
 )

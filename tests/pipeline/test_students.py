@@ -304,7 +304,7 @@ def test_a_sweep_shares_what_is_equal_goes_on_where_it_was_and_ends_in_one_table
     before = {name: json.loads((root / name / "manifest.json").read_text())["id"] for name in made}
     again = run(text)
     assert "All stages are up to date" in again.stderr
-    done = run(text + "  cold: {train: {temperature: 1}}\n")
+    done = run(text + "  cold: {train: {kd_temperature: 1}}\n")
     after = {name: json.loads((root / name / "manifest.json").read_text())["id"] for name in made}
     assert {name for name in made if after[name] != before[name]} == {"evaluate", "report"}
     assert "cold-s3407, train: done" in done.stderr

@@ -170,7 +170,7 @@ def test_a_value_of_the_wrong_type_is_named(complaint, text, path):
         ("train.learning_rate=.nan", "train.learning_rate"),
         ("train.learning_rate=.inf", "train.learning_rate"),
         ("train.weight_decay=-0.1", "train.weight_decay"),
-        ("train.temperature=0", "train.temperature"),
+        ("train.kd_temperature=0", "train.kd_temperature"),
         ("train.sharpen=0", "train.sharpen"),
         ("train.kd_weight=0", "train.kd_weight"),  # and no cross-entropy
         ("train.ce_weight=-1", "train.ce_weight"),

@@ -75,7 +75,8 @@ def test_the_papers_recipe_states_every_value_that_the_paper_and_its_code_state(
     assert (recipe.curate.rollouts, recipe.curate.pairs, recipe.curate.questions) == (4, 256, 7473)
     assert (lora.r, lora.alpha, lora.dropout, len(lora.target_modules)) == (32, 32, 0.0, 7)
     assert train.epochs * recipe.curate.pairs // train.batch_size == 192
-    assert (train.learning_rate, train.lr_scheduler, train.warmup_steps, train.temperature) == (2e-4, "linear", 0, 2.0)
+    assert (train.learning_rate, train.lr_scheduler, train.warmup_steps) == (2e-4, "linear", 0)
+    assert train.kd_temperature == 2.0
     assert (recipe.curate.rollout.temperature, recipe.curate.refine.temperature) == (0.8, 0.4)
     assert (recipe.sampler.max_model_len, recipe.seed) == (8192, 3407)
     assert set(recipe.evaluate.benchmarks) == {"math500", "aime2024"}

@@ -22,7 +22,7 @@ UNUSUAL = {  # key: (a value that is not the default, the argument, what it beco
     "report_to": (["tensorboard"], "report_to", ["tensorboard"]),
 }
 OF_SSB = {
-    "temperature": (3.5, "kd_temperature", 3.5),
+    "kd_temperature": (3.5, "kd_temperature", 3.5),
     "denominator": ("token", "denominator", "token"),
     "kd_weight": (0.8, "kd_weight", 0.8),
     "ce_weight": (0.2, "ce_weight", 0.2),
