@@ -22,10 +22,11 @@ from .benchmarks import BENCHMARKS
 from .checks import LONGEST_NAME, impossible, names_a_file, servers_among, too_many
 from .file import merged, overrides_merged, read, with_references
 from .presets import PRESETS
-from .renamed import RENAMED, with_todays_names
+from .renamed import RENAMED, todays_name, with_todays_names
 from .schema import BASE, DEFAULT_PROMPT, BenchmarkConfig, Recipe
 
 LARGEST = 2**31 - 1  # number that a recipe can hold; seeds go up to it
+DEFAULTS = typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(Recipe)))
 
 
 def load(path: Path, overrides: Sequence[str] = (), servers: bool = False) -> Recipe:
@@ -53,7 +54,7 @@ def resolve(given: dict[str, Any], overrides: Sequence[str], where: str, servers
     Raises:
         UserError: as `load`.
     """
-    whole = merged(given, _layer(overrides_merged(overrides, Recipe)))
+    whole = merged(with_todays_names(given), _layer(overrides_merged(overrides, Recipe)))
     for section, key in ((whole.get("evaluate"), "benchmarks"), (whole, "variants")):
         if isinstance(section, dict) and key in section:
             section[key] = _without_nulls(section[key])
@@ -155,8 +156,8 @@ def _fill(section: Any, given: Any, kind: type, path: str, wrong: list[str]) -> 
     types = _types(kind)
     for key, value in given.items():
         here = f"{path}{key}"
-        if here in RENAMED:
-            wrong.append(f"{here}: is {RENAMED[here]} today, and both are given; leave this one out.")
+        if key in RENAMED.get(path.removesuffix("."), {}):
+            wrong.append(f"{here}: is {todays_name(here)} today, and both are given; leave this one out.")
         elif key not in types:
             near = difflib.get_close_matches(str(key), types, n=1)
             wrong.append(
@@ -237,6 +238,3 @@ def _spell(type_: Any) -> str:
     if dataclasses.is_dataclass(type_) or typing.get_origin(type_) is dict:
         return "a mapping"
     return getattr(type_, "__name__", None) if isinstance(type_, type) else str(type_).replace("None", "null")  # type: ignore[return-value]
-
-
-DEFAULTS: dict[str, Any] = {str(k): v for k, v in OmegaConf.to_container(OmegaConf.structured(Recipe)).items()}  # type: ignore[union-attr]

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-RENAMED = {"train.temperature": "train.kd_temperature"}  # the first name to today's; both in the same section
-_FIRST = {today: first for first, today in RENAMED.items()}
+RENAMED = {"train": {"temperature": "kd_temperature"}}  # by section: a key's first name to today's
+_FIRST = {section: {today: first for first, today in keys.items()} for section, keys in RENAMED.items()}
 _OF_VARIANT = re.compile(r"variants\.[^.]+\.")
 
 
@@ -19,21 +19,23 @@ def with_todays_names(layer: dict[str, Any]) -> dict[str, Any]:
     return _named(layer, RENAMED, "")
 
 
-def with_first_names(values: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """The values of a recipe, or of a section of it (`path`, with a dot at its end), by their first names."""
-    return _named(values, _FIRST, path)
+def with_first_names(values: dict[str, Any], section: str = "") -> dict[str, Any]:
+    """The values of a recipe, or of that section of it, by the first names of their keys."""
+    return _named(values, _FIRST, section)
 
 
-def todays_name(key: str) -> str:
-    """Today's name of a key, or of a variant's."""
-    own = _OF_VARIANT.sub("", key, count=1) if key.startswith("variants.") else key
-    return key.removesuffix(own) + RENAMED.get(own, own)
+def todays_name(path: str) -> str:
+    """Today's name of a key that is given with its sections, of a variant's too."""
+    of_variant = _OF_VARIANT.match(path)
+    start = of_variant[0] if of_variant else ""
+    section, dot, key = path.removeprefix(start).rpartition(".")
+    return f"{start}{section}{dot}{RENAMED.get(section, {}).get(key, key)}"
 
 
-def _named(tree: dict[str, Any], names: Mapping[str, str], path: str) -> dict[str, Any]:
-    found = {}
+def _named(tree: dict[str, Any], names: Mapping[str, Mapping[str, str]], section: str) -> dict[str, Any]:
+    found, known = {}, names.get(section, {})
     for key, value in tree.items():
-        name = names.get(f"{path}{key}", key).rpartition(".")[2]
-        within = "" if path == "variants." else f"{path}{key}."  # a variant's keys are a recipe's
+        within = "" if section == "variants" else f"{section}.{key}" if section else key  # a variant is a recipe itself
+        name = known.get(key, key)
         found[key if name in tree else name] = _named(value, names, within) if isinstance(value, dict) else value
     return found

@@ -52,7 +52,7 @@ def of_curation(config: CurateConfig) -> dict[str, Any]:
 
 
 def of_training(config: TrainConfig) -> dict[str, Any]:
-    identity = with_first_names(asdict(config), "train.")
+    identity = with_first_names(asdict(config), "train")
     if config.drift_texts is not None:
         identity["drift_texts"] = of_path(config.drift_texts, "train.drift_texts")
     return identity
