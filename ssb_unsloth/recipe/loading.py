@@ -157,7 +157,7 @@ def _fill(section: Any, given: Any, kind: type, path: str, wrong: list[str]) -> 
     for key, value in given.items():
         here = f"{path}{key}"
         if key in RENAMED.get(path.removesuffix("."), {}):
-            wrong.append(f"{here}: is {todays_name(here)} today, and both are given; leave this one out.")
+            wrong.append(f"{here}: is called {todays_name(here)} now, which is given too; leave this one out.")
         elif key not in types:
             near = difflib.get_close_matches(str(key), types, n=1)
             wrong.append(

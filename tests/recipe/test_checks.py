@@ -1,0 +1,186 @@
+"""Values of the right type that cannot work are named with their key."""
+
+from pathlib import Path
+
+import pytest
+from recipe_texts import POCKET, SMALLEST
+
+from ssb_unsloth.errors import UserError
+from ssb_unsloth.recipe.loading import load
+
+
+@pytest.mark.parametrize(
+    ("override", "path"),
+    [
+        ("seed=-1", "seed"),
+        ("name=a/b", "name"),
+        ("name=..", "name"),
+        ("name=''", "name"),
+        ("problems.limit=0", "problems.limit"),
+        ("curate.pairs=0", "curate.pairs"),
+        ("curate.wave=-4", "curate.wave"),
+        ("curate.rollouts=1", "curate.rollouts"),
+        ("train.grpo.questions_per_step=0", "train.grpo.questions_per_step"),
+        ("train.grpo.steps=0", "train.grpo.steps"),
+        ("curate.rollout.temperature=0", "curate.rollout.temperature"),
+        ("curate.rollout.temperature=-1", "curate.rollout.temperature"),
+        ("curate.refine.temperature=.nan", "curate.refine.temperature"),
+        ("curate.refine.top_p=0", "curate.refine.top_p"),
+        ("curate.refine.top_p=1.1", "curate.refine.top_p"),
+        ("curate.refine.top_k=-1", "curate.refine.top_k"),
+        ("curate.refine.repetition_penalty=0", "curate.refine.repetition_penalty"),
+        ("curate.refine.max_tokens=0", "curate.refine.max_tokens"),
+        ("curate.refine.max_tokens=512", "curate.refine.max_tokens"),  # all of max_model_len: no room for a prompt
+        ("sampler.gpu_memory_utilization=1.5", "sampler.gpu_memory_utilization"),
+        ("train.epochs=0", "train.epochs"),
+        ("train.learning_rate=0", "train.learning_rate"),
+        ("train.learning_rate=.nan", "train.learning_rate"),
+        ("train.learning_rate=.inf", "train.learning_rate"),
+        ("train.weight_decay=-0.1", "train.weight_decay"),
+        ("train.kd_temperature=0", "train.kd_temperature"),
+        ("train.sharpen=0", "train.sharpen"),
+        ("train.kd_weight=0", "train.kd_weight"),  # and no cross-entropy
+        ("train.ce_weight=-1", "train.ce_weight"),
+        ("train.micro_batch_size=3", "train.micro_batch_size"),
+        ("train.lora.dropout=1", "train.lora.dropout"),
+        ("train.lora.r=64", "train.lora.r"),
+        ("evaluate.benchmarks.test.samples=0", "evaluate.benchmarks.test.samples"),
+        ("evaluate.benchmarks.test.temperature=0", "evaluate.benchmarks.test.temperature"),
+        ("evaluate.benchmarks.test.limit=0", "evaluate.benchmarks.test.limit"),
+        ("evaluate.benchmarks.test.max_tokens=512", "evaluate.benchmarks.test.max_tokens"),
+    ],
+)
+def test_a_value_that_cannot_work_is_named(override, path):
+    with pytest.raises(UserError) as error:
+        load(POCKET, [override])
+    (line,) = str(error.value).splitlines()[1:]
+    assert line.strip().startswith(f"{path}:")
+
+
+# Which numbers cannot work, as it stood before the ranges were beside the values.
+ABOVE_0 = [
+    *("threads", "problems.limit", "sampler.max_model_len", "sampler.batch_size", "sampler.max_lora_rank"),
+    *("curate.pairs", "curate.refinements", "curate.questions", "curate.wave", "teach.top_k", "teach.batch_tokens"),
+    *("train.epochs", "train.batch_size", "train.micro_batch_size", "train.learning_rate", "train.max_grad_norm"),
+    *("train.kd_temperature", "train.sharpen", "train.save_steps", "train.logging_steps", "train.grpo.questions"),
+    *("train.grpo.steps", "train.grpo.questions_per_step", "train.grpo.micro_batch_size", "train.grpo.learning_rate"),
+    *("train.grpo.temperature", "train.grpo.gpu_memory_utilization", "train.grpo.max_tokens", "train.lora.r"),
+    *("train.lora.alpha", "card.tflops", "card.bandwidth", "card.price", "rounds"),
+    *(f"curate.{which}.{key}" for which in ("rollout", "refine") for key in ("top_p", "repetition_penalty")),
+    *("curate.rollout.max_tokens", "curate.refine.max_tokens"),
+    *(f"evaluate.benchmarks.test.{key}" for key in ("samples", "temperature", "max_tokens", "limit", "count")),
+    *(f"evaluate.benchmarks.test.{key}" for key in ("top_p", "repetition_penalty")),
+]
+AT_LEAST_0 = [
+    *("train.kd_weight", "train.ce_weight", "train.warmup_steps", "train.weight_decay", "train.probe_steps"),
+    *("train.probe_questions", "train.token_pairs", "train.lora.dropout", "train.grpo.beta", "seed"),
+    *("curate.rollout.temperature", "curate.rollout.top_k", "curate.refine.temperature", "curate.refine.top_k"),
+    "evaluate.benchmarks.test.top_k",
+]
+MOST = {
+    **{"rounds": 100, "threads": 4096, "curate.rollouts": 10_000, "curate.refinements": 10_000},
+    **{"train.grpo.generations": 10_000, "train.grpo.questions_per_step": 100_000},
+    **{"evaluate.benchmarks.test.samples": 100_000, "evaluate.benchmarks.test.top_p": 1},
+    **{
+        f"curate.{which}.{key}": most
+        for which in ("rollout", "refine")
+        for key, most in (("temperature", 5), ("top_p", 1))
+    },
+    **{"evaluate.benchmarks.test.temperature": 5, "train.grpo.gpu_memory_utilization": 1},
+}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict.fromkeys(ABOVE_0, 0),
+        dict.fromkeys(AT_LEAST_0, -1),
+        {key: most + 1 for key, most in MOST.items()},
+        {"curate.rollouts": 1, "train.grpo.generations": 1, "train.lora.dropout": 1, "seeds": "[2, -1]"},
+    ],
+    ids=["above 0", "at least 0", "at most", "others"],
+)
+def test_every_number_that_cannot_work_is_named_at_once(wrong):
+    with pytest.raises(UserError) as error:
+        load(POCKET, [f"{key}={value}" for key, value in wrong.items()])
+    said = [line.strip() for line in str(error.value).splitlines()[1:]]
+    named = {line.partition(":")[0] for line in said if " is not a number " in line}
+    assert named == set(wrong)
+
+
+def test_the_last_numbers_that_work_are_taken():
+    load(POCKET, [f"{key}={most}" for key, most in MOST.items() if key not in ("rounds", "evaluate.benchmarks.test.k")])
+    load(POCKET, [f"{key}=0" for key in AT_LEAST_0 if key not in ("train.kd_weight", "curate.rollout.temperature")])
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seeds=[1, 1]", "evaluate.benchmarks.test.k=[1, 9]", "model.date=1st of May", "sampler.max_lora_rank=33"],
+)
+def test_what_no_range_says_is_named_once(override):
+    with pytest.raises(UserError) as error:
+        load(POCKET, [override, "sampler.engine=vllm"])
+    (line,) = str(error.value).splitlines()[1:]
+    assert line.strip().startswith(f"{override.partition('=')[0]}: ")
+
+
+@pytest.mark.parametrize("decoding", ["curate.rollout", "curate.refine", "evaluate.benchmarks.test"])
+def test_every_decoding_is_held_to_the_same(decoding):
+    wrong = {"temperature": 5.5, "top_p": 1.5, "top_k": -1, "repetition_penalty": 0, "max_tokens": 0}
+    with pytest.raises(UserError) as error:
+        load(POCKET, [f"{decoding}.{key}={value}" for key, value in wrong.items()])
+    said = [line.strip().removeprefix(f"{decoding}.") for line in str(error.value).splitlines()[1:]]
+    assert {line.partition(":")[0] for line in said} == set(wrong)
+    assert "top_p: 1.5 is not a number above 0 and at most 1." in said
+    assert "top_k: -1 is not a number of at least 0; 0 turns it off." in said
+    assert "repetition_penalty: 0.0 is not a number above 0; 1 turns it off." in said
+
+
+def test_a_benchmark_without_any_decoding_is_refused():
+    with pytest.raises(UserError, match="nothing would be sampled"):
+        load(POCKET, ["evaluate.benchmarks.test.temperature=null", "evaluate.benchmarks.test.greedy=false"])
+
+
+def test_sharpening_what_is_one_hot_is_refused():
+    with pytest.raises(UserError, match="changes nothing"):
+        load(POCKET, ["teach.targets=one_hot", "train.sharpen=2"])
+
+
+@pytest.mark.parametrize("name", ["a/b", "a.b", "a[0]", "a b", ""])
+def test_a_benchmarks_name_can_name_a_file(complaint, name):
+    (line,) = complaint(f"{SMALLEST}evaluate: {{benchmarks: {{'{name}': {{source: pocket}}}}}}\n")
+    assert line.startswith(f"evaluate.benchmarks.{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("override", "path"),
+    [
+        ("train.grpo.micro_batch_size=7", "train.grpo.micro_batch_size"),
+        ("train.grpo.max_tokens=512", "train.grpo.max_tokens"),
+    ],
+)
+def test_whether_grpos_settings_fit_the_others_is_looked_at_where_grpo_is_asked_for(override, path):
+    load(POCKET, [override])
+    with pytest.raises(UserError, match=path.replace(".", r"\.") + ": "):
+        load(POCKET, [override, "train.method=grpo"])
+
+
+@pytest.mark.parametrize("override", ["generations=1", "beta=-1", "gpu_memory_utilization=1.5"])
+@pytest.mark.parametrize("method", ["grpo", "ssb"])
+def test_grpos_settings_are_in_their_ranges_whichever_method_trains(override, method):
+    with pytest.raises(UserError, match=rf"train\.grpo\.{override.partition('=')[0]}: "):
+        load(POCKET, [f"train.grpo.{override}", f"train.method={method}"])
+
+
+@pytest.mark.parametrize("word", ["messages=1", "if=1", "true=1", "x=.nan", "x=-.inf", "add_generation_prompt=false"])
+def test_a_template_variable_that_would_break_the_template_is_refused(word):
+    with pytest.raises(UserError, match=rf"model\.template\.{word.partition('=')[0]}: expected a variable's name"):
+        load(Path("recipes/pocket.yaml"), [f"model.template.{word}"])
+
+
+def test_a_server_is_asked_and_not_trained(tmp_path):
+    with pytest.raises(UserError, match=r"model\.name: http://host:1/v1 is a server"):
+        load(POCKET, ["model.name=http://host:1/v1"])
+    with pytest.raises(UserError, match=r"model\.name: http://host:1/v1 is a server"):
+        load(POCKET, ["variants.a.model.name=http://host:1/v1"])
+    assert load(POCKET, ["model.name=http://host:1/v1"], servers=True).model.name == "http://host:1/v1"
