@@ -1,7 +1,10 @@
 """What a run is asked to do: every key of a recipe, what it can be, and how it is read from YAML and the command line.
 
-`schema` has the keys, with defaults and ranges; `loading` makes a Recipe of a file, its base, a preset, overrides and
-variants, and `checks` refuses what cannot work. `benchmarks`, `methods`, `presets` and `trackers` are tables of what
-goes by a name. May import `io` and `prompts`; every room but these two may import it. Nothing heavier than OmegaConf is
-loaded, and by the tables not even that.
+    schema      the keys, each with its type, default and range (ranges)      checks    what no range says
+    loading     a Recipe out of its layers: file over base and preset,        file      a layer's text to plain values
+                overrides, variants; and back to a file                       renamed   keys under their old names
+    benchmarks, methods, presets, trackers: tables of what goes by a name
+
+Nothing heavier than OmegaConf is loaded, and by the tables not even that. Imports `io` and `prompts`; every room above
+them may import it.
 """

@@ -5,17 +5,20 @@ import json
 from dataclasses import asdict
 
 import pytest
+from finished_run import make
 from recipe_texts import POCKET, SMALLEST
 
+from ssb_unsloth.commands.verify import verify
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.pipeline.stages import STAGES
+from ssb_unsloth.pipeline.stage import Scope
+from ssb_unsloth.pipeline.students import students
+from ssb_unsloth.pipeline.table import stage
 from ssb_unsloth.recipe.loading import is_as_saved, load, save, variant
 from ssb_unsloth.recipe.renamed import RENAMED
 from ssb_unsloth.recipe.schema import Recipe, TrainConfig
 from ssb_unsloth.run import keys
 from ssb_unsloth.run.manifests import digest
 from ssb_unsloth.run.rundir import RunDir
-from ssb_unsloth.run.students import students
 
 
 def temperatures(recipe: Recipe) -> dict[str, float]:
@@ -177,20 +180,30 @@ def test_what_determines_a_training_is_the_same_dictionary_as_before():
 
 
 def test_the_train_stages_key_is_made_of_it(tmp_path):
-    recipe, run = load(POCKET, ["train.kd_temperature=3"]), RunDir(tmp_path)
-    found = STAGES["train"].determined_by(recipe, run)["train"]
+    recipe = load(POCKET, ["train.kd_temperature=3"])
+    found = stage("train").determined_by(Scope(recipe, RunDir(tmp_path)))["train"]
     before = {**asdict(recipe.train), "temperature": 3.0}
     del before["kd_temperature"], before["grpo"]
     assert digest(found) == digest(before)
 
 
 def test_no_stage_of_any_student_is_determined_by_the_new_name(tmp_path):
-    overrides = ["variants.hot.train.kd_temperature=4", "variants.grpo.train.method=grpo"]
-    recipe = load(POCKET, overrides)
+    recipe = load(POCKET, ["variants.hot.train.kd_temperature=4", "variants.grpo.train.method=grpo"])
     for student in students(recipe, tmp_path):
-        for stage in student.chain:
-            assert "kd_temperature" not in json.dumps(STAGES[stage].determined_by(student.recipe, student.run))
+        for name in student.chain:
+            assert "kd_temperature" not in json.dumps(stage(name).determined_by(Scope(student.recipe, student.run)))
     whole = keys.of_recipe(recipe)
     assert "kd_temperature" not in json.dumps(whole)
     assert whole["variants"]["hot"] == {"train": {"temperature": 4}}
     assert whole["train"] == keys.of_training(recipe.train)
+
+
+def test_a_run_that_was_finished_under_the_old_name_is_as_its_recipe_asks(tmp_path):
+    root = make(POCKET, tmp_path / "run", ["train.temperature=3", "variants.hot.train.temperature=4", "rounds=2"])
+    manifests = list(root.rglob("manifest.json"))
+    assert [path for path in manifests if "kd_temperature" in path.read_text(encoding="utf-8")] == []
+    assert any('"temperature": 3.0' in path.read_text(encoding="utf-8") for path in manifests)
+    for path in root.rglob("recipe.yaml"):
+        as_saved_before(load(path), path)
+    said, as_written = verify(root)
+    assert as_written, said
