@@ -38,7 +38,7 @@ class Rollout:
     """One sampled reply and its verdict: an attempt at the bare question, or a refinement under the hinted prompt.
 
     `token_ids` are the sampler's own, end of turn included where the model ended its turn; they are None for replies
-    that were made elsewhere and brought along as text. `answer` is the last balanced box, or None.
+    that were made elsewhere and brought along as text. `answer` is what the verifier took for it, or None.
     """
 
     id: str
@@ -47,7 +47,7 @@ class Rollout:
     token_ids: list[int] | None
     finish_reason: str  # "stop", or "length": cut off at the limit
     seed: int | None
-    verdict: str  # grading.Verdict
+    verdict: str  # of verifier.protocol.VERDICTS
     answer: str | None
     note: str | None = None  # why the answer could not be compared to the end and counts as wrong
 

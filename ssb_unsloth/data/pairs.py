@@ -25,7 +25,8 @@ from ..io.files import is_finite, kind_of, local
 from ..io.progress import say
 from ..prompts import Messages
 from ..records import Pair, read_rows, stable_id
-from ..verifier.replies import last_boxed
+from ..verifier.protocol import Verifier
+from ..verifier.verifiers import MATH, verifier_named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,16 +36,19 @@ TEXTS = ("id", "problem_id", "gold", "right_id", "wrong_id", "refinement_id")  #
 FORMS = "our own pairs.jsonl (question, right, wrong, reply), or prompt, teacher_prompt and reply"
 
 
-def load_pairs(source: str, tokenizer: PreTrainedTokenizerBase, control_text: str = "skip") -> list[Pair]:
+def load_pairs(
+    source: str, tokenizer: PreTrainedTokenizerBase, control_text: str = "skip", verifier: str = MATH
+) -> list[Pair]:
     """The pairs of a .jsonl file, of a folder with one or two of them, or of a data set on the hub.
 
     A reply without token ids is tokenized here and gets the model's end of turn. A pair whose texts spell a control
-    token that cannot be told from the model's own is left out and counted, or refused (`prompts.control_text`).
+    token that cannot be told from the model's own is left out and counted, or refused (`prompts.control_text`). A gold
+    answer that a row leaves out is what the verifier of that name finds in its reply.
 
     Raises:
         UserError: nothing is there, or a row is not as it should be; file and line are named.
     """
-    files = _files(source)
+    files, reads = _files(source), verifier_named(verifier)
     rows = _aligned(*files) if len(files) == 2 else read_rows(files[0])
     pairs: dict[str, Pair] = {}
     lines: dict[str, int] = {}
@@ -52,7 +56,7 @@ def load_pairs(source: str, tokenizer: PreTrainedTokenizerBase, control_text: st
     for number, row in rows:
         where = f"{files[0]}, line {number}"
         try:
-            pair = _pair(row, where, tokenizer)
+            pair = _pair(row, where, tokenizer, reads)
         except ControlText as error:
             if control_text == "refuse":
                 raise UserError(f"{where}: {error}; {REMEDY}") from None
@@ -133,7 +137,7 @@ def _aligned(teacher_file: Path, student_file: Path) -> Iterator[tuple[int, dict
         yield number, {"prompt": asked, "teacher_prompt": hinted[:-1], "reply": hinted[-1]["content"]}
 
 
-def _pair(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) -> Pair:
+def _pair(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase, verifier: Verifier) -> Pair:
     views = [name for name in ("prompt", "teacher_prompt") if row.get(name) is not None]
     if len(views) == 2:
         row = _from_messages(row, where)
@@ -153,7 +157,7 @@ def _pair(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) -
     given = {
         "id": stable_id(problem_id, shown, reply),
         "problem_id": problem_id,
-        "gold": last_boxed(reply) or "",
+        "gold": verifier.answer_in(reply) or "",
         **dict.fromkeys(("right_id", "wrong_id", "refinement_id"), ""),
         **{field.name: row[field.name] for field in dataclasses.fields(Pair) if row.get(field.name) is not None},
         "reply": reply,

@@ -12,7 +12,7 @@ from ..io.files import check_folder, is_finite, local, open_file
 from ..io.progress import say
 from ..recipe.schema import BenchmarkConfig, ProblemsConfig
 from ..records import LARGEST, Problem, read_rows, stable_id
-from ..verifier.grading import gold_from
+from ..verifier.verifiers import verifier_named
 
 POCKET_SEED = 0  # the generated sets are data like any other: they do not change with a recipe's seed
 POCKET_PROBLEMS = 1000
@@ -95,8 +95,9 @@ def _problem(row: dict[str, Any], where: str, config: ProblemsConfig) -> Problem
         raise UserError(f"{where}: the gold answer is empty.")
     if not (isinstance(gold, str) or (type(gold) in (int, float, Decimal) and is_finite(gold))):
         raise UserError(f"{where}: the gold answer is {_short(gold)} ({type(gold).__name__}), no text and no number.")
+    verifier = verifier_named(config.verifier)
     try:
-        return Problem(stable_id(question), question, gold_from(str(gold), config.gold_format))
+        return Problem(stable_id(question), question, verifier.gold_from(str(gold), config.gold_format))
     except ValueError as error:
         raise UserError(f"{where}: {error} Is gold_format: {config.gold_format!r} right for this file?") from None
 

@@ -29,7 +29,8 @@ from ..records import Pair, Problem, Rollout, read_rows, stable_id, write_jsonl
 from ..run import clock
 from ..run.kept import Kept
 from ..seeds import derive_seed
-from ..verifier.grading import Verdict, answer_classes, grade
+from ..verifier.protocol import Verdict
+from ..verifier.verifiers import MATH, verifier_named
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,10 @@ class Curator:
         folder: Path,
         wording: str = "paper",
         control_text: str = "skip",
+        verifier: str = MATH,
     ) -> None:
         self.config, self.seed, self.folder, self.wording = config, seed, folder, wording
-        self.control_text = control_text
+        self.control_text, self.verifier = control_text, verifier
         self._make_sampler, self._max_model_len = make_sampler, max_model_len
 
     @cached_property
@@ -157,6 +159,7 @@ class Curator:
                 random.Random(derive_seed(self.seed, "contrast", problem.id)),
                 self.config.contrast,
                 self.config.unboxed,
+                self.verifier,
             )
             for problem in wave
         }
@@ -223,8 +226,8 @@ class Curator:
         ]
 
     def _graded(self, problem: Problem, purpose: str, k: int, completion: Completion, seed: int | None) -> Rollout:
-        same = None if self.config.equality == "math" else str.__eq__
-        verdict = grade(completion.text, problem.gold, completion.finish_reason, same)
+        exact = self.config.equality == "string"
+        verdict = verifier_named(self.verifier).grade(completion.text, problem.gold, completion.finish_reason, exact)
         return Rollout(
             id=f"{problem.id}-{purpose}-{k}",
             problem_id=problem.id,
@@ -255,13 +258,17 @@ def bring_along(pairs: Sequence[Pair], problems: Sequence[Problem], config: Cura
 
 
 def choose(
-    rollouts: Sequence[Rollout], rng: random.Random, how: str = "random", unboxed: str = "wrong"
+    rollouts: Sequence[Rollout],
+    rng: random.Random,
+    how: str = "random",
+    unboxed: str = "wrong",
+    verifier: str = MATH,
 ) -> Contrast | None:
     """The contrast of one question's rollouts (§3.1.2), or None where they are not mixed.
 
-    A random right rollout, and a random one among the wrong ones with the most common wrong answer, where equivalent
-    answers count together; ties between answers are broken at random. A wrong rollout without an answer, or cut off,
-    forms no class: it is drawn only where no wrong rollout has an answer.
+    A random right rollout, and a random one among the wrong ones with the most common wrong answer, where answers that
+    are equal to the verifier count together; ties between answers are broken at random. A wrong rollout without an
+    answer, or cut off, forms no class: it is drawn only where no wrong rollout has an answer.
 
     The released code takes the first instead (`how="first"`): the first right rollout, and the first with the wrong
     answer that is most common character for character, of ties the first; where no wrong answer is repeated, one of
@@ -275,7 +282,7 @@ def choose(
     if not answered:
         return Contrast(right[0] if how == "first" else rng.choice(right), rng.choice(wrong), repeated=False)
     answers = [r.answer or "" for r in answered]
-    classes = answer_classes(answers, str.__eq__ if how == "first" else None)
+    classes = verifier_named(verifier).answer_classes(answers, exact=how == "first")
     counts = Counter(classes)
     most = max(counts.values())
     modes = sorted(c for c, n in counts.items() if n == most)  # in the order in which the answers were given

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..io.files import is_finite
+from ..verifier.verifiers import VERIFIERS, unknown
 from . import trackers
 from .ranges import range_of
 from .schema import BASE, DEFAULT_PROMPT, LORA_RANKS, Recipe
@@ -167,7 +168,17 @@ def _benchmarks(r: Recipe) -> Lines:
             yield f"{here}.k: {benchmark.k}; pass@k needs k from 1 to the number of samples ({most})."
 
 
-CHECKS = (_names, _seeds, _model, _adapter, _lengths, _curation, _objective, _batches, _trackers, _benchmarks)
+def _verifiers(r: Recipe) -> Lines:
+    asked = {"problems": r.problems, **{f"evaluate.benchmarks.{name}": b for name, b in r.evaluate.benchmarks.items()}}
+    for key, problems in asked.items():
+        if problems.verifier not in VERIFIERS:
+            yield f"{key}.verifier: {unknown(problems.verifier)}"
+
+
+CHECKS = (
+    *(_names, _seeds, _model, _adapter, _lengths, _curation, _objective, _batches, _trackers, _verifiers),
+    _benchmarks,
+)
 
 
 # -- What all students of a recipe come to

@@ -46,6 +46,7 @@ class ProblemsConfig:
     gold: str = "answer"
     gold_format: Literal["####", "boxed", "plain"] = "plain"  # how the gold answer stands in its column
     limit: int | None = number(None, above=0)  # the first so many; pocket: how many to make (1,000 if null)
+    verifier: str = "math"  # which decides whether an answer is right (verifier/verifiers.py has the names)
 
 
 @dataclass

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..evaluation.stats import RESAMPLES
 from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe
 from ..records import Pair, read_jsonl, read_rows
+from ..run.keys import as_written
 from ..run.rundir import RunDir, versions
 from ..run.student import Student
 from ..training.token_kl import FILE as TOKENS
@@ -62,7 +62,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[S
         "seeds": seeds,
         "bootstrap": {"seed": recipe.seed, "resamples": RESAMPLES},
         "prompts": system_prompts(scored["scores"]),
-        "decoding": {name: asdict(benchmark) for name, benchmark in recipe.evaluate.benchmarks.items()},
+        "decoding": {name: as_written(benchmark) for name, benchmark in recipe.evaluate.benchmarks.items()},
     }
     if len(everyone) > 1:
         report["students"] = student_rows(everyone)

@@ -12,6 +12,7 @@ from ..backends.sources import model_path
 from ..io.files import local
 from ..recipe.renamed import with_first_names
 from ..recipe.schema import CurateConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig, TrainConfig
+from ..verifier.verifiers import MATH
 from .rundir import fingerprint
 
 
@@ -36,8 +37,15 @@ def of_sampler(config: SamplerConfig) -> dict[str, Any]:
 
 def of_problems(config: ProblemsConfig) -> dict[str, Any]:
     if config.source == "pocket":  # a folder of that name may lie here
-        return asdict(config)
-    return {**asdict(config), "source": of_path(config.source, "problems.source")}
+        return as_written(config)
+    return {**as_written(config), "source": of_path(config.source, "problems.source")}
+
+
+def as_written(config: ProblemsConfig) -> dict[str, Any]:
+    """The keys as manifests and reports have them: `verifier` only where it is another than the one that there was
+    before it could be chosen, so that what was finished then stays up to date.
+    """
+    return {key: value for key, value in asdict(config).items() if (key, value) != ("verifier", MATH)}
 
 
 def of_curation(config: CurateConfig) -> dict[str, Any]:

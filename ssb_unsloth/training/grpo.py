@@ -1,4 +1,4 @@
-"""GRPO through TRL's GRPOTrainer: the reward is 1 where the verifier finds the last box right, else 0.
+"""GRPO through TRL's GRPOTrainer: the reward is 1 where the verifier finds the reply right, else 0.
 
 The same LoRA, prompts, seed handling, schedule and clipping as every other method (`common.common_arguments`); what is
 GRPO's own stands under `train.grpo`. One optimizer step samples `generations` replies to each of `questions_per_step`
@@ -38,7 +38,8 @@ from ..io.progress import say
 from ..prompts import student_messages
 from ..recipe.schema import TrainConfig
 from ..records import Problem
-from ..verifier.grading import Verdict, grade
+from ..verifier.protocol import Verdict
+from ..verifier.verifiers import MATH, verifier_named
 from .callbacks import Bar
 from .checkpoints import Sealed
 from .common import Inputs, Trained, common_arguments, fit, lora, steps_of
@@ -109,7 +110,7 @@ def train_grpo(
     with in_trl(start, recipe.seed, stops):
         trainer = Trainer(
             cast(PreTrainedModel, model),
-            reward_funcs=Verifier(tokenizer, stops),
+            reward_funcs=Reward(tokenizer, stops, recipe.problems.verifier),
             args=arguments(config, recipe.sampler.max_model_len, recipe.seed, dtype, checkpoints),
             train_dataset=Dataset.from_list(asked),
             processing_class=tokenizer,
@@ -169,13 +170,13 @@ def arguments(config: TrainConfig, max_model_len: int, seed: int, dtype: Any, ch
     return GRPOConfig(**{**common_arguments(config, checkpoints, seed, dtype), **own})
 
 
-class Verifier:
+class Reward:
     """TRL's reward function: 1 for a reply that the verifier finds right, 0 for any other."""
 
     __name__ = "verifier"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]) -> None:
-        self._tokenizer, self._stops = tokenizer, stops
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], verifier: str = MATH) -> None:
+        self._tokenizer, self._stops, self._verifier = tokenizer, stops, verifier_named(verifier)
 
     def __call__(self, completion_ids: Sequence[list[int]], gold: Sequence[str], **_: Any) -> list[float | None]:
         """`completion_ids`: the sampled replies, end of turn included; `gold`: the answer of each."""
@@ -183,7 +184,8 @@ class Verifier:
 
     def _reward(self, ids: list[int], gold: str) -> float:
         reply = completion(self._tokenizer, ids, self._stops)
-        return float(grade(reply.text, gold, reply.finish_reason).verdict == Verdict.RIGHT)
+        grade = self._verifier.grade(reply.text, gold, reply.finish_reason)
+        return float(grade.verdict == Verdict.RIGHT)
 
 
 class EqualRewards(TrainerCallback):

@@ -38,7 +38,7 @@ from ..prompts import student_messages
 from ..recipe.methods import MethodName
 from ..records import Pair, Problem, Rollout
 from ..seeds import derive_seed
-from ..verifier.grading import Verdict
+from ..verifier.protocol import Verdict
 from .callbacks import Bar
 from .checkpoints import Sealed
 from .common import Inputs, Trained, common_arguments, fit, lora

@@ -14,7 +14,7 @@ from ssb_unsloth.prompts import refinement_messages, student_messages, teacher_m
 from ssb_unsloth.recipe.schema import CurateConfig, SamplingConfig
 from ssb_unsloth.records import Pair, Problem, Rollout, read_jsonl, stable_id
 from ssb_unsloth.seeds import derive_seed
-from ssb_unsloth.verifier import grading
+from ssb_unsloth.verifier import equality
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "gsm8k" / "recorded_rollouts.jsonl"
 
@@ -242,10 +242,10 @@ def test_a_reply_that_cannot_be_compared_costs_itself_alone(tmp_path, monkeypatc
             raise RecursionError("on purpose")
         return answer == gold
 
-    monkeypatch.setattr(grading, "_equal", same)
-    grading._compared.cache_clear()
+    monkeypatch.setattr(equality, "_equal", same)
+    equality._compared.cache_clear()
     statistics = make_curator(tmp_path, Scripted(answer), pairs=100).run(PROBLEMS)
-    grading._compared.cache_clear()
+    equality._compared.cache_clear()
     kept = [r for name in ("rollouts", "refinements") for r in read_jsonl(tmp_path / f"{name}.jsonl", Rollout)]
     noted = [r for r in kept if r.note]
     assert len(noted) == statistics.undecided > 0

@@ -23,7 +23,7 @@ from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.recipe.schema import ModelConfig, PromptsConfig, Recipe
 from ssb_unsloth.records import Pair, Problem, Rollout
 from ssb_unsloth.training.ssb import train_ssb
-from ssb_unsloth.verifier.grading import grade
+from ssb_unsloth.verifier.verifiers import verifier_named
 
 QUESTIONS = [f"Mia has {n} shells. Tom gives {n - 1} to Mia. How many shells does Mia have now?" for n in range(2, 10)]
 CAUTIONS = ["Careful: gives to Mia means more.", "Do not subtract.", "", "It is a sum, since Mia gets them, not Tom."]
@@ -185,10 +185,11 @@ def test_an_unboxed_rollout_makes_a_question_mixed_in_the_paper_only():
 
 @pytest.mark.parametrize(("answer", "gold"), [("5,600", "5600"), (r"\$18", "18"), ("18.00", "18")])
 def test_string_equality_calls_these_right_answers_wrong(answer, gold):
+    grade = verifier_named("math").grade
     reply = f"So \\boxed{{{answer}}}."
     assert grade(reply, gold).verdict == "right"
-    assert grade(reply, gold, same=str.__eq__).verdict == "wrong"
-    assert grade(f"\\boxed{{{gold}}}", gold, same=str.__eq__).verdict == "right"
+    assert grade(reply, gold, exact=True).verdict == "wrong"
+    assert grade(f"\\boxed{{{gold}}}", gold, exact=True).verdict == "right"
 
 
 # -- Losses ------------------------------------------------------------------------------------------------------------

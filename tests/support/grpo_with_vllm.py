@@ -47,7 +47,7 @@ class Seen(grpo.Trainer):
         trainers.append(self)
 
 
-grpo.Verifier, grpo.Trainer = Any, Seen
+grpo.Reward, grpo.Trainer = Any, Seen
 problems = load_problems(ProblemsConfig("pocket", split="bootstrap", limit=64))
 folder = Path(asked["folder"])
 recipe = Recipe(name="grpo", seed=asked["seed"], model=base, sampler=sampler, train=config)

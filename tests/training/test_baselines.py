@@ -317,12 +317,12 @@ def test_the_reward_is_the_verifiers_verdict_on_the_last_box(make_model, tokeniz
         ([], "3", 0),
     ]
     given, golds, expected = zip(*replies, strict=True)
-    verifier = grpo.Verifier(tokenizer, stop_ids(tokenizer))
-    assert verifier(completion_ids=given, gold=golds, prompts=None) == list(expected)
+    reward = grpo.Reward(tokenizer, stop_ids(tokenizer))
+    assert reward(completion_ids=given, gold=golds, prompts=None) == list(expected)
 
 
 def test_a_run_of_grpo_leaves_the_adapter_and_its_curves(make_model, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(grpo, "Verifier", Even)
+    monkeypatch.setattr(grpo, "Reward", Even)
     result = run_grpo(make_model, tokenizer, tmp_path, probe_steps=5, steps=10)
     steps = [row for row in result.history if "loss" in row]
     assert [row["step"] for row in steps] == list(range(1, 11))
@@ -360,7 +360,7 @@ def test_the_first_step_of_grpo_is_the_policy_gradient(make_model, tokenizer, tm
             seen["replies"], seen["prompts"] = [list(ids) for ids in completion_ids], prompts
             return super().__call__(completion_ids)
 
-    monkeypatch.setattr(grpo, "Verifier", Recording)
+    monkeypatch.setattr(grpo, "Reward", Recording)
     result = run_grpo(make_model, tokenizer, tmp_path, steps=1)
     base = make_model("qwen2")
     set_seed(5)
@@ -381,7 +381,7 @@ def test_the_first_step_of_grpo_is_the_policy_gradient(make_model, tokenizer, tm
 
 @pytest.mark.parametrize("settings", [{"micro_batch_size": 2}, {"gradient_checkpointing": True}])
 def test_how_a_step_is_computed_does_not_change_it(make_model, tokenizer, tmp_path, monkeypatch, settings):
-    monkeypatch.setattr(grpo, "Verifier", Even)
+    monkeypatch.setattr(grpo, "Reward", Even)
     plain = run_grpo(make_model, tokenizer, tmp_path / "plain", steps=3)
     other = run_grpo(make_model, tokenizer, tmp_path / "other", steps=3, **settings)
     norms = [[row["grad_norm"] for row in result.history if "loss" in row] for result in (plain, other)]
@@ -412,7 +412,7 @@ def test_grpo_resumes_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeyp
             if state.global_step == 3:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(grpo, "Verifier", Even)
+    monkeypatch.setattr(grpo, "Reward", Even)
     whole = run_grpo(make_model, tokenizer, tmp_path / "whole", save_steps=2)
     with monkeypatch.context() as patch:
         patch.setattr(grpo, "Bar", Stop)

@@ -77,7 +77,7 @@ def run(make_model, tokenizer):
         return train_grpo(given, model, QUESTIONS)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "Verifier", Even)
+        patch.setattr(grpo, "Reward", Even)
         yield do
 
 

@@ -22,22 +22,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.verifier import grading, judge
+from ssb_unsloth.verifier import boxed, equality, judge
 from ssb_unsloth.verifier.answers import MAX_LENGTH, read
-from ssb_unsloth.verifier.grading import (
-    Compared,
-    Grade,
-    Verdict,
-    answer_classes,
-    compare,
-    equivalent,
-    format_free,
-    gold_from,
-    grade,
-    normal_form,
-    string_equal,
-)
+from ssb_unsloth.verifier.equality import Compared, compare, equivalent, normal_form
+from ssb_unsloth.verifier.protocol import Grade, Verdict
 from ssb_unsloth.verifier.replies import last_boxed
+from ssb_unsloth.verifier.verifiers import verifier_named
+
+MATH = verifier_named("math")
+grade, answer_classes, gold_from = MATH.grade, MATH.answer_classes, MATH.gold_from
+string_equal, format_free = MATH.string_equal, MATH.format_free
 
 DATA = Path(__file__).parents[1] / "fixtures"
 
@@ -495,8 +489,10 @@ def test_numbers_are_fast_and_need_no_math_verify():
         assert grade(rf"\boxed{{{number:,}}}", str(number)).verdict == "right"
         assert (grade(rf"\boxed{{{number}}}", str(other)).verdict == "right") is (number == other)
     assert time.process_time() - start < 2  # a quarter of a second on one free core
-    code = "from ssb_unsloth.verifier.grading import grade; grade(r'\\boxed{$1,000}', '999')"
-    code += "; import sys; print(*sys.modules)"
+    code = (
+        "import sys; from ssb_unsloth.verifier.verifiers import verifier_named as named;"
+        r" named('math').grade(r'\boxed{$1,000}', '999'); print(*sys.modules)"
+    )
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"math_verify", "sympy", "torch", "numpy"} & set(modules)
 
@@ -506,8 +502,8 @@ def worker(monkeypatch):
     """A fresh worker with a short limit, and no remembered results."""
 
     def forget():
-        grading._compared.cache_clear()
-        grading._question_of.cache_clear()
+        equality._compared.cache_clear()
+        equality._question_of.cache_clear()
 
     monkeypatch.setattr(judge, "CPU_SECONDS", 1.0)
     monkeypatch.setattr(judge, "_HOPELESS", set())
@@ -623,7 +619,7 @@ def test_whatever_comparing_raises_is_a_wrong_answer_with_a_note(worker, monkeyp
     def raises(*_):
         raise error("on purpose")
 
-    monkeypatch.setattr(grading, where, raises)
+    monkeypatch.setattr(equality, where, raises)
     for answer, gold in [("a+b", "b+a"), ("c, a+b", "b+a, d")]:
         graded = grade(rf"so \boxed{{{answer}}}", gold)
         assert graded == Grade(Verdict.WRONG, answer, f"{error.__name__}: on purpose")
@@ -636,7 +632,7 @@ def test_what_finding_the_answer_raises_is_a_verdict_too(monkeypatch):
     def raises(*_):
         raise MemoryError
 
-    monkeypatch.setattr(grading, "last_boxed", raises)
+    monkeypatch.setattr(boxed, "last_boxed", raises)
     assert grade(r"\boxed{5}", "5") == Grade(Verdict.WRONG, None, "MemoryError")
     assert grade(r"\boxed{5}", "5", "length").verdict == "truncated"
     assert not format_free(r"\boxed{5}", "5")
@@ -653,7 +649,7 @@ def test_a_real_recursion_is_noted_and_survived(monkeypatch):
     finally:
         sys.setrecursionlimit(limit)
         read.cache_clear()
-        grading._compared.cache_clear()
+        equality._compared.cache_clear()
     assert (graded.verdict, graded.answer) == ("wrong", nested)
     assert graded.note.startswith("RecursionError: ")
 

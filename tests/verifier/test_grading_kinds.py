@@ -11,9 +11,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ssb_unsloth.verifier.answers import read
-from ssb_unsloth.verifier.grading import Verdict, answer_classes, equivalent, format_free, grade, normal_form
+from ssb_unsloth.verifier.equality import equivalent, normal_form
+from ssb_unsloth.verifier.protocol import Verdict
 from ssb_unsloth.verifier.spelling import characters
 from ssb_unsloth.verifier.units import differ, number_in_words, size, totals, unit_of
+from ssb_unsloth.verifier.verifiers import verifier_named
+
+MATH = verifier_named("math")
+grade, answer_classes, format_free = MATH.grade, MATH.answer_classes, MATH.format_free
 
 MATH500 = Path(__file__).parents[1] / "fixtures" / "math500" / "solutions.jsonl"
 

@@ -1,6 +1,6 @@
-r"""Is a reply's boxed answer the gold answer? The project's one grader.
+r"""Are two answers mathematically the same?
 
-    reply --replies.last_boxed--> answer --answers.read--> normal form and structure --_same--> verdict
+    answer --answers.read--> normal form and structure --_same--> equal or not
 
 `read` goes over `spelling` (one way to write a thing) and `units` (what stands beside a number).
 
@@ -32,183 +32,19 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from fractions import Fraction
 
 from ..errors import UserError
 from .answers import MAX_LENGTH, Answer, half_unit, is_float, read, split
 from .judge import Question, asked, same_formula, trouble
-from .replies import (
-    announced,
-    behind_thoughts,
-    boxes_of_parts,
-    boxes_side_by_side,
-    last_boxed,
-    last_expression,
-    leading_formula,
-    parts_within,
-)
+from .protocol import note_on
+from .replies import parts_within
 from .spelling import characters
 from .units import differ, size, totals, with_letter_unit
 
 ROUNDED_DIGITS = 6
-
-
-class Verdict(StrEnum):
-    """What became of a reply. Everything but RIGHT counts as incorrect; nothing is ever dropped."""
-
-    RIGHT = "right"
-    WRONG = "wrong"
-    NO_ANSWER = "no_answer"  # no balanced box with something in it
-    TRUNCATED = "truncated"  # cut off at the length limit, whatever it holds
-
-
-VERDICTS = tuple(verdict.value for verdict in Verdict)
-
-
-@dataclass(frozen=True)
-class Grade:
-    """A verdict, and the boxed answer as it was written (None without one)."""
-
-    verdict: Verdict
-    answer: str | None
-    note: str | None = None  # why the answer was not compared with the gold answer to the end, and counts as wrong
-
-
-def grade(text: str, gold: str, finish_reason: str = "stop", same: Callable[[str, str], bool] | None = None) -> Grade:
-    """The verdict on a reply. `finish_reason` is the sampler's: "length" means that the reply was cut off.
-
-    `same` decides whether answer and gold are equal: `equivalent` if None. Whatever comparing raises, memory and
-    recursion that ran out included, is the verdict "wrong" with a note: one reply never costs the others.
-
-    Raises:
-        UserError: Math-Verify is needed and cannot be started, or is given no CPU time.
-    """
-    answer: str | None = None
-    try:
-        answer = last_boxed(text)
-        if finish_reason == "length":
-            return Grade(Verdict.TRUNCATED, answer)
-        if answer is None:
-            return Grade(Verdict.NO_ANSWER, None)
-        compared = compare(answer, gold) if same is None else Compared(same(answer, gold))
-        if not compared.equal and same is None and read(gold).kind in ("list", "set"):
-            answer, compared = _spread(text, gold)
-        return Grade(Verdict.RIGHT if compared.equal else Verdict.WRONG, answer, compared.note)
-    except UserError:
-        raise
-    except Exception as error:
-        return Grade(Verdict.TRUNCATED if finish_reason == "length" else Verdict.WRONG, answer, _described(error))
-
-
-def _spread(text: str, gold: str) -> tuple[str, Compared]:
-    """An answer with several parts in several boxes. Those of labelled parts are compared in their order."""
-    if (parts := boxes_of_parts(text)) and (compared := compare(_in_order(parts), gold)).equal:
-        return ", ".join(parts), compared
-    answer = boxes_side_by_side(text)
-    return answer, compare(answer, gold)
-
-
-def _in_order(parts: Sequence[str]) -> str:
-    return "(" + ", ".join(re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", part) for part in parts) + ")"
-
-
-Judgement = Callable[[str, str], bool]
-
-
-def _false_if_raised(function: Judgement) -> Judgement:
-    """One reply that cannot be judged (memory or recursion ran out) is not right; it never costs the others."""
-
-    @functools.wraps(function)
-    def judged(text: str, gold: str) -> bool:
-        try:
-            return function(text, gold)
-        except UserError:
-            raise
-        except Exception:
-            return False
-
-    return judged
-
-
-@_false_if_raised
-def string_equal(text: str, gold: str) -> bool:
-    """The paper's scoring (and its released code's): the boxed text is the gold answer, character for character."""
-    answer = last_boxed(text)
-    return answer is not None and answer.strip() == gold.strip()
-
-
-@_false_if_raised
-def format_free(text: str, gold: str) -> bool:
-    """Equivalence without asking for a box: the last box, else what is announced, else the last formula or number.
-
-    Announced is the formula or number right after the last "answer is" or "answer:"; where the gold answer is in words,
-    all of that sentence.
-    """
-    boxed = grade(text, gold)
-    if boxed.verdict != Verdict.NO_ANSWER:
-        return boxed.verdict == Verdict.RIGHT
-    text = text[behind_thoughts(text) :]
-    phrase = announced(text)
-    answer = (phrase if read(gold).is_words else leading_formula(phrase)) or last_expression(text)
-    return answer is not None and equivalent(answer, gold)
-
-
-def answer_classes(answers: Sequence[str], same: Callable[[str, str], bool] | None = None) -> list[int]:
-    """The class of each answer, numbered by first appearance; answers equal to a class's first member share it.
-
-    `same` decides which are equal: `equivalent` if None, in both directions. All answers share one question's time.
-    """
-    first: list[str] = []
-    known: dict[str, int] = {}
-    question = Question()
-
-    def equal(one: str, other: str) -> bool:
-        if same is not None:
-            return same(one, other)
-        return compare(one, other, question).equal and compare(other, one, question).equal
-
-    for answer in answers:
-        if answer not in known:
-            numbers = (number for number, member in enumerate(first) if equal(answer, member))
-            known[answer] = next(numbers, len(first))
-            if known[answer] == len(first):
-                first.append(answer)
-    return [known[answer] for answer in answers]
-
-
-def gold_from(text: str, how: str) -> str:
-    r"""The gold answer in a data set's answer column.
-
-    Args:
-        how: "####" (what follows the last one, as in GSM8K), "boxed" (the last box, as in MATH) or "plain" (all of it).
-
-    Raises:
-        ValueError: nothing is found there, its braces do not close, nothing is left of it without signs and spaces, it
-            is longer than any answer that is read (`answers.MAX_LENGTH`), or `how` is none of the three.
-    """
-    if how == "####":
-        gold = text.rpartition("####")[2] if "####" in text else ""
-    elif how == "boxed":
-        gold = last_boxed(text) or ""
-    elif how == "plain":
-        gold = text
-    else:
-        raise ValueError(f'A gold answer is found by "####", "boxed" or "plain", not by {how!r}.')
-    if not gold.strip():
-        place = {"####": 'after "####"', "boxed": r"in a balanced \boxed{}", "plain": "in the text"}[how]
-        raise ValueError(f"No gold answer {place}: {text[-80:]!r}.")
-    braces = re.sub(r"\\.|[^{}]", "", gold, flags=re.S)
-    while "{}" in braces:
-        braces = braces.replace("{}", "")
-    if braces or len(gold.strip()) > MAX_LENGTH or not normal_form(gold):
-        raise ValueError(f"The gold answer does not parse: {gold.strip()[-80:]!r}.")
-    return gold.strip()
-
-
-# -- Equality ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -253,12 +89,8 @@ def _compared(answer: str, gold: str) -> Compared:
     except UserError:
         raise
     except Exception as error:
-        return Compared(False, _described(error))
+        return Compared(False, note_on(error))
     return Compared(equal, None if equal else trouble())
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip(": ")[:200]
 
 
 def _equal(answer: str, gold: str) -> bool:
@@ -279,7 +111,7 @@ def _equal(answer: str, gold: str) -> bool:
         labelled = [parts_within(one) for one in (answer, gold)]
         if any(labelled):
             ours, golds = (
-                read(_in_order(parts)) if parts else whole for parts, whole in zip(labelled, (ours, golds), strict=True)
+                read(in_order(parts)) if parts else whole for parts, whole in zip(labelled, (ours, golds), strict=True)
             )
             return _same(ours, golds)
     # `100,200` was read as a number; beside a list, or a gold tuple, it is two numbers.
@@ -290,6 +122,11 @@ def _equal(answer: str, gold: str) -> bool:
     if ours.value is not None and (quantity := with_letter_unit(gold)):
         return _same(ours, read(quantity))
     return any(_approximates(one, other) for one, other in ((answer, gold), (gold, answer)))
+
+
+def in_order(parts: Sequence[str]) -> str:
+    """The parts of an answer as a tuple, of which none is two for the comma of its thousands."""
+    return "(" + ", ".join(re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", part) for part in parts) + ")"
 
 
 def _approximates(one: str, other: str) -> bool:
