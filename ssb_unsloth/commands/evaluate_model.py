@@ -17,7 +17,7 @@ from typing import Any
 from ..data.problems import load_benchmark
 from ..errors import UserError
 from ..evaluation.carried import carry_over, copy, origins, sealed
-from ..evaluation.evaluate import Benchmarks, Entrant, assert_adapters_fit, base_entrants, evaluate
+from ..evaluation.evaluate import Benchmarks, Contestant, assert_adapters_fit, base_contestants, evaluate
 from ..evaluation.scores import as_rows, score
 from ..io import disk
 from ..io.files import local, read_object
@@ -38,7 +38,7 @@ from ..run.keys import of_path
 from ..run.manifests import FORMAT, digest
 from ..run.rundir import RunDir, Work
 
-MODEL = "model"  # the entrant's name where no adapter makes it a base
+MODEL = "model"  # the contestant's name where no adapter makes it a base
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -60,28 +60,28 @@ def evaluate_model(arguments: argparse.Namespace) -> str:
         raise UserError("--adapter: two adapters have the same name; say NAME=DIR.")
     out = arguments.out or arguments.runs / f"evaluate-{_file_name(word)}-{_distinction(word)}"
     recipe = _recipe(arguments, model)
-    entrants = []
+    contestants = []
     if not own:  # MODEL is itself an adapter otherwise, and is not asked without it
         name = "base" if adapters else MODEL
-        bases = base_entrants(recipe.model, recipe.seed, arguments.default_prompt)
-        entrants = [replace(entrant, name=entrant.name.replace("base", name, 1)) for entrant in bases]
+        bases = base_contestants(recipe.model, recipe.seed, arguments.default_prompt)
+        contestants = [replace(contestant, name=contestant.name.replace("base", name, 1)) for contestant in bases]
     for name in adapters:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name in [entrant.name for entrant in entrants]:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name in [contestant.name for contestant in contestants]:
             raise UserError(
                 f"--adapter: {name!r} cannot be its name; say NAME=DIR, with a name of letters, digits, -, _ and dots"
                 " that no other row has."
             )
-    entrants += [Entrant(name, recipe.model, path, recipe.seed) for name, path in adapters.items()]
-    return _evaluate(recipe, entrants, RunDir(out), arguments.force)
+    contestants += [Contestant(name, recipe.model, path, recipe.seed) for name, path in adapters.items()]
+    return _evaluate(recipe, contestants, RunDir(out), arguments.force)
 
 
-def _evaluate(recipe: Recipe, entrants: list[Entrant], run: RunDir, force: bool) -> str:
+def _evaluate(recipe: Recipe, contestants: list[Contestant], run: RunDir, force: bool) -> str:
     benchmarks = {name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()}
-    wanted = origins(entrants, benchmarks, recipe.sampler)
+    wanted = origins(contestants, benchmarks, recipe.sampler)
     determined_by = {
         "format": FORMAT,
         "seed": recipe.seed,
-        "entrants": [[e.name, e.prompt] for e in entrants],
+        "entrants": [[e.name, e.prompt] for e in contestants],
         "benchmarks": {name: {**asdict(config), "source": None} for name, (config, _) in benchmarks.items()},
         "replies": wanted,
     }
@@ -89,14 +89,14 @@ def _evaluate(recipe: Recipe, entrants: list[Entrant], run: RunDir, force: bool)
     with run.lock(), explained("evaluate", recipe, folder):
         run.settle("evaluate")
         if force or not run.is_fresh("evaluate", key):
-            assert_adapters_fit(entrants, recipe.sampler)
+            assert_adapters_fit(contestants, recipe.sampler)
             known = sealed(folder)
             _refuse_to_replace(run, key, known, wanted, force)
             with run.write("evaluate", key, determined_by) as work:
                 others = _others(folder, known, wanted, benchmarks)
                 carry_over(folder, work.folder, {**others, **wanted}, repeated=wanted if force else ())
                 copy(folder, work.folder, _problem_files(folder, others, benchmarks))
-                _score(recipe, entrants, benchmarks, work)
+                _score(recipe, contestants, benchmarks, work)
             save(recipe, run.root / "recipe.yaml")
     rows = read_object(folder / "scores.json")
     lines = plain(score_table(rows["scores"], rows["differences"]))
@@ -139,11 +139,11 @@ def _problem_files(folder: Path, others: Mapping[str, str], benchmarks: Benchmar
     return [name for name in asked if name not in [f"problems-{benchmark}.jsonl" for benchmark in benchmarks]]
 
 
-def _score(recipe: Recipe, entrants: list[Entrant], benchmarks: Benchmarks, work: Work) -> None:
+def _score(recipe: Recipe, contestants: list[Contestant], benchmarks: Benchmarks, work: Work) -> None:
     for name, (_, problems) in benchmarks.items():
         write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
-    generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)
-    against = [(entrant.name, entrants[0].name) for entrant in entrants[1:]]
+    generations = evaluate(contestants, benchmarks, recipe.sampler, work.folder)
+    against = [(contestant.name, contestants[0].name) for contestant in contestants[1:]]
     scores, differences = score(generations, recipe.evaluate.benchmarks, recipe.seed, against)
     work.tokens = sum(g.n_tokens for g in generations)
     rows = {"scores": as_rows(scores), "differences": as_rows(differences)}

@@ -23,15 +23,15 @@ from ..run import keys as identity
 from ..run import manifests
 from ..run.manifests import digest
 from ..run.rundir import fingerprint
-from .evaluate import Benchmarks, Entrant, decodings
+from .evaluate import Benchmarks, Contestant, decodings
 
 ORIGINS = "origins.json"
 
 
-def origins(entrants: Sequence[Entrant], benchmarks: Benchmarks, sampler: SamplerConfig) -> dict[str, str]:
+def origins(contestants: Sequence[Contestant], benchmarks: Benchmarks, sampler: SamplerConfig) -> dict[str, str]:
     """What each file of replies depends on, but for the seed and the names in its own name."""
     found = {}
-    for e in entrants:
+    for e in contestants:
         adapter = None if e.adapter is None else fingerprint(e.adapter)
         who = [identity.of_model(e.model), adapter, e.prompt, identity.of_sampler(sampler)]
         for name, (config, problems) in benchmarks.items():

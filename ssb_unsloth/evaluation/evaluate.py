@@ -1,6 +1,6 @@
-"""The evaluate stage: every entrant on every benchmark, every reply kept and graded. `scores` makes the statistics.
+"""The evaluate stage: every contestant on every benchmark, every reply kept and graded. `scores` makes the statistics.
 
-Entrants that share a model share an engine, with all their adapters in it; engines run one after another.
+Contestants that share a model share an engine, with all their adapters in it; engines run one after another.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ Benchmarks = Mapping[str, tuple[BenchmarkConfig, Sequence[Problem]]]
 
 
 @dataclass(frozen=True)
-class Entrant:
+class Contestant:
     """What takes part: a model, or a model with a LoRA adapter, under a name and a recipe's seed.
 
-    All requests' seeds derive from `seed` alone, so what differs between two entrants' replies is the model. Several
-    seeds of one name are one entry of the report, with a mean and a spread.
+    All requests' seeds derive from `seed` alone, so what differs between two contestants' replies is the model.
+    Several seeds of one name are one entry of the report, with a mean and a spread.
     """
 
     name: str
@@ -50,42 +50,44 @@ class Entrant:
     prompt: Prompt = "tutor"
 
 
-def base_entrants(
+def base_contestants(
     model: ModelConfig, seed: int, default_prompt: bool = False, prompt: Prompt = "tutor"
-) -> list[Entrant]:
+) -> list[Contestant]:
     """The base, and on demand the base once more under its chat template's own default prompt."""
-    base = Entrant(BASE, model, None, seed, prompt)
+    base = Contestant(BASE, model, None, seed, prompt)
     return [base, dataclasses.replace(base, name=DEFAULT_PROMPT, prompt="default")] if default_prompt else [base]
 
 
 def evaluate(
-    entrants: Sequence[Entrant],
+    contestants: Sequence[Contestant],
     benchmarks: Benchmarks,
     sampler: SamplerConfig,
     folder: Path,
     make_sampler: Callable[..., Sampler] = load_sampler,
 ) -> list[Generation]:
-    """All generations, entrant after entrant; those of each decoding are kept in `folder` as soon as they are there.
+    """All generations, one contestant after another; those of each decoding are kept in `folder` as soon as they are
+    there.
 
     What is kept already is not sampled again, and an engine starts only where something is missing.
 
     Raises:
         UserError: a prompt leaves no room for the reply, an adapter that changes no reply at all, a kept file that does
-            not hold what it should, or two entrants with the same name and seed.
+            not hold what it should, or two contestants with the same name and seed.
     """
-    for (name, seed), times in Counter((e.name, e.seed) for e in entrants).items():
+    for (name, seed), times in Counter((e.name, e.seed) for e in contestants).items():
         if times > 1:
             raise UserError(f"Two of those to be evaluated are named {name!r} (seed {seed}); give one another name.")
-    jobs = [_jobs(entrant, benchmarks, folder) for entrant in entrants]
+    jobs = [_jobs(contestant, benchmarks, folder) for contestant in contestants]
     places = [job.path for own in jobs for job in own if not job.path.exists()]
     engines: dict[str, list[_Job]] = {}
-    for entrant, own in zip(entrants, jobs, strict=True):
-        engines.setdefault(json.dumps(asdict(entrant.model)), []).extend(own)
+    for contestant, own in zip(contestants, jobs, strict=True):
+        engines.setdefault(json.dumps(asdict(contestant.model)), []).extend(own)
     for group in engines.values():
         missing = [job for job in group if not job.path.exists()]
         if any(job.unasked for job in missing):
-            with_adapters = any(job.entrant.adapter is not None for job in missing)
-            engine = make_sampler(missing[0].entrant.model, sampler, missing[0].entrant.seed, adapters=with_adapters)
+            with_adapters = any(job.contestant.adapter is not None for job in missing)
+            first = missing[0].contestant
+            engine = make_sampler(first.model, sampler, first.seed, adapters=with_adapters)
             try:
                 for job in missing:
                     job.sample(engine, sampler.max_model_len, f"[{places.index(job.path) + 1}/{len(places)}]")
@@ -95,13 +97,13 @@ def evaluate(
         for job in missing:
             job.grade()
     kept = [[g for job in own for g in job.read()] for own in jobs]
-    for entrant, replies in zip(entrants, kept, strict=True):
-        if entrant.adapter is not None:
-            assert_changes_something(entrant, replies, entrants, kept)
+    for contestant, replies in zip(contestants, kept, strict=True):
+        if contestant.adapter is not None:
+            assert_changes_something(contestant, replies, contestants, kept)
     return [g for replies in kept for g in replies]
 
 
-def assert_adapters_fit(entrants: Sequence[Entrant], sampler: SamplerConfig) -> None:
+def assert_adapters_fit(contestants: Sequence[Contestant], sampler: SamplerConfig) -> None:
     """Compare each adapter with its base before an engine starts.
 
     Raises:
@@ -109,9 +111,9 @@ def assert_adapters_fit(entrants: Sequence[Entrant], sampler: SamplerConfig) -> 
     """
     from ..backends.adapters import assert_fits
 
-    for entrant in entrants:
-        if entrant.adapter is not None and not entrant.model.name.startswith(("http://", "https://")):
-            assert_fits(entrant.model, entrant.adapter, engine_of(sampler), entrant.name)
+    for contestant in contestants:
+        if contestant.adapter is not None and not contestant.model.name.startswith(("http://", "https://")):
+            assert_fits(contestant.model, contestant.adapter, engine_of(sampler), contestant.name)
 
 
 def decodings(config: BenchmarkConfig) -> list[tuple[SamplingConfig, int]]:
@@ -142,9 +144,9 @@ def check_room(benchmark: str, problem: Problem, length: int, max_tokens: int, m
         )
 
 
-def _jobs(entrant: Entrant, benchmarks: Benchmarks, folder: Path) -> list[_Job]:
+def _jobs(contestant: Contestant, benchmarks: Benchmarks, folder: Path) -> list[_Job]:
     return [
-        _Job(entrant, name, problems, decoding, samples, folder)
+        _Job(contestant, name, problems, decoding, samples, folder)
         for name, (config, problems) in benchmarks.items()
         for decoding, samples in decodings(config)
     ]
@@ -152,9 +154,9 @@ def _jobs(entrant: Entrant, benchmarks: Benchmarks, folder: Path) -> list[_Job]:
 
 @dataclass
 class _Job:
-    """One entrant on one benchmark under one decoding: a file of generations."""
+    """One contestant on one benchmark under one decoding: a file of generations."""
 
-    entrant: Entrant
+    contestant: Contestant
     benchmark: str
     problems: Sequence[Problem]
     decoding: SamplingConfig
@@ -163,7 +165,7 @@ class _Job:
 
     @property
     def path(self) -> Path:
-        e = self.entrant
+        e = self.contestant
         return self.folder / generations_file(e.name, e.seed, self.benchmark, self.decoding.temperature)
 
     @cached_property
@@ -182,27 +184,27 @@ class _Job:
 
     def sample(self, engine: Sampler, max_model_len: int, place: str) -> None:
         """Sample what is not there yet. `place`: which of how many files it is, for the bar."""
-        entrant, decoding = self.entrant, self.decoding
+        contestant, decoding = self.contestant, self.decoding
         requests: dict[str, Request] = {}
         prompts: dict[str, list[int]] = {}
         for name in self.unasked:
             problem, sample = self.wanted[name]
             if problem.id not in prompts:
                 try:
-                    prompts[problem.id] = engine.render(PROMPTS[entrant.prompt](problem.question))
+                    prompts[problem.id] = engine.render(PROMPTS[contestant.prompt](problem.question))
                 except ControlText as error:
                     raise UserError(f"Benchmark {self.benchmark!r}: problem {problem.id}: {error}.") from None
             ids = prompts[problem.id]
             check_room(self.benchmark, problem, len(ids), decoding.max_tokens, max_model_len)
             requests[name] = Request(ids, self._seed(problem, sample))
-        adapter = Adapter(f"{entrant.name}-{entrant.seed}", entrant.adapter) if entrant.adapter else None
+        adapter = Adapter(f"{contestant.name}-{contestant.seed}", contestant.adapter) if contestant.adapter else None
         kind = f"T={decoding.temperature:g}" if decoding.temperature else "greedy"
-        title = f"{place} {entrant.name}-s{entrant.seed}: {self.benchmark}, {kind}"
+        title = f"{place} {contestant.name}-s{contestant.seed}: {self.benchmark}, {kind}"
         if requests:
             self.kept.sample(engine, requests, decoding, adapter, title)
 
     def _seed(self, problem: Problem, sample: int) -> int:
-        return derive_seed(self.entrant.seed, "evaluate", self.benchmark, problem.id, sample)
+        return derive_seed(self.contestant.seed, "evaluate", self.benchmark, problem.id, sample)
 
     def grade(self) -> None:
         if not self.path.exists():
@@ -213,12 +215,12 @@ class _Job:
             reply = self.kept.replies[name]
             assert reply is not None
             yield Generation(
-                model=self.entrant.name,
-                run_seed=self.entrant.seed,
+                model=self.contestant.name,
+                run_seed=self.contestant.seed,
                 benchmark=self.benchmark,
                 problem_id=problem.id,
                 sample=sample,
-                prompt=self.entrant.prompt,
+                prompt=self.contestant.prompt,
                 **asdict(self.decoding),
                 seed=self._seed(problem, sample),
                 text=reply.text,
@@ -237,15 +239,15 @@ class _Job:
                 or not one for each problem and sample.
         """
         generations = read_jsonl(self.path, Generation)
-        entrant = self.entrant
-        asked = {"prompt": entrant.prompt, **asdict(self.decoding)}
+        contestant = self.contestant
+        asked = {"prompt": contestant.prompt, **asdict(self.decoding)}
         golds = {problem.id: problem.gold for problem in self.problems}
         for number, g in enumerate(generations, start=1):
-            if (g.model, g.run_seed, g.benchmark) != (entrant.name, entrant.seed, self.benchmark):
+            if (g.model, g.run_seed, g.benchmark) != (contestant.name, contestant.seed, self.benchmark):
                 raise UserError(
                     f"{self.path}: holds generations of {g.model!r} (seed {g.run_seed}) on {g.benchmark!r}, where those"
-                    f" of {entrant.name!r} (seed {entrant.seed}) on {self.benchmark!r} were expected; delete the file"
-                    " to sample them again."
+                    f" of {contestant.name!r} (seed {contestant.seed}) on {self.benchmark!r} were expected; delete the"
+                    " file to sample them again."
                 )
             for name, value in {**asked, "gold": golds.get(g.problem_id, g.gold)}.items():
                 if getattr(g, name) != value:
@@ -277,7 +279,10 @@ def graded(g: Generation) -> Generation:
 
 
 def assert_changes_something(
-    entrant: Entrant, replies: Sequence[Generation], entrants: Sequence[Entrant], kept: Sequence[Sequence[Generation]]
+    contestant: Contestant,
+    replies: Sequence[Generation],
+    contestants: Sequence[Contestant],
+    kept: Sequence[Sequence[Generation]],
 ) -> None:
     """An engine that ignores an adapter serves the base without a word: then every reply is the base's."""
 
@@ -286,14 +291,14 @@ def assert_changes_something(
 
     bare = {
         key(g): g.text
-        for other, its in zip(entrants, kept, strict=True)
-        if other.adapter is None and (other.model, other.prompt) == (entrant.model, entrant.prompt)
+        for other, its in zip(contestants, kept, strict=True)
+        if other.adapter is None and (other.model, other.prompt) == (contestant.model, contestant.prompt)
         for g in its
     }
     shared = [g for g in replies if key(g) in bare]
     if shared and all(g.text == bare[key(g)] for g in shared):
         raise UserError(
-            f"The adapter {entrant.name!r} ({entrant.adapter}) changes none of {len(shared):,} replies: it was not"
-            " applied, or it has learnt nothing. Look at the training curve (train/history.jsonl) and at the learning"
+            f"The adapter {contestant.name!r} ({contestant.adapter}) changes none of {len(shared):,} replies: it was"
+            " not applied, or it has learnt nothing. Look at the training curve (train/history.jsonl) and at the learning"
             " rate."
         )

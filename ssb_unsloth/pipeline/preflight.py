@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..backends.sources import adapter_path
 from ..data.problems import load_benchmark
 from ..errors import UserError
-from ..evaluation.evaluate import PROMPTS, Entrant, assert_adapters_fit, base_entrants, check_room
+from ..evaluation.evaluate import PROMPTS, Contestant, assert_adapters_fit, base_contestants, check_room
 from ..recipe.methods import METHODS
 from ..recipe.schema import BenchmarkConfig, Recipe
 from ..records import Problem
@@ -38,8 +38,8 @@ def check(recipe: Recipe, everyone: Sequence[Student], root: Path) -> None:
     for name, source in recipe.evaluate.adapters.items():
         if not Path(source).expanduser().resolve().is_relative_to(root.resolve()):  # this run's own come later
             path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
-            assert_adapters_fit([Entrant(name, recipe.model, path, recipe.seed)], recipe.sampler)
-    rows = [e.name for e in base_entrants(recipe.model, 0, recipe.evaluate.default_prompt)]
+            assert_adapters_fit([Contestant(name, recipe.model, path, recipe.seed)], recipe.sampler)
+    rows = [e.name for e in base_contestants(recipe.model, 0, recipe.evaluate.default_prompt)]
     check_references(recipe, [*rows, *(student.name for student in everyone), *recipe.evaluate.adapters])
     first = [student.recipe for student in everyone if student.before is None]  # later rounds have the same model
     for same in {json.dumps(asdict(r.model)): [o for o in first if o.model == r.model] for r in first}.values():

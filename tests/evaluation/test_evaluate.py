@@ -6,7 +6,7 @@ import pytest
 
 from ssb_unsloth.backends.sampler import Adapter, Completion
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.evaluation.evaluate import Entrant, base_entrants, decodings, evaluate
+from ssb_unsloth.evaluation.evaluate import Contestant, base_contestants, decodings, evaluate
 from ssb_unsloth.recipe.schema import BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
 from ssb_unsloth.records import Generation, Problem, read_jsonl, read_rows, write_jsonl
 
@@ -14,7 +14,7 @@ TEST = BenchmarkConfig(source="test.jsonl", split="held_out", samples=1, tempera
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + 1?", str(i + 1)) for i in range(8)]
 MODEL = ModelConfig(name="some-model")
 ADAPTER = Adapter("ssb-1", Path("adapter"))
-ENTRANTS = [*base_entrants(MODEL, 1), Entrant("ssb", MODEL, ADAPTER.path, 1)]
+CONTESTANTS = [*base_contestants(MODEL, 1), Contestant("ssb", MODEL, ADAPTER.path, 1)]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ class ScriptedSampler:
 
 def run(sampler, folder, config=TEST, max_model_len=100):
     limits = SamplerConfig(max_model_len=max_model_len)
-    return evaluate(ENTRANTS, {"test": (config, PROBLEMS)}, limits, folder, sampler.start)
+    return evaluate(CONTESTANTS, {"test": (config, PROBLEMS)}, limits, folder, sampler.start)
 
 
 def test_every_reply_is_graded_and_kept(tmp_path):
@@ -126,14 +126,16 @@ def test_a_benchmark_is_never_scored_on_a_part_of_its_problems(tmp_path):
 
 def test_an_engine_serves_all_adapters_of_a_model_and_is_closed_before_the_next(tmp_path):
     other = ModelConfig(name="another-model")
-    entrants = [
-        *base_entrants(MODEL, 1, default_prompt=True),
-        Entrant("ssb", MODEL, Path("first"), 1),
-        Entrant("base-other", other, None, 1),
-        Entrant("ssb", MODEL, Path("second"), 2),
+    contestants = [
+        *base_contestants(MODEL, 1, default_prompt=True),
+        Contestant("ssb", MODEL, Path("first"), 1),
+        Contestant("base-other", other, None, 1),
+        Contestant("ssb", MODEL, Path("second"), 2),
     ]
     sampler = ScriptedSampler()
-    replies = evaluate(entrants, {"test": (TEST, PROBLEMS)}, SamplerConfig(max_model_len=100), tmp_path, sampler.start)
+    replies = evaluate(
+        contestants, {"test": (TEST, PROBLEMS)}, SamplerConfig(max_model_len=100), tmp_path, sampler.start
+    )
     assert sampler.started == [("some-model", True), ("another-model", False)]
     assert sampler.open == 0
     assert [call[0] and call[0].path.name for call in sampler.calls] == [None, None, "first", "second", None]
@@ -146,7 +148,7 @@ def test_an_engine_serves_all_adapters_of_a_model_and_is_closed_before_the_next(
         ("ssb", 2, "tutor"),
     ]
     with pytest.raises(UserError, match=r"are named 'base' .seed 1."):
-        evaluate([*entrants, entrants[0]], {}, SamplerConfig(), tmp_path, sampler.start)
+        evaluate([*contestants, contestants[0]], {}, SamplerConfig(), tmp_path, sampler.start)
 
 
 def test_replies_are_kept_before_they_are_graded(tmp_path, monkeypatch):

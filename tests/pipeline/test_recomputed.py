@@ -7,7 +7,7 @@ from recomputed import disagreements
 
 from ssb_unsloth.data.problems import load_benchmark
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.evaluation.evaluate import Entrant, base_entrants, evaluate, graded
+from ssb_unsloth.evaluation.evaluate import Contestant, base_contestants, evaluate, graded
 from ssb_unsloth.evaluation.scores import as_rows, score
 from ssb_unsloth.recipe.schema import BenchmarkConfig, ModelConfig, SamplerConfig
 from ssb_unsloth.records import Generation, generations_file, write_jsonl
@@ -133,7 +133,7 @@ def test_real_replies(tmp_path, tokenizer):
     folder = tmp_path / "evaluate"
     folder.mkdir()
     generations = evaluate(
-        [e for s in (1, 2) for e in (*base_entrants(model, s), Entrant("ssb", model, tmp_path / "adapter", s))],
+        [e for s in (1, 2) for e in (*base_contestants(model, s), Contestant("ssb", model, tmp_path / "adapter", s))],
         {"test": (benchmark, load_benchmark("test", benchmark))},
         SamplerConfig(engine="transformers", max_model_len=512),
         folder,

@@ -20,7 +20,7 @@ from ssb_unsloth.backends import load_sampler
 from ssb_unsloth.backends.sampler import Completion
 from ssb_unsloth.cli import main
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.evaluation.evaluate import base_entrants, evaluate
+from ssb_unsloth.evaluation.evaluate import base_contestants, evaluate
 from ssb_unsloth.io import disk
 from ssb_unsloth.io.waiting import as_they_come
 from ssb_unsloth.machine.out_of_memory import explained
@@ -221,7 +221,7 @@ def test_what_a_server_answered_before_an_error_is_kept_and_not_asked_for_again(
         def ask():
             benchmarks = {"test": (config, problems)}
             return evaluate(
-                base_entrants(model, 1), benchmarks, SamplerConfig(max_model_len=4000), tmp_path, load_sampler
+                base_contestants(model, 1), benchmarks, SamplerConfig(max_model_len=4000), tmp_path, load_sampler
             )
 
         server.faults = [None] * (150 + 100) + [(400, {"message": "no more"})]  # prompts are rendered first

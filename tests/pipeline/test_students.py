@@ -15,7 +15,7 @@ import recomputed
 from ssb_unsloth.cli import main
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluation.carried import carry_over, origins
-from ssb_unsloth.evaluation.evaluate import Entrant
+from ssb_unsloth.evaluation.evaluate import Contestant
 from ssb_unsloth.pipeline.students import students, trained
 from ssb_unsloth.pipeline.sweep import Sweep, _replies
 from ssb_unsloth.recipe import loading
@@ -153,14 +153,14 @@ def test_kept_replies_are_taken_over_until_the_model_adapter_or_benchmark_change
         (folder / "config.json").write_text("{}")
     recipe = loading.load(POCKET, [f"model.name={model}"])
     run, problems = RunDir(tmp_path / "run"), [Problem("p", "1+1?", "2")]
-    entrants = [Entrant("ssb", recipe.model, adapter, 1)]
+    contestants = [Contestant("ssb", recipe.model, adapter, 1)]
     name = generations_file("ssb", 1, "sums", 0.0)
 
     def taken_over(problems=problems, **keys):
         """Whether a new evaluation takes the kept file; it then becomes the kept one."""
         benchmarks = {"sums": (BenchmarkConfig(source="x", temperature=None, **keys), problems)}
         with run.write("evaluate", "key", {}) as work:
-            carry_over(run.stage("evaluate"), work.folder, origins(entrants, benchmarks, recipe.sampler))
+            carry_over(run.stage("evaluate"), work.folder, origins(contestants, benchmarks, recipe.sampler))
             taken = (work.folder / name).exists()
             (work.folder / name).write_text("the replies")
         return taken

@@ -40,7 +40,7 @@ class Evaluate(Stage):
         recipe, run = scope.recipe, scope.run
         from ...data.problems import load_benchmark
         from ...evaluation.carried import carry_over, origins
-        from ...evaluation.evaluate import Entrant, assert_adapters_fit, base_entrants, evaluate
+        from ...evaluation.evaluate import Contestant, assert_adapters_fit, base_contestants, evaluate
         from ...evaluation.scores import as_rows, score
         from ..preflight import check_references
 
@@ -61,26 +61,27 @@ class Evaluate(Stage):
             benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
         seeds = list(dict.fromkeys(student.recipe.seed for student in everyone))
         prompt: Prompt = "tutor" if recipe.prompts.wording == "paper" else "released"  # one for all that take part
-        entrants = [
-            entrant
+        contestants = [
+            contestant
             for seed in seeds
-            for entrant in base_entrants(recipe.model, seed, recipe.evaluate.default_prompt, prompt)
+            for contestant in base_contestants(recipe.model, seed, recipe.evaluate.default_prompt, prompt)
         ]
-        entrants += [
-            Entrant(s.name, s.recipe.model, s.run.stage("train") / "adapter", s.recipe.seed, prompt) for s in everyone
+        contestants += [
+            Contestant(s.name, s.recipe.model, s.run.stage("train") / "adapter", s.recipe.seed, prompt)
+            for s in everyone
         ]
         for name, source in recipe.evaluate.adapters.items():
             path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
-            entrants += [Entrant(name, recipe.model, path, seed, prompt) for seed in seeds]
-        assert_adapters_fit(entrants, recipe.sampler)
-        carry_over(run.stage("evaluate"), work.folder, origins(entrants, benchmarks, recipe.sampler))
+            contestants += [Contestant(name, recipe.model, path, seed, prompt) for seed in seeds]
+        assert_adapters_fit(contestants, recipe.sampler)
+        carry_over(run.stage("evaluate"), work.folder, origins(contestants, benchmarks, recipe.sampler))
         for name, (_, problems) in benchmarks.items():
             if name != EXAMPLES_BENCHMARK:
                 write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
-        names = list(dict.fromkeys(entrant.name for entrant in entrants))
+        names = list(dict.fromkeys(contestant.name for contestant in contestants))
         check_references(recipe, names)
         against = [(name, ref) for ref in recipe.evaluate.references for name in names if name not in (ref, "base")]
-        generations = evaluate(entrants, benchmarks, recipe.sampler, work.folder)
+        generations = evaluate(contestants, benchmarks, recipe.sampler, work.folder)
         scored = [g for g in generations if g.benchmark in recipe.evaluate.benchmarks]
         scores, differences = score(scored, recipe.evaluate.benchmarks, recipe.seed, against)
         result = {"scores": as_rows(scores), "differences": as_rows(differences)}
