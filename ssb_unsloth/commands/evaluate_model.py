@@ -7,18 +7,17 @@ asked of it stays there, and is not part of the table.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..data.problems import load_benchmark
 from ..errors import UserError
-from ..evaluation.carried import carry_over, copy, origins, sealed
-from ..evaluation.evaluate import Benchmarks, Contestant, assert_adapters_fit, base_contestants, evaluate
-from ..evaluation.scores import as_rows, score
+from ..evaluation.carried import copy, sealed
+from ..evaluation.evaluate import Benchmarks, Contestant, assert_adapters_fit, base_contestants
+from ..evaluation.run import Evaluation, Rows
 from ..io import disk
 from ..io.files import local, read_object
 from ..io.markdown import escaped
@@ -31,12 +30,12 @@ from ..pocket import MODEL_DIR
 from ..recipe.benchmarks import BENCHMARKS
 from ..recipe.loading import resolve, save
 from ..recipe.schema import Recipe, SamplerConfig
-from ..records import Problem, read_jsonl, write_jsonl
+from ..records import Problem, read_jsonl
 from ..report.sections import evaluation_section
 from ..report.tables import plain, score_table
-from ..run.keys import of_path
+from ..run.keys import as_written, of_path
 from ..run.manifests import FORMAT, digest
-from ..run.rundir import RunDir, Work
+from ..run.rundir import RunDir
 
 MODEL = "model"  # the contestant's name where no adapter makes it a base
 
@@ -77,13 +76,14 @@ def evaluate_model(arguments: argparse.Namespace) -> str:
 
 def _evaluate(recipe: Recipe, contestants: list[Contestant], run: RunDir, force: bool) -> str:
     benchmarks = {name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()}
-    wanted = origins(contestants, benchmarks, recipe.sampler)
+    against = [(contestant.name, contestants[0].name) for contestant in contestants[1:]]
+    asked = Evaluation(contestants, benchmarks, recipe.sampler, recipe.seed, against)
     determined_by = {
         "format": FORMAT,
         "seed": recipe.seed,
-        "entrants": [[e.name, e.prompt] for e in contestants],
-        "benchmarks": {name: {**asdict(config), "source": None} for name, (config, _) in benchmarks.items()},
-        "replies": wanted,
+        "entrants": [[c.name, c.prompt] for c in contestants],  # as contestants were called when FORMAT was made
+        "benchmarks": {name: {**as_written(config), "source": None} for name, (config, _) in benchmarks.items()},
+        "replies": asked.origins,
     }
     key, folder = digest(determined_by), run.stage("evaluate")
     with run.lock(), explained("evaluate", recipe, folder):
@@ -91,15 +91,18 @@ def _evaluate(recipe: Recipe, contestants: list[Contestant], run: RunDir, force:
         if force or not run.is_fresh("evaluate", key):
             assert_adapters_fit(contestants, recipe.sampler)
             known = sealed(folder)
-            _refuse_to_replace(run, key, known, wanted, force)
+            _refuse_to_replace(run, key, known, asked.origins, force)
+            before = (run.manifest("evaluate") or {"summary": {}})["summary"].get("verifiers", {})
             with run.write("evaluate", key, determined_by) as work:
-                others = _others(folder, known, wanted, benchmarks)
-                carry_over(folder, work.folder, {**others, **wanted}, repeated=wanted if force else ())
+                others = _others(folder, known, asked)
+                rows = asked.run(work, folder, others, again=force)
                 copy(folder, work.folder, _problem_files(folder, others, benchmarks))
-                _score(recipe, contestants, benchmarks, work)
+                if stay := {name: before[name] for name in before if others and name not in benchmarks}:
+                    work.summary["verifiers"] = {**stay, **work.summary.get("verifiers", {})}
+                disk.write_text(work.folder / "report.md", _page(recipe, rows))
             save(recipe, run.root / "recipe.yaml")
-    rows = read_object(folder / "scores.json")
-    lines = plain(score_table(rows["scores"], rows["differences"]))
+    scored = read_object(folder / "scores.json")
+    lines = plain(score_table(scored["scores"], scored["differences"]))
     return "\n".join([*lines, "", f"Report  {folder / 'report.md'}", f"Replies {folder}/*.jsonl"])
 
 
@@ -113,7 +116,7 @@ def _refuse_to_replace(run: RunDir, key: str, known: Mapping[str, str], wanted: 
         return
     what = ""
     if run.kept("evaluate") not in (None, key):
-        what = "what an evaluation that was stopped has kept; its own command goes on with it"
+        what = "what an evaluation that was stopped has kept; its own command resumes it"
     elif folder.is_dir() and any(folder.iterdir()) and not known:
         what = "an evaluation of an older version, or one that has been changed"
     elif other := [name for name, origin in wanted.items() if known.get(name, origin) != origin]:
@@ -122,15 +125,13 @@ def _refuse_to_replace(run: RunDir, key: str, known: Mapping[str, str], wanted: 
         raise UserError(f"--out {run.root}: holds {what}. Take another folder, or --force to replace it.")
 
 
-def _others(
-    folder: Path, known: Mapping[str, str], wanted: Mapping[str, str], benchmarks: Benchmarks
-) -> dict[str, str]:
+def _others(folder: Path, known: Mapping[str, str], asked: Evaluation) -> dict[str, str]:
     """The replies of earlier calls that this one does not ask for; none where a benchmark's problems are others now."""
-    for name, (_, problems) in benchmarks.items():
-        asked = folder / f"problems-{name}.jsonl"
-        if asked.exists() and read_jsonl(asked, Problem) != list(problems):
+    for name, (_, problems) in asked.benchmarks.items():
+        before = folder / f"problems-{name}.jsonl"
+        if before.exists() and read_jsonl(before, Problem) != list(problems):
             return {}
-    return {name: origin for name, origin in known.items() if name not in wanted}
+    return {name: origin for name, origin in known.items() if name not in asked.origins}
 
 
 def _problem_files(folder: Path, others: Mapping[str, str], benchmarks: Benchmarks) -> list[str]:
@@ -139,20 +140,8 @@ def _problem_files(folder: Path, others: Mapping[str, str], benchmarks: Benchmar
     return [name for name in asked if name not in [f"problems-{benchmark}.jsonl" for benchmark in benchmarks]]
 
 
-def _score(recipe: Recipe, contestants: list[Contestant], benchmarks: Benchmarks, work: Work) -> None:
-    for name, (_, problems) in benchmarks.items():
-        write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
-    generations = evaluate(contestants, benchmarks, recipe.sampler, work.folder)
-    against = [(contestant.name, contestants[0].name) for contestant in contestants[1:]]
-    scores, differences = score(generations, recipe.evaluate.benchmarks, recipe.seed, against)
-    work.tokens = sum(g.n_tokens for g in generations)
-    rows = {"scores": as_rows(scores), "differences": as_rows(differences)}
-    disk.write_text(work.folder / "scores.json", json.dumps(rows, indent=1) + "\n")
-    disk.write_text(work.folder / "report.md", _page(recipe, rows))
-
-
-def _page(recipe: Recipe, rows: dict[str, list[dict[str, object]]]) -> str:
-    described = {name: asdict(config) for name, config in recipe.evaluate.benchmarks.items()}
+def _page(recipe: Recipe, rows: Rows) -> str:
+    described = {name: as_written(config) for name, config in recipe.evaluate.benchmarks.items()}
     section = evaluation_section(rows["scores"], rows["differences"], described, recipe.seed)
     return f"# Evaluation of {escaped(recipe.model.name)}\n\nSeed {recipe.seed}.\n\n{section}\n"
 

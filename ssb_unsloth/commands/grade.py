@@ -15,7 +15,8 @@ from ..io.terminal import tell
 from ..records import Problem, generations_file, read_jsonl, read_rows, write_jsonl
 from ..run import manifests
 from ..run.rundir import refuse_in_stage
-from ..verifier.grading import VERDICTS, Verdict, format_free, gold_from, grade, string_equal
+from ..verifier.protocol import VERDICTS, Verdict, Verifier
+from ..verifier.verifiers import MATH, VERIFIERS, unknown, verifier_named
 
 SHOWN = 20  # changes listed for a file; the rest is counted
 ASKED = ("model", "run_seed", "benchmark", "temperature")  # what all replies to one set of problems share
@@ -45,8 +46,11 @@ class Regraded:
     changes: list[Change]
 
 
-def regrade(path: Path) -> Regraded:
+def regrade(path: Path, verifier: str | None = None) -> Regraded:
     """Grade each row's `text` against its `gold` again; `finish_reason` counts where it stands there.
+
+    `verifier`: the name of the one that grades. If None, in a run's folder the one that each benchmark was graded by,
+    and elsewhere the mathematical one.
 
     Raises:
         UserError: a row without text, or with a gold answer that is missing or does not parse; a reply without an id
@@ -55,17 +59,18 @@ def regrade(path: Path) -> Regraded:
     """
     rows, changes, known = [], [], True
     counts = {"before": 0, "right": 0, "string": 0, "format_free": 0}
-    for number, row in _checked(path):
-        text, gold = row["text"], row["gold"]
+    verifiers = Verifiers(path, verifier)
+    for number, row in _checked(path, verifiers):
+        text, gold, asked = row["text"], row["gold"], verifiers.of(row)
         old = row["verdict"] if row.get("verdict") in VERDICTS else None  # others' verdicts have other names
         finish = str(row.get("finish_reason", "stop"))
-        new = grade(text, gold, finish)
+        new = asked.grade(text, gold, finish)
         right = new.verdict == Verdict.RIGHT
         known = known and old is not None
         counts["before"] += old == Verdict.RIGHT
         counts["right"] += right
-        counts["string"] += finish != "length" and string_equal(text, gold)
-        counts["format_free"] += right or format_free(text, gold)
+        counts["string"] += finish != "length" and asked.string_equal(text, gold)
+        counts["format_free"] += right or asked.format_free(text, gold)
         if old and old != new.verdict:
             where = f"{path}, line {number}"
             changes.append(Change(where, str(row.get("problem_id", "")), new.answer, gold, str(old), new.verdict))
@@ -83,7 +88,19 @@ def regrade(path: Path) -> Regraded:
     )
 
 
-def _checked(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+class Verifiers:
+    """Which verifier grades a row of the file."""
+
+    def __init__(self, path: Path, name: str | None) -> None:
+        manifest = None if manifests.is_foreign(path.parent) else manifests.read(path.parent)
+        self._by_benchmark: dict[str, str] = (manifest or {"summary": {}})["summary"].get("verifiers", {})
+        self._name = name
+
+    def of(self, row: dict[str, Any]) -> Verifier:
+        return verifier_named(self._name or self._by_benchmark.get(str(row.get("benchmark")), MATH))
+
+
+def _checked(path: Path, verifiers: Verifiers) -> Iterable[tuple[int, dict[str, Any]]]:
     """The file's rows with their line numbers, after a look at all of them."""
     _check_sealed(path)
     rows = list(read_rows(path))
@@ -96,9 +113,9 @@ def _checked(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
             if not isinstance(row.get(field), str):
                 raise UserError(f"{path}, line {number}: no {field!r} (text), so there is nothing to grade.")
         try:
-            gold_from(row["gold"], "plain")
+            verifiers.of(row).gold_from(row["gold"], "plain")
         except ValueError as error:
-            raise UserError(f"{path}, line {number}: {error} Without it no reply is right or wrong; mend it.") from None
+            raise UserError(f"{path}, line {number}: {error} Without it no reply is right or wrong; fix it.") from None
         if with_ids and not row.get("problem_id"):
             raise UserError(f"{path}, line {number}: no 'problem_id', though other replies of the file have one.")
         for key in IDENTITY:
@@ -176,15 +193,17 @@ def files_in(paths: Sequence[Path]) -> list[Path]:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    tell(graded_again(arguments.files, arguments.out))
+    tell(graded_again(arguments.files, arguments.out, arguments.verifier))
     return 0
 
 
-def graded_again(paths: Sequence[Path], out: Path | None) -> str:
+def graded_again(paths: Sequence[Path], out: Path | None, verifier: str | None = None) -> str:
     """Grade all files again; with `out`, write them there with the verdicts of today. Returns what is to be shown."""
     from ..report.tables import percent, plain
 
-    results = [regrade(path) for path in files_in(paths)]
+    if verifier is not None and verifier not in VERIFIERS:
+        raise UserError(f"--verifier: {unknown(verifier)}")
+    results = [regrade(path, verifier) for path in files_in(paths)]
     names = [result.path.name for result in results]
     if out is not None:
         refuse_in_stage(out)

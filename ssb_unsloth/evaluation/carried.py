@@ -23,22 +23,24 @@ from ..run import keys as identity
 from ..run import manifests
 from ..run.manifests import digest
 from ..run.rundir import fingerprint
+from ..verifier.verifiers import MATH
 from .evaluate import Benchmarks, Contestant, decodings
 
 ORIGINS = "origins.json"
 
 
 def origins(contestants: Sequence[Contestant], benchmarks: Benchmarks, sampler: SamplerConfig) -> dict[str, str]:
-    """What each file of replies depends on, but for the seed and the names in its own name."""
+    """What each file of replies with their verdicts depends on, but for the seed and the names in its own name."""
     found = {}
     for e in contestants:
         adapter = None if e.adapter is None else fingerprint(e.adapter)
         who = [identity.of_model(e.model), adapter, e.prompt, identity.of_sampler(sampler)]
         for name, (config, problems) in benchmarks.items():
             asked = [asdict(problem) for problem in problems]
+            judged = [config.verifier] * (config.verifier != MATH)  # nobody was asked before there were several
             for decoding, samples in decodings(config):
                 file = generations_file(e.name, e.seed, name, decoding.temperature)
-                found[file] = digest([*who, asked, asdict(decoding), samples])
+                found[file] = digest([*who, asked, asdict(decoding), samples, *judged])
     return found
 
 

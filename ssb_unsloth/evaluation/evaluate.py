@@ -23,7 +23,8 @@ from ..recipe.schema import BASE, DEFAULT_PROMPT, BenchmarkConfig, ModelConfig, 
 from ..records import Generation, Problem, generations_file, read_jsonl, write_jsonl
 from ..run.kept import Kept
 from ..seeds import derive_seed
-from ..verifier.grading import VERDICTS, grade
+from ..verifier.protocol import VERDICTS
+from ..verifier.verifiers import MATH, verifier_named
 
 PROMPTS: dict[str, Callable[[str], Messages]] = {
     "tutor": student_messages,
@@ -146,7 +147,7 @@ def check_room(benchmark: str, problem: Problem, length: int, max_tokens: int, m
 
 def _jobs(contestant: Contestant, benchmarks: Benchmarks, folder: Path) -> list[_Job]:
     return [
-        _Job(contestant, name, problems, decoding, samples, folder)
+        _Job(contestant, name, problems, decoding, samples, config.verifier, folder)
         for name, (config, problems) in benchmarks.items()
         for decoding, samples in decodings(config)
     ]
@@ -161,6 +162,7 @@ class _Job:
     problems: Sequence[Problem]
     decoding: SamplingConfig
     samples: int
+    verifier: str
     folder: Path
 
     @property
@@ -208,7 +210,7 @@ class _Job:
 
     def grade(self) -> None:
         if not self.path.exists():
-            write_jsonl(self.path, (graded(generation) for generation in self._generations()))
+            write_jsonl(self.path, (graded(generation, self.verifier) for generation in self._generations()))
 
     def _generations(self) -> Iterator[Generation]:
         for name, (problem, sample) in self.wanted.items():
@@ -272,9 +274,9 @@ class _Job:
         return generations
 
 
-def graded(g: Generation) -> Generation:
-    """The generation with its verdict, from its text, gold and finish reason alone."""
-    result = grade(g.text, g.gold, g.finish_reason)
+def graded(g: Generation, verifier: str = MATH) -> Generation:
+    """The generation with the verdict of the verifier of that name, from its text, gold and finish reason alone."""
+    result = verifier_named(verifier).grade(g.text, g.gold, g.finish_reason)
     return dataclasses.replace(g, verdict=result.verdict.value, answer=result.answer, note=result.note)
 
 
@@ -299,6 +301,6 @@ def assert_changes_something(
     if shared and all(g.text == bare[key(g)] for g in shared):
         raise UserError(
             f"The adapter {contestant.name!r} ({contestant.adapter}) changes none of {len(shared):,} replies: it was"
-            " not applied, or it has learnt nothing. Look at the training curve (train/history.jsonl) and at the learning"
-            " rate."
+            " not applied, or it has learnt nothing. Look at the training curve (train/history.jsonl) and at the"
+            " learning rate."
         )

@@ -1,6 +1,7 @@
 """Generations to scores and differences, each with its interval; all of it can be computed again from the JSONL.
 
-Three scorings stand side by side. Each one forgives more than the one before it, so their values never fall:
+Three scorings stand side by side. Each one forgives more than the one before it, so their values never fall. With the
+mathematical verifier they are, and another one may have others in their places:
   string       the paper's way: the last box is the gold answer, character for character
   equivalent   the last box is mathematically equal to it: what "accuracy" means without another word
   format_free  the last box, number or formula is, box or not, cut off or not: `\\boxed{}` and stopping are format
@@ -15,14 +16,15 @@ from statistics import fmean, stdev
 from ..errors import UserError
 from ..recipe.schema import BASE, BenchmarkConfig
 from ..records import Generation
-from ..verifier.grading import Verdict, answer_classes, format_free, string_equal
+from ..verifier.protocol import Verdict, Verifier
+from ..verifier.verifiers import MATH, verifier_named
 from .stats import bootstrap_mean, holm, majority, mcnemar_exact, paired_bootstrap, pass_at_k, wilson
 
 ALPHA = 0.05
-SCORINGS: dict[str, Callable[[Generation], bool]] = {
-    "string": lambda g: g.finish_reason != "length" and string_equal(g.text, g.gold),
-    "equivalent": lambda g: g.verdict == Verdict.RIGHT,
-    "format_free": lambda g: g.verdict == Verdict.RIGHT or format_free(g.text, g.gold),
+SCORINGS: dict[str, Callable[[Verifier, Generation], bool]] = {
+    "string": lambda verifier, g: g.finish_reason != "length" and verifier.string_equal(g.text, g.gold),
+    "equivalent": lambda _, g: g.verdict == Verdict.RIGHT,
+    "format_free": lambda verifier, g: g.verdict == Verdict.RIGHT or verifier.format_free(g.text, g.gold),
 }
 
 
@@ -93,8 +95,8 @@ class Difference:
 class Run:
     """One model and seed on one benchmark under one decoding: its replies, question by question."""
 
-    def __init__(self, generations: Sequence[Generation]) -> None:
-        self.first = generations[0]
+    def __init__(self, generations: Sequence[Generation], verifier: str = MATH) -> None:
+        self.first, self.verifier = generations[0], verifier_named(verifier)
         self.questions: dict[str, list[Generation]] = {}
         for g in generations:
             self.questions.setdefault(g.problem_id, []).append(g)
@@ -114,7 +116,9 @@ class Run:
         """Whether each reply is right, by question."""
         if scoring not in self._right:
             rule = SCORINGS[scoring]
-            self._right[scoring] = {id_: [rule(g) for g in replies] for id_, replies in self.questions.items()}
+            self._right[scoring] = {
+                id_: [rule(self.verifier, g) for g in replies] for id_, replies in self.questions.items()
+            }
         return self._right[scoring]
 
     def shares(self, scoring: str) -> dict[str, float]:
@@ -125,11 +129,11 @@ class Run:
         return {id_: pass_at_k(len(right), sum(right), k) for id_, right in self.right("equivalent").items()}
 
     def majority(self) -> dict[str, float]:
-        """A vote among the boxed answers; replies without one, or cut off, do not vote. No vote at all is wrong."""
+        """A vote among the answers; replies without one, or cut off, do not vote. No vote at all is wrong."""
         voted = {}
         for id_, replies in self.questions.items():
             votes = [g for g in replies if g.verdict in (Verdict.RIGHT, Verdict.WRONG)]
-            classes = answer_classes([g.answer or "" for g in votes])
+            classes = self.verifier.answer_classes([g.answer or "" for g in votes])
             voted[id_] = majority(classes, [g.verdict == Verdict.RIGHT for g in votes]) if votes else 0.0
         return voted
 
@@ -137,8 +141,8 @@ class Run:
 Runs = dict[tuple[str, str, float], dict[int, Run]]  # (model, benchmark, temperature) -> seed -> run
 
 
-def runs_of(generations: Iterable[Generation]) -> Runs:
-    """The replies in their places.
+def runs_of(generations: Iterable[Generation], benchmarks: Mapping[str, BenchmarkConfig]) -> Runs:
+    """The replies in their places, each with its benchmark's verifier.
 
     Raises:
         UserError: questions, or seeds of a model, without the same number of replies.
@@ -147,7 +151,11 @@ def runs_of(generations: Iterable[Generation]) -> Runs:
     for g in generations:
         by_seed = groups.setdefault((g.model, g.benchmark, g.temperature), {})
         by_seed.setdefault(g.run_seed, []).append(g)
-    runs = {key: {seed: Run(group) for seed, group in by_seed.items()} for key, by_seed in groups.items()}
+    names = {name: config.verifier for name, config in benchmarks.items()}
+    runs = {
+        key: {seed: Run(group, names.get(key[1], MATH)) for seed, group in by_seed.items()}
+        for key, by_seed in groups.items()
+    }
     for (model, benchmark, temperature), seeds in runs.items():
         if len(counts := sorted({run.n_samples for run in seeds.values()})) > 1:
             raise UserError(
@@ -172,7 +180,7 @@ def score(
     Raises:
         UserError: questions without the same number of replies, or two models that answered different questions.
     """
-    runs = runs_of(generations)
+    runs = runs_of(generations, benchmarks)
     scores = [row for by_seed in runs.values() for row in _scores(by_seed, benchmarks, seed)]
     if against is None:
         against = [(model, BASE) for model in dict.fromkeys(key[0] for key in runs) if model != BASE]

@@ -150,7 +150,7 @@ def majority(classes: Sequence[int], right: Sequence[bool]) -> float:
     """The chance that a majority vote is right, where ties are broken at random (so no seed is needed).
 
     Args:
-        classes: The class of each sample's answer (`grading.answer_classes`).
+        classes: The class of each sample's answer (`Verifier.answer_classes`).
         right: Whether each sample is right.
 
     Raises:

@@ -157,7 +157,7 @@ def test_replies_are_kept_before_they_are_graded(tmp_path, monkeypatch):
 
     sampler = ScriptedSampler()
     with monkeypatch.context() as patch:
-        patch.setattr("ssb_unsloth.evaluation.evaluate.grade", broken)
+        patch.setattr("ssb_unsloth.evaluation.evaluate.graded", broken)
         with pytest.raises(RuntimeError, match="no grader"):
             run(sampler, tmp_path)
     assert len(sampler.calls) == 1

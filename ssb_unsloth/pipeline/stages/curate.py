@@ -34,7 +34,8 @@ class Curate(Stage):
             from ...backends.transformers import load_tokenizer
             from ...data.pairs import load_pairs
 
-            pairs = load_pairs(recipe.curate.pairs_file, load_tokenizer(recipe.model), recipe.prompts.control_text)
+            tokenizer, control_text = load_tokenizer(recipe.model), recipe.prompts.control_text
+            pairs = load_pairs(recipe.curate.pairs_file, tokenizer, control_text, recipe.problems.verifier)
             work.summary = asdict(bring_along(pairs, problems, recipe.curate, work.folder))
             return
         curator = Curator(
@@ -45,6 +46,7 @@ class Curate(Stage):
             folder=work.folder,
             wording=recipe.prompts.wording,
             control_text=recipe.prompts.control_text,
+            verifier=recipe.problems.verifier,
         )
         statistics = curator.run(problems)
         work.tokens, work.summary = statistics.tokens, asdict(statistics)

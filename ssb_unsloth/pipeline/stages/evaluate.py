@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from ...backends.sources import adapter_path
 from ...errors import UserError
-from ...io import disk
 from ...recipe.schema import BenchmarkConfig
-from ...records import EXAMPLES_BENCHMARK, WORKED_EXAMPLES, Problem, write_jsonl
+from ...records import EXAMPLES_BENCHMARK, WORKED_EXAMPLES, Problem
 from ...run import keys
 from ...run.curated import read_pairs
 from ...run.rundir import Work
@@ -39,9 +37,8 @@ class Evaluate(Stage):
     def make(self, scope: Scope, work: Work) -> None:
         recipe, run = scope.recipe, scope.run
         from ...data.problems import load_benchmark
-        from ...evaluation.carried import carry_over, origins
-        from ...evaluation.evaluate import Contestant, assert_adapters_fit, base_contestants, evaluate
-        from ...evaluation.scores import as_rows, score
+        from ...evaluation.evaluate import Contestant, assert_adapters_fit, base_contestants
+        from ...evaluation.run import Evaluation
         from ..preflight import check_references
 
         if not recipe.evaluate.benchmarks:
@@ -57,7 +54,8 @@ class Evaluate(Stage):
             # The first pairs' own questions: no score, since the students were trained on them, but the report shows
             # the replies.
             first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:WORKED_EXAMPLES]]
-            shown = BenchmarkConfig(source="pairs", temperature=None, max_tokens=recipe.curate.rollout.max_tokens)
+            limit, verifier = recipe.curate.rollout.max_tokens, recipe.problems.verifier
+            shown = BenchmarkConfig(source="pairs", verifier=verifier, temperature=None, max_tokens=limit)
             benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
         seeds = list(dict.fromkeys(student.recipe.seed for student in everyone))
         prompt: Prompt = "tutor" if recipe.prompts.wording == "paper" else "released"  # one for all that take part
@@ -74,20 +72,11 @@ class Evaluate(Stage):
             path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
             contestants += [Contestant(name, recipe.model, path, seed, prompt) for seed in seeds]
         assert_adapters_fit(contestants, recipe.sampler)
-        carry_over(run.stage("evaluate"), work.folder, origins(contestants, benchmarks, recipe.sampler))
-        for name, (_, problems) in benchmarks.items():
-            if name != EXAMPLES_BENCHMARK:
-                write_jsonl(work.folder / f"problems-{name}.jsonl", problems)
         names = list(dict.fromkeys(contestant.name for contestant in contestants))
         check_references(recipe, names)
         against = [(name, ref) for ref in recipe.evaluate.references for name in names if name not in (ref, "base")]
-        generations = evaluate(contestants, benchmarks, recipe.sampler, work.folder)
-        scored = [g for g in generations if g.benchmark in recipe.evaluate.benchmarks]
-        scores, differences = score(scored, recipe.evaluate.benchmarks, recipe.seed, against)
-        result = {"scores": as_rows(scores), "differences": as_rows(differences)}
-        disk.write_text(work.folder / "scores.json", json.dumps(result, indent=1) + "\n")
-        work.tokens = sum(g.n_tokens for g in generations)
-        work.summary = {"generations": len(generations)}
+        evaluation = Evaluation(contestants, benchmarks, recipe.sampler, recipe.seed, against)
+        evaluation.run(work, run.stage("evaluate"))
 
 
 STAGE = Evaluate()
