@@ -1,1 +1,9 @@
-"""."""
+"""Contestants on benchmarks: replies, verdicts, scores and differences with their intervals.
+
+    run      one evaluation, from what is asked to what is written: the stage's, and that of `ssb evaluate MODEL`
+    carried  what a file of replies depends on, and which of them serve again
+    evaluate every contestant on every benchmark, every reply kept and graded
+    scores   generations to numbers, over `stats` (intervals and tests)
+
+Imports `run`, `data`, `backends`, `verifier` and below; `report`, `pipeline` and `commands` import this.
+"""

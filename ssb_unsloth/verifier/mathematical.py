@@ -9,7 +9,7 @@ from .answers import MAX_LENGTH, read
 from .boxed import Boxed, classes, false_if_raised
 from .equality import Compared, compare, equivalent, in_order, normal_form
 from .judge import Question
-from .protocol import Grade, Verdict
+from .protocol import Grade, Verdict, Verifier
 from .replies import announced, behind_thoughts, boxes_of_parts, boxes_side_by_side, last_expression, leading_formula
 
 
@@ -71,4 +71,4 @@ def _spread(text: str, gold: str) -> tuple[str, Compared]:
     return answer, compare(answer, gold)
 
 
-VERIFIER = Mathematical()
+VERIFIER: Verifier = Mathematical()
