@@ -36,9 +36,13 @@ def evaluation_section(
             "*seeds*: standard deviation (n - 1) and each seed's accuracy. Intervals speak of other questions, seeds of"
             " other training runs"
         )
+    elsewhere = ""
+    if any("verifier" in b for b in benchmarks.values()):
+        elsewhere = " (to a verifier that a benchmark below names, its answer is right)"
     parts = [
-        "Accuracy is pass@1: the last `\\boxed{}` is mathematically equal to the gold answer, and the reply was not cut"
-        f" off. Intervals are {' and '.join(text for kind, text in intervals.items() if kind in kinds)}.",
+        "Accuracy is pass@1: the last `\\boxed{}` is mathematically equal to the gold answer"
+        f"{elsewhere}, and the reply was not cut off."
+        f" Intervals are {' and '.join(text for kind, text in intervals.items() if kind in kinds)}.",
         "\n".join(f"- {line}" for line in columns),
         pipes(score_table(scores, differences)),
     ]
@@ -107,9 +111,9 @@ def _how(benchmarks: Mapping[str, Row], questions: Mapping[str, int]) -> str:
         n = f"{questions.get(name, 0):,}"
         if b["count"] and questions.get(name) != b["count"]:
             n = f"**only the first {n} of {b['count']:,}**"
-        told.append(
-            f"- {opening(name)}: {n} questions, {' and '.join(ways)}{penalty}, at most {b['max_tokens']:,} tokens"
-        )
+        judge = f", verifier {escaped(b['verifier'])}" if "verifier" in b else ""
+        limits = f"{penalty}, at most {b['max_tokens']:,} tokens{judge}"
+        told.append(f"- {opening(name)}: {n} questions, {' and '.join(ways)}{limits}")
     return "\n".join(["The decoding is ours, the paper's being unstated:\n", *told])
 
 

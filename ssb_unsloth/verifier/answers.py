@@ -2,7 +2,7 @@ r"""How a final answer is read: its normal form and its structure.
 
     text --spelling.spell--> one spelling of the same LaTeX --_parse--> Answer: numbers, words, lists, tuples, ...
 
-What stands beside a number is read in `units`. Nothing here decides whether two answers are equal (that is `grading`),
+What stands beside a number is read in `units`. Nothing here decides whether two answers are equal (that is `equality`),
 nothing here is slow, and every string is read as something, at worst as a leaf that equals only itself.
 """
 

@@ -34,6 +34,7 @@ from ssb_unsloth.recipe.schema import (
     load,
 )
 from ssb_unsloth.records import Rollout, read_jsonl, write_jsonl
+from ssb_unsloth.report.sections import evaluation_section
 from ssb_unsloth.run import keys
 from ssb_unsloth.run.rundir import RunDir
 from ssb_unsloth.verifier.boxed import Boxed
@@ -240,6 +241,10 @@ def test_evaluation_scores_and_grade_are_by_the_verifier_of_the_benchmark(choice
     rights.update(r["problem_id"] for r in replies if "this" in r["text"])
     assert values["equivalent", "majority@5", 0.8] == sum(count > 2 for count in rights.values()) / len(rights)
 
+    described = keys.as_written(BenchmarkConfig(source="x", verifier=choice))
+    said = evaluation_section(rows["scores"], rows["differences"], {"mine": described}, 1)
+    assert "tokens, verifier choice" in said
+    assert "names, its answer is right), and the reply was not cut off" in said
     folder, file = tmp_path / "run" / "evaluate", "base-1-mine-0.8.jsonl"
     assert regrade(folder / file).changes == []  # the run's folder says which verifier it was
     assert len(regrade(folder / file, "math").changes) > 0  # to which `d` is not `D`
