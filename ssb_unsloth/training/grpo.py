@@ -39,7 +39,7 @@ from ..prompts import student_messages
 from ..recipe.schema import TrainConfig
 from ..records import Problem
 from ..verifier.protocol import Verdict
-from ..verifier.verifiers import MATH, verifier_named
+from ..verifier.verifiers import verifier_named
 from .callbacks import Bar
 from .checkpoints import Sealed
 from .common import Inputs, Trained, common_arguments, fit, lora, steps_of
@@ -175,7 +175,7 @@ class Reward:
 
     __name__ = "verifier"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], verifier: str = MATH) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], verifier: str) -> None:
         self._tokenizer, self._stops, self._verifier = tokenizer, stops, verifier_named(verifier)
 
     def __call__(self, completion_ids: Sequence[list[int]], gold: Sequence[str], **_: Any) -> list[float | None]:

@@ -317,7 +317,7 @@ def test_the_reward_is_the_verifiers_verdict_on_the_last_box(make_model, tokeniz
         ([], "3", 0),
     ]
     given, golds, expected = zip(*replies, strict=True)
-    reward = grpo.Reward(tokenizer, stop_ids(tokenizer))
+    reward = grpo.Reward(tokenizer, stop_ids(tokenizer), "math")
     assert reward(completion_ids=given, gold=golds, prompts=None) == list(expected)
 
 

@@ -218,7 +218,7 @@ def test_the_reward_is_the_verifiers(choice, tokenizer):
     ids = [[*tokenizer.encode(t, add_special_tokens=False), tokenizer.eos_token_id] for t in ("\\boxed{(b)}", "b")]
     stops = stop_ids(tokenizer)
     assert Reward(tokenizer, stops, choice)(completion_ids=ids, gold=["B", "B"]) == [1.0, 0.0]
-    assert Reward(tokenizer, stops)(completion_ids=ids, gold=["B) 4", "B"]) == [0.0, 0.0]
+    assert Reward(tokenizer, stops, "math")(completion_ids=ids, gold=["B) 4", "B"]) == [0.0, 0.0]
 
 
 def evaluated(questions, root, verifier):
