@@ -24,6 +24,7 @@ from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluation.evaluate import base_contestants
 from ssb_unsloth.evaluation.run import Evaluation
 from ssb_unsloth.method.curate import Curator
+from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.recipe.schema import (
     BenchmarkConfig,
     CurateConfig,
@@ -31,7 +32,6 @@ from ssb_unsloth.recipe.schema import (
     ProblemsConfig,
     SamplerConfig,
     SamplingConfig,
-    load,
 )
 from ssb_unsloth.records import Rollout, read_jsonl, write_jsonl
 from ssb_unsloth.report.sections import evaluation_section
