@@ -42,7 +42,7 @@ def main() -> None:
     wrong = [finding for finding in json.loads(doctor.stdout)["findings"] if finding["state"] == "wrong"]
     no_gpu = [finding for finding in wrong if finding["name"] == "gpu"]
     for finding in no_gpu or wrong:
-        said = f"{finding['name']}: {finding['found'].rstrip('.')}. To mend it: {finding['mend']}."
+        said = f"{finding['name']}: {finding['found'].rstrip('.')}. To fix it: {finding['fix']}."
         print(f"{recipe} cannot run on this machine: {said}\n")
     print(plan.stdout, flush=True)  # before what the commands say, in a file too
     if wrong:
@@ -137,4 +137,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        setup.stop("\nStopped. What was finished is kept; `make reproduce` goes on from there.")
+        setup.stop("\nStopped. What was finished is kept; `make reproduce` resumes from there.")

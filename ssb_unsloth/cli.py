@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--gpu", metavar="CARD", help="plan for this card, e.g. t4, rtx4090, a100-40gb; none: the CPU")
     plan.add_argument("--measure", action="store_true", help="by the speed that the card here shows, in two seconds")
     plan.add_argument("--json", action="store_true", help="as JSON")
-    doctor = commands.add_parser("doctor", help="what works on this machine, and for what does not, how to mend it")
+    doctor = commands.add_parser("doctor", help="what works on this machine, and for what does not, how to fix it")
     _recipe_words(doctor, needed=False)
     doctor.add_argument("--machine", action="store_true", help="the machine alone: before the packages are installed")
     doctor.add_argument("--json", action="store_true", help="as JSON")

@@ -38,7 +38,7 @@ class Rollout:
     """One sampled reply and its verdict: an attempt at the bare question, or a refinement under the hinted prompt.
 
     `token_ids` are the sampler's own, end of turn included where the model ended its turn; they are None for replies
-    that were made elsewhere and brought along as text. `answer` is what the verifier took for it, or None.
+    that were made elsewhere and given as text. `answer` is what the verifier took for it, or None.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Pair:
     """A verified refinement beside the two views of its problem: all that `teach` and `train` need, and its origin.
 
     The views themselves are rendered by `prompts` from these fields, so that they exist in one place only; but for
-    pairs that were brought along as finished messages, which have no rollouts (`right`, `wrong`, their ids are empty).
+    pairs that were given as finished messages, which have no rollouts (`right`, `wrong`, their ids are empty).
     """
 
     id: str
@@ -71,7 +71,7 @@ class Pair:
     right_id: str  # ids of the rollouts and of the refinement that it came from
     wrong_id: str
     refinement_id: str
-    prompt: list[dict[str, str]] | None = None  # student's and teacher's view as messages, of a pair brought along so
+    prompt: list[dict[str, str]] | None = None  # student's and teacher's view as messages, of a pair given so
     teacher_prompt: list[dict[str, str]] | None = None
 
 

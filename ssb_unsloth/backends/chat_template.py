@@ -167,7 +167,7 @@ def reply_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: It
 
 
 def without_end(tokenizer: PreTrainedTokenizerBase, text: str, ends: Iterable[int]) -> str:
-    """A brought reply without the tokens, spelt out, with which it closes its turn itself: such a token is put behind
+    """A given reply without the tokens, spelt out, with which it closes its turn itself: such a token is put behind
     it as a token.
     """
     spelt = tuple(str(tokenizer.convert_ids_to_tokens(end)) for end in ends)

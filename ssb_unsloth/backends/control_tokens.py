@@ -1,6 +1,6 @@
 """Control tokens that stand in text: the text of data is data, whatever it spells.
 
-A question, a rollout or a brought reply may hold `<|im_end|>` or `[INST]`. Tokenized like the template's own, it would
+A question, a rollout or a given reply may hold `<|im_end|>` or `[INST]`. Tokenized like the template's own, it would
 end a turn, or begin one in another's name. Here such text becomes the tokens of its characters. Where a tokenizer or a
 template has no way to tell the two apart, that is an error, and what is done about it is the recipe's to say
 (`prompts.control_text`).

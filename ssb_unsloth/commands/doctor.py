@@ -1,4 +1,4 @@
-"""`ssb doctor`: what works on this machine, and for each thing that does not, the command that mends it.
+"""`ssb doctor`: what works on this machine, and for each thing that does not, the command that fixes it.
 
 Two kinds of recipe are asked about: the pocket's, and those for a GPU. A finding says which of them it stands in the
 way of. What is imported to see whether it can be, is imported in a process of its own.
@@ -153,8 +153,8 @@ def _hub(recipe: Recipe | None, kind: str | None) -> Iterator[Finding]:
         return
     if hub.offline():
         said = f"HF_HUB_OFFLINE is set, and the cache {hub.cache_folder()} lacks {missing}"
-        mend = "`unset HF_HUB_OFFLINE`, or copy them here and name their folders in the recipe"
-        yield Finding("hub", said, mend, blocks)
+        fix = "`unset HF_HUB_OFFLINE`, or copy them here and name their folders in the recipe"
+        yield Finding("hub", said, fix, blocks)
         return
     if recipe is None:
         try:
@@ -193,8 +193,8 @@ def _on_hub(kind: str, name: str, revision: str | None, blocks: tuple[str, ...])
         gated = shipped(name) if kind == "models" else None
         more = f"; it is gated: {accept}" if gated and gated["gated"] and not hub.token() else ""
         said = f"{error}, and {name} is not in the cache {hub.cache_folder()}"
-        mend = f"connect, set HF_ENDPOINT to a mirror, or copy it here and name its folder in the recipe{more}"
-        return Finding("hub", said, mend, blocks)
+        fix = f"connect, set HF_ENDPOINT to a mirror, or copy it here and name its folder in the recipe{more}"
+        return Finding("hub", said, fix, blocks)
     return None
 
 
@@ -234,9 +234,9 @@ def _imports(recipe: Recipe | None) -> Iterator[Finding]:
             yield Finding("vllm", "not installed; transformers samples", versions.remedy(), (GPU, *pocket))
         else:
             said, works = try_import("vllm")
-            mend = f"set sampler.engine=transformers, or {versions.remedy()}"
+            fix = f"set sampler.engine=transformers, or {versions.remedy()}"
             # `auto` takes vLLM where it is installed, so one that cannot be imported stands in the way of both.
-            yield Finding("vllm", said) if works else Finding("vllm", said, mend, BOTH)
+            yield Finding("vllm", said) if works else Finding("vllm", said, fix, BOTH)
     if backend != "transformers":
         on_gpu = hardware.here() is not None
         if find_spec("unsloth") is None:
@@ -245,8 +245,8 @@ def _imports(recipe: Recipe | None) -> Iterator[Finding]:
             yield Finding("unsloth", f"{versions.installed('unsloth')}, not tried: it needs a GPU")
         else:
             said, works = try_import("unsloth")
-            mend = f"set model.backend=transformers, or {versions.remedy()}"
-            yield Finding("unsloth", said) if works else Finding("unsloth", said, mend, (GPU,))
+            fix = f"set model.backend=transformers, or {versions.remedy()}"
+            yield Finding("unsloth", said) if works else Finding("unsloth", said, fix, (GPU,))
 
 
 def try_import(module: str, seconds: float = IMPORT_SECONDS) -> tuple[str, bool]:
@@ -280,8 +280,8 @@ def describe(findings: Findings) -> str:
     lines = []
     for finding in findings.findings:
         lines.append(f"  {finding.state(findings.kinds):<6} {finding.name:<12} {finding.found}")
-        if finding.mend:
-            lines.append(f"{'':22}-> {finding.mend}")
+        if finding.fix:
+            lines.append(f"{'':22}-> {finding.fix}")
     lines.append("")
     if findings.recipe is None:
         for kind, title in ((POCKET, "The pocket (make demo)"), (GPU, "Recipes for a GPU")):
@@ -290,5 +290,5 @@ def describe(findings: Findings) -> str:
         lines.append(f"{findings.recipe} can run here.")
     else:
         count = sum(finding.state(findings.kinds) == "wrong" for finding in findings.findings)
-        lines.append(f"{findings.recipe} cannot run here: {count} thing{'s' * (count > 1)} to mend.")
+        lines.append(f"{findings.recipe} cannot run here: {count} thing{'s' * (count > 1)} to fix.")
     return "\n".join(lines)

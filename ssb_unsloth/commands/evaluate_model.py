@@ -26,7 +26,7 @@ from ..io.terminal import tell
 from ..machine.auto import choose
 from ..machine.hardware import here
 from ..machine.out_of_memory import explained
-from ..pocket import MODEL_DIR
+from ..pocket import MODEL_DIR, NAME, is_pocket
 from ..recipe.benchmarks import BENCHMARKS
 from ..recipe.loading import resolve, save
 from ..recipe.schema import Recipe, SamplerConfig
@@ -180,7 +180,7 @@ def _distinction(word: str) -> str:
 
 def _limits(model: str) -> dict[str, Any]:
     """The keys that a model with less context than the default needs. Of a hub model the engine will say."""
-    folder = MODEL_DIR if model == "pocket" else local(model, "MODEL")
+    folder = MODEL_DIR if is_pocket(model) else local(model, "MODEL")
     try:
         context = read_object(folder / "config.json").get("max_position_embeddings")
     except UserError:
@@ -211,7 +211,7 @@ def _recipe(arguments: argparse.Namespace, model: str) -> Recipe:
     recipe = {
         "name": "evaluate",
         "model": {"name": model},
-        "problems": {"source": "pocket"},  # a recipe has to name some; nothing here reads them
+        "problems": {"source": NAME},  # a recipe has to name some; nothing here reads them
         "evaluate": {"benchmarks": benchmarks, "default_prompt": arguments.default_prompt},
         **_limits(model),
     }

@@ -38,7 +38,7 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
         head = {"base_model": base, **head}
     asked = "its questions; replies come from the base itself"
     if counted.get("brought"):
-        asked = f"{counted['pairs']:,} pairs, brought along"
+        asked = f"{counted['pairs']:,} pairs that were made elsewhere"
     elif counted:
         asked = f"{counted['questions']:,} questions gave {counted['pairs']:,} pairs; replies come from the base itself"
     losses = f"{trained['first_loss']:.3f} at the first step, {trained['last_loss']:.3f} at the last"

@@ -47,9 +47,7 @@ def compare(root: Path) -> str:
         report = json.loads((root / "report" / "report.json").read_text(encoding="utf-8"))
         history = [json.loads(x) for x in (root / "train" / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError as error:
-        raise UserError(
-            f"{error.filename}: not there, so the run is not finished: `ssb run` goes on with it."
-        ) from None
+        raise UserError(f"{error.filename}: not there, so the run is not finished: `ssb run` resumes it.") from None
     parts = [f"# {escaped(report['recipe'])} beside the paper", ""]
     tables = [
         ("Table 1: accuracy", table_1(report["scores"], report["decoding"])),

@@ -23,7 +23,7 @@ from ..run.manifests import Damage
 from ..run.rundir import LOCKS, RunDir
 
 LOOSE = {"recipe.yaml", "reproduction.md", *LOCKS, *(f"{stage}.log" for stage in STAGES)}
-CURVES = "tensorboard"  # a folder that goes on growing, and no stage's
+CURVES = "tensorboard"  # a folder that keeps growing, and no stage's
 UNFINISHED = (".partial", ".old")
 
 
@@ -167,7 +167,7 @@ def _describe(root: Path, stages: Stages, wrong: Sequence[str]) -> tuple[str, bo
         table.append([name, f"{len(manifest['sizes']):,}", f"{own / 1e6:,.1f}", manifest["id"][:12], state])
         lines += [*found.wrong, *found.notes]
     unfinished = sorted(path for path in root.rglob("*.partial") if path.is_dir())
-    lines += [f"{path}: not finished; the same command goes on with it" for path in unfinished]
+    lines += [f"{path}: not finished; the same command resumes it" for path in unfinished]
     differ = len(wrong) + sum(len(found.wrong) for found in stages.values())
     last = f"{files:,} files, {size / 1e6:,.1f} MB: " + (f"{differ:,} differences." if differ else "all as written.")
     return "\n".join([*plain(table), "", *lines, *[""] * bool(lines), last]), not differ

@@ -1,4 +1,4 @@
-"""Pairs that were made elsewhere: read, checked row by row, and brought along instead of being curated.
+"""Pairs that were made elsewhere: read, checked row by row, and used instead of curated ones.
 
 Three forms, told apart by what is there:
 

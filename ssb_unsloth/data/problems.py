@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import UserError
 from ..io.files import check_folder, is_finite, local, open_file
 from ..io.progress import say
+from ..pocket import is_pocket
 from ..recipe.schema import BenchmarkConfig, ProblemsConfig
 from ..records import LARGEST, Problem, read_rows, stable_id
 from ..verifier.verifiers import verifier_named
@@ -30,7 +31,7 @@ def load_problems(config: ProblemsConfig) -> list[Problem]:
         UserError: no such source or column, a question that is empty, or a gold answer that cannot be found; the file
             and line (or the row) are named.
     """
-    if config.source == "pocket":
+    if is_pocket(config.source):
         from ..pocket.problems import generate
 
         return generate(config.split, config.limit or POCKET_PROBLEMS, POCKET_SEED)
@@ -55,7 +56,7 @@ def load_benchmark(name: str, config: BenchmarkConfig) -> list[Problem]:
         UserError: as `load_problems`; or a question or an id that stands there twice, an id that is missing, or another
             number of problems than `config.count`.
     """
-    if config.source == "pocket":
+    if is_pocket(config.source):
         return load_problems(config)
     problems: dict[str, Problem] = {}
     seen: dict[tuple[str, str], str] = {}  # (column, value) -> where it stood first

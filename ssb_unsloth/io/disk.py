@@ -18,7 +18,7 @@ from typing import IO
 from ..errors import UserError
 
 ASIDE = ".tmp"  # ends the name of a file that is not whole yet
-KEPT = "What was finished is kept, and the same command goes on from there."
+KEPT = "What was finished is kept, and the same command resumes from there."
 ELSEWHERE = "or take another place by --runs or --out"
 NO_FLUSHING = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # what file systems say that flush no folders
 REFUSALS = {  # what the system says no with: in words, and the remedy
@@ -31,7 +31,7 @@ REFUSALS = {  # what the system says no with: in words, and the remedy
     errno.ENAMETOOLONG: ("the name is too long", "Give shorter ones: of the recipe, variant, benchmark or folder."),
     errno.ENOTDIR: ("a file stands where a folder is expected", f"Move it away, {ELSEWHERE}."),
     errno.EISDIR: ("a folder stands where a file is expected", f"Move it away, {ELSEWHERE}."),
-    errno.ELOOP: ("its links lead round in a circle", "Mend the links."),
+    errno.ELOOP: ("its links lead round in a circle", "Fix the links."),
     errno.EBUSY: ("the system is using it, as it does where a disk is mounted", "Link to a folder on that disk."),
     errno.EXDEV: ("it lies partly on another disk", "Link the stage's whole folder to that disk."),
     errno.EMFILE: ("too many files are open", "Raise the limit (`ulimit -n 65536`)."),

@@ -28,5 +28,5 @@ def check_before_stage(recipe: Recipe) -> None:
     if large:
         raise UserError(
             f"{cpu_build(build[0], cards[0].name)} {recipe.model.name} needs the GPU: `{versions.install_gpu_set()}`,"
-            " or hide the GPU by CUDA_VISIBLE_DEVICES= to go on without it."
+            " or hide the GPU by CUDA_VISIBLE_DEVICES= to do without it."
         )

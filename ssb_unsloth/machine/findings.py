@@ -40,11 +40,11 @@ WSL_PINNED = (
 class Finding:
     name: str
     found: str
-    mend: str = ""  # a command, or what to do
+    fix: str = ""  # a command, or what to do
     blocks: tuple[str, ...] = ()  # the kinds of recipe that cannot run because of it
 
     def state(self, kinds: tuple[str, ...]) -> str:
-        return "wrong" if set(self.blocks) & set(kinds) else "note" if self.mend else "ok"
+        return "wrong" if set(self.blocks) & set(kinds) else "note" if self.fix else "ok"
 
 
 def look(recipe: Recipe | None) -> Iterator[Finding]:
@@ -54,7 +54,7 @@ def look(recipe: Recipe | None) -> Iterator[Finding]:
     if found.cards:
         yield from _card(found.cards)
         if recipe is not None:
-            yield from (Finding("formats", said, mend, BOTH) for said, mend in wrong_formats(recipe, found.cards[0]))
+            yield from (Finding("formats", said, fix, BOTH) for said, fix in wrong_formats(recipe, found.cards[0]))
     else:
         yield Finding("gpu", found.problem, _mend_driver(found), (GPU,))
     yield from _compiler()
@@ -80,8 +80,8 @@ def _system() -> Iterator[Finding]:
 
 def _within_windows(system: str, release: str) -> Iterator[Finding]:
     if "wsl2" not in release.lower():
-        mend = "in Windows, `wsl --set-version NAME 2`; `wsl --list` has the name"
-        yield Finding("system", f"{system} in WSL 1 ({release}), which has no GPU", mend, (GPU,))
+        fix = "in Windows, `wsl --set-version NAME 2`; `wsl --list` has the name"
+        yield Finding("system", f"{system} in WSL 1 ({release}), which has no GPU", fix, (GPU,))
         return
     yield Finding("system", f"{system} in WSL 2 ({release})")
     said = "vLLM takes no pinned memory here (no UVA), and copies instead: slower, not wrong"
@@ -106,8 +106,8 @@ def _card(cards: tuple[Card, ...]) -> Iterator[Finding]:
         yield Finding("gpu", said)
     if card.free_mib is not None:
         used = card.memory_mib - card.free_mib
-        mend = STOP if used > max(1024, card.memory_mib / 100) else ""  # the driver keeps some, of a large card more
-        yield Finding("gpu memory", f"{card.free_mib / 1024:.1f} GiB free, {used / 1024:.1f} GiB in use", mend)
+        fix = STOP if used > max(1024, card.memory_mib / 100) else ""  # the driver keeps some, of a large card more
+        yield Finding("gpu memory", f"{card.free_mib / 1024:.1f} GiB free, {used / 1024:.1f} GiB in use", fix)
     yield Finding("bfloat16", "yes" if card.bfloat16 else "no; float16 is taken")
     yield _driver(card.driver, build)
     if build is not None and build[1] is None:
@@ -126,10 +126,10 @@ def _driver(driver: str, build: tuple[str, str | None] | None) -> Finding:
     oldest = hardware.DRIVERS.get(cuda.split(".")[0])
     if oldest is None or versions.numbers(driver) >= oldest:
         return Finding("driver", f"{driver}, enough for CUDA {cuda}")
-    mend = f"`sudo apt install nvidia-driver-{oldest[0]}-server` and reboot, or ask who runs the machine"
+    fix = f"`sudo apt install nvidia-driver-{oldest[0]}-server` and reboot, or ask who runs the machine"
     if wsl():
-        mend = f"install NVIDIA's driver {oldest[0]} or newer in Windows (none in Linux), then there `wsl --shutdown`"
-    return Finding("driver", f"{driver}; torch's CUDA {cuda} needs {oldest[0]} or newer", mend, (GPU,))
+        fix = f"install NVIDIA's driver {oldest[0]} or newer in Windows (none in Linux), then there `wsl --shutdown`"
+    return Finding("driver", f"{driver}; torch's CUDA {cuda} needs {oldest[0]} or newer", fix, (GPU,))
 
 
 def _mend_driver(found: hardware.Found) -> str:
@@ -151,12 +151,12 @@ def _mend_driver(found: hardware.Found) -> str:
 
 def refuse_formats(recipe: Recipe, card: Card | None) -> None:
     """Raises UserError, before a stage begins, for 16-bit formats that cannot train or sample on the card."""
-    for said, mend in wrong_formats(recipe, card):
-        raise UserError(f"{said}; {mend}.")
+    for said, fix in wrong_formats(recipe, card):
+        raise UserError(f"{said}; {fix}.")
 
 
 def wrong_formats(recipe: Recipe, card: Card | None) -> Iterator[tuple[str, str]]:
-    """What is wrong with the recipe's students, and the way out; what mends the recipe mends its variants."""
+    """What is wrong with the recipe's students, and the way out; what fixes the recipe fixes its variants."""
     if card is None:
         return
     told: set[str] = set()

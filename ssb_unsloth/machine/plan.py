@@ -29,7 +29,7 @@ def make_plan(recipe: Recipe, card: Card | None) -> Plan:
     """
     shape, source = geometry(recipe.model)
     plan = Planner(recipe, card, shape).plan(source)
-    plan.refused = [f"{said}: {mend}" for said, mend in wrong_formats(recipe, card)]
+    plan.refused = [f"{said}: {fix}" for said, fix in wrong_formats(recipe, card)]
     for stage in plan.stages:
         if stage.fits is False:
             stage.advice = list(_advice(recipe, card, shape, stage.name))

@@ -201,7 +201,7 @@ class Planner:
     def curate(self) -> StagePlan:
         c = self.recipe.curate
         if c.pairs_file:
-            return StagePlan("curate", note="pairs are brought along")
+            return StagePlan("curate", note="pairs of your own")
         asked = self.questions()
         refined = asked * self.assume.pairs / self.assume.refined_right
         rollouts = 0.0 if c.rollouts_file else asked * c.rollouts * self.assume.reply * c.rollout.max_tokens
@@ -215,16 +215,16 @@ class Planner:
 
     def evaluate(self) -> StagePlan:
         e, students = self.recipe.evaluate, (1 + len(self.recipe.variants)) * max(1, len(self.recipe.seeds))
-        entrants = 1 + students * self.recipe.rounds + e.default_prompt + len(e.adapters)
+        contestants = 1 + students * self.recipe.rounds + e.default_prompt + len(e.adapters)
         stage, replies = StagePlan("evaluate", self._sampling_memory(adapters=True)), 0.0
         for benchmark in e.benchmarks.values():
             decodings = benchmark.greedy + (benchmark.samples if benchmark.temperature is not None else 0)
-            n = entrants * decodings * (question_count(benchmark) or 500)
+            n = contestants * decodings * (question_count(benchmark) or 500)
             replies += n
             stage.sampled += n * self.assume.reply * benchmark.max_tokens
             stage.read += n * self.student_prompt
         stage.disk = TEXT_BYTES * stage.sampled
-        stage.note = f"{replies:,.0f} replies of {entrants} entrants"
+        stage.note = f"{replies:,.0f} replies of {contestants} contestants"
         self._sampling_time(stage, replies)
         return stage
 

@@ -46,7 +46,7 @@ class Statistics:
     refined: int = 0  # of the mixed: a refinement was sampled (not all: a hinted prompt may be too long)
     accepted: int = 0  # of the refined: a refinement's last box is right and it was not cut off
     pairs: int = 0  # of the first accepted questions, as many as the recipe asks for; several refinements give several
-    # Too long for the model, or spell its control tokens, or without rollouts in the file that was brought along.
+    # Too long for the model, or spell its control tokens, or without rollouts in the file that was made elsewhere.
     skipped: int = 0
     rollouts: int = 0
     no_answer: int = 0  # rollouts without a box
@@ -54,7 +54,7 @@ class Statistics:
     undecided: int = 0  # rollouts and refinements whose answer could not be compared to the end: they count as wrong
     tokens: int = 0  # sampled, rollouts and refinements
     rollout_tokens: int = 0  # of these, the rollouts'
-    brought: int = 0  # pairs made elsewhere and brought along; then all counts but `pairs` are 0
+    brought: int = 0  # pairs made elsewhere; then all counts but `pairs` are 0
 
 
 @dataclass(frozen=True)
@@ -253,7 +253,7 @@ def bring_along(pairs: Sequence[Pair], problems: Sequence[Problem], config: Cura
     for name in ("rollouts", "refinements"):
         write_jsonl(folder / f"{name}.jsonl", [])
     disk.write_text(folder / "statistics.json", json.dumps(asdict(statistics), indent=1) + "\n")
-    say(f"{len(kept):,} of {len(pairs):,} pairs brought along; nothing is sampled")
+    say(f"{len(kept):,} of your own {len(pairs):,} pairs; nothing is sampled")
     return statistics
 
 

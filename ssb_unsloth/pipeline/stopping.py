@@ -100,7 +100,7 @@ def exit_code(command: Callable[[], int]) -> int:
         return 2
     except KeyboardInterrupt as stop:
         if is_first_to_tell():
-            complain("\nssb: stopped. What was finished is kept; the same command goes on from there.")
+            complain("\nssb: stopped. What was finished is kept; the same command resumes from there.")
         return getattr(stop, "code", BY_CTRL_C)
 
 
@@ -119,7 +119,7 @@ def _end(heard: int, seconds: float) -> None:
         number = os.read(heard, 1)[0]
     time.sleep(seconds)
     if is_first_to_tell():
-        os.write(2, b"\nssb: stopped. What was finished is kept; the same command goes on from there.\n")
+        os.write(2, b"\nssb: stopped. What was finished is kept; the same command resumes from there.\n")
     os._exit(128 + number)
 
 

@@ -122,7 +122,7 @@ def finished(folder: Path) -> Student:
             f"{folder}: no student of {root / 'recipe.yaml'}, which has {', '.join(s.label for s in everyone)}."
         )
     if student.run.manifest("train") is None:
-        raise UserError(f"{folder}: its training has not been finished; `ssb run` with its recipe goes on with it.")
+        raise UserError(f"{folder}: its training has not been finished; `ssb run` with its recipe resumes it.")
     assert_trained(student, alone=len(everyone) == 1)
     student.run.check("train")
     return student

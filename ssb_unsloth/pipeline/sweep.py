@@ -1,8 +1,8 @@
 """Running a recipe: every stage of every student, each in a process of its own, then one evaluation and one report.
 
 What is up to date is skipped, what students share is made once, and several stages may run side by side (`workers`). A
-stopped run goes on with whatever is missing: nothing is remembered outside of the run folders. Where a stage fails, the
-students that do not need it are made all the same; the evaluation of all then waits until it is mended.
+stopped run resumes with whatever is missing: nothing is remembered outside of the run folders. Where a stage fails, the
+students that do not need it are made all the same; the evaluation of all then waits until it is fixed.
 """
 
 from __future__ import annotations
@@ -240,13 +240,13 @@ class Sweep:
             say(f"All stages are up to date, by their keys and sizes; `ssb verify {self._run.root}` reads every byte.")
 
     def _say_what_failed(self) -> None:
-        """Of several students: which one it was, that the others are made, and how to go on."""
+        """Of several students: which one it was, that the others are made, and how to resume."""
         if self._alone:
             return
         names, failed, waiting = "; ".join(map(self._name, self._failed)), len(self._failed), len(self._waiting)
         say(
             f"ssb: {failed} of {self._total} stages failed ({names}), and {waiting} wait for that; all others are done."
-            " Mend it, and the same command goes on from there."
+            " Fix it, and the same command resumes from there."
         )
 
     def _name(self, job: Job) -> str:

@@ -26,11 +26,11 @@ def hinted_prompts(pairs: Sequence[Pair], hint: Hint, seed: int, wording: str = 
 
     Raises:
         UserError: `shuffled` with too few questions to give every pair another's hints; or another hint than `both` for
-            a pair that was brought along as finished messages.
+            a pair that was given as finished messages.
     """
     if hint != "both" and any(pair.teacher_prompt is not None for pair in pairs):
         raise UserError(
-            f"teach.hint: {hint}; pairs that were brought along as messages have their hints in them, so only both"
+            f"teach.hint: {hint}; pairs of your own that are given as messages have their hints in them, so only both"
             " can be shown."
         )
     if hint == "shuffled":

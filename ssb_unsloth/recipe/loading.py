@@ -69,7 +69,7 @@ def resolve(given: dict[str, Any], overrides: Sequence[str], where: str, servers
             everyone += [resolved] if resolved is not None else []
         wrong += [*too_many(recipe, everyone), *([] if servers else servers_among(everyone))]
     if wrong:
-        heading = f"{where}: {len(wrong)} thing{'s' * (len(wrong) > 1)} to mend:"
+        heading = f"{where}: {len(wrong)} thing{'s' * (len(wrong) > 1)} to fix:"
         raise UserError("\n".join([heading, *(f"  {line}" for line in wrong)]))
     return recipe
 

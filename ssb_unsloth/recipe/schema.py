@@ -167,7 +167,7 @@ class TrainConfig:
     # ours: what the teacher's logits are multiplied by; the paper's teacher is as it is
     sharpen: float = number(1.0, above=0)
     gradient_checkpointing: bool = False  # recompute activations: less memory, about a third slower; Unsloth: its own
-    save_steps: int = number(50, above=0)  # a stopped run goes on from the last multiple
+    save_steps: int = number(50, above=0)  # a stopped run resumes from the last multiple
     logging_steps: int = number(1, above=0)
     probe_steps: int = number(32, at_least=0)  # measure the student's own reply length so often; 0: never
     probe_questions: int = number(32, at_least=0)

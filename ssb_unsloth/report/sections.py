@@ -179,7 +179,7 @@ def curation_section(report: dict[str, Any]) -> str:
     c = report["curation"]
     if c["brought"]:
         kept = "all of them" if c["pairs"] == c["brought"] else f"the first {c['pairs']:,}"
-        return f"## Curation\n\n{c['brought']:,} pairs were brought along, and {kept} used; nothing was sampled.\n\n"
+        return f"## Curation\n\n{c['brought']:,} pairs of your own were read, and {kept} used; nothing was sampled.\n\n"
     undecided = ""
     if c.get("undecided"):
         undecided = (

@@ -42,9 +42,9 @@ def worked_examples(run: RunDir, student: str, seed: int) -> str:
 
 
 def _shown_to_teacher(pair: Pair, rollouts: Mapping[str, Rollout]) -> list[str]:
-    """The two rollouts; of a pair that was brought along, what it has of them."""
+    """The two rollouts; of a pair that was made elsewhere, what it has of them."""
     if pair.teacher_prompt is not None:
-        return [_fenced("What the teacher is shown, brought along", pair.teacher_prompt[-1]["content"])]
+        return [_fenced("What the teacher is shown, as it was given", pair.teacher_prompt[-1]["content"])]
     wrong = rollouts.get(pair.wrong_id)
     answer = "" if wrong is None else f", answer {code(wrong.answer or 'none')}"
     return [

@@ -29,7 +29,7 @@ def on(what: str) -> Iterator[None]:
 
 
 class Watch:
-    """The seconds of a stage, those of earlier attempts at it included, which were stopped and are gone on with.
+    """The seconds of a stage, those of earlier attempts at it included, which were stopped and resumed.
 
     What an attempt took that ends in an error or a signal is kept in `file`; of one that was killed nothing is known.
     """

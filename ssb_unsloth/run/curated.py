@@ -28,6 +28,6 @@ def read_questions(run: RunDir) -> list[Problem]:
 
 
 def read_rollouts(run: RunDir) -> list[Rollout]:
-    """All rollouts of these questions; none where the pairs were brought along."""
+    """All rollouts of these questions; none where the pairs were made elsewhere."""
     path = run.stage("curate") / "rollouts.jsonl"
     return read_jsonl(path, Rollout) if path.exists() else []

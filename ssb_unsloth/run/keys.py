@@ -1,6 +1,6 @@
 """What a recipe's parts are to the stages that they determine: a local file or folder is its contents, not its path.
 
-So a run goes on after it was moved, from another folder, and with a path that is spelt otherwise.
+So a run resumes after it was moved, from another folder, and with a path that is spelt otherwise.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 from ..backends.sources import model_path
 from ..io.files import local
+from ..pocket import is_pocket
 from ..recipe.renamed import with_first_names
 from ..recipe.schema import CurateConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig, TrainConfig
 from ..verifier.verifiers import MATH
@@ -36,7 +37,7 @@ def of_sampler(config: SamplerConfig) -> dict[str, Any]:
 
 
 def of_problems(config: ProblemsConfig) -> dict[str, Any]:
-    if config.source == "pocket":  # a folder of that name may lie here
+    if is_pocket(config.source):  # a folder of that name may lie here
         return as_written(config)
     return {**as_written(config), "source": of_path(config.source, "problems.source")}
 

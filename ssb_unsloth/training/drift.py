@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..backends.control_tokens import encode
 from ..errors import UserError
 from ..io.files import local
+from ..pocket import is_pocket
 from ..records import read_rows
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def unrelated(source: str, tokenizer: PreTrainedTokenizerBase) -> list[Text]:
     Raises:
         UserError: there is no such file, a line has no text, or no text has two tokens.
     """
-    if source == "pocket":
+    if is_pocket(source):
         return _drills(tokenizer)
     texts = []
     for number, row in read_rows(local(source, "train.drift_texts")):

@@ -135,7 +135,7 @@ def _draw(groups: Sequence[Sequence[Rollout]], count: int, seed: int) -> list[Ro
 
 
 def _token_ids(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The sampler's own ids; only a rollout that was brought along as text is tokenized."""
+    """The sampler's own ids; only a rollout that was given as text is tokenized."""
     if rollout.token_ids is not None:
         return rollout.token_ids
     ids = encode(tokenizer, rollout.text)

@@ -105,7 +105,7 @@ def test_a_template_that_refuses_a_system_message_is_told_so(folders):
 @pytest.mark.slow
 @every_family
 def test_a_family_goes_through_the_whole_chain_by_its_own_recipe(folders, tmp_path, name):
-    """Curate by pairs that were brought along, for a random model gets nothing right; then teach, train, evaluate."""
+    """Curate by pairs that were made elsewhere, for a random model gets nothing right; then teach, train, evaluate."""
     rows = [json.loads(line) for line in (DATA / "train_rows.jsonl").read_text().splitlines()]
     pairs = [
         {"question": r["question"], "right": REPLY, "wrong": "\\boxed{1}", "reply": f"{n} cups. \\boxed{{{n}}}"}
@@ -156,5 +156,5 @@ def test_a_family_goes_through_the_whole_chain_by_its_own_recipe(folders, tmp_pa
     assert replies["published"] == replies["ssb"] != replies["base"]
     assert len(replies["base"]) == 2
     report = (run.stage("report") / "report.md").read_text(encoding="utf-8")
-    assert "4 pairs were brought along" in report
+    assert "4 pairs of your own were read" in report
     assert "\\boxed{3}" in (run.stage("report") / "examples.md").read_text(encoding="utf-8")

@@ -148,7 +148,7 @@ def test_a_place_for_runs_that_is_no_folder_is_named(fails, tmp_path):
 
 def test_overrides_stand_before_and_after_options(fails, tmp_path):
     said = fails("teach", POCKET, "seed=-1", "--runs", str(tmp_path), "curate.pairs=-2", "--force", "train.epochs=-7")
-    assert "3 things to mend" in said
+    assert "3 things to fix" in said
     assert all(f"{key}: {value}" in said for key, value in (("seed", -1), ("curate.pairs", -2), ("train.epochs", -7)))
     said = fails("teach", POCKET, "--runs", str(tmp_path), "--force", "name=mine")
     assert str(tmp_path / "mine" / "curate") in said

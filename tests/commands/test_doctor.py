@@ -126,7 +126,7 @@ def test_the_driver_must_be_new_enough_for_torchs_cuda(gpu_machine, nvidia_smi, 
     assert findings.can_run is fine
     if not fine:
         assert "or newer" in find(findings, "driver").found
-        assert "sudo apt install nvidia-driver-" in find(findings, "driver").mend
+        assert "sudo apt install nvidia-driver-" in find(findings, "driver").fix
 
 
 def test_a_cpu_build_of_torch_on_a_gpu_machine_is_found_and_no_stage_begins(gpu_machine, torch_is, three_b):
@@ -140,18 +140,18 @@ def test_a_cpu_build_of_torch_on_a_gpu_machine_is_found_and_no_stage_begins(gpu_
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "mend"),
+    ("answer", "code", "fix"),
     [
         ("Failed to initialize NVML: Driver/library version mismatch", 18, "sudo reboot"),
         ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", 9, "--reinstall"),
         ("No devices were found", 6, "--reinstall"),
     ],
 )
-def test_a_broken_driver_is_told_from_an_absent_one(gpu_machine, nvidia_smi, three_b, answer, code, mend):
+def test_a_broken_driver_is_told_from_an_absent_one(gpu_machine, nvidia_smi, three_b, answer, code, fix):
     nvidia_smi(answer, code)
     findings = examine(load(three_b), machine_only=True)
     assert not findings.can_run
-    assert mend in find(findings, "gpu").mend
+    assert fix in find(findings, "gpu").fix
 
 
 def test_a_card_that_is_too_old_or_too_small_or_in_use_is_named(gpu_machine, nvidia_smi, three_b):
@@ -163,7 +163,7 @@ def test_a_card_that_is_too_old_or_too_small_or_in_use_is_named(gpu_machine, nvi
     findings = examine(load(three_b), machine_only=True)
     assert not findings.can_run
     assert "more than there is" in find(findings, "memory").found
-    assert "nvidia-smi" in find(findings, "gpu memory").mend
+    assert "nvidia-smi" in find(findings, "gpu memory").fix
 
 
 def test_a_card_that_others_use_is_no_room_and_the_others_are_named(gpu_machine, nvidia_smi, three_b):
@@ -173,7 +173,7 @@ def test_a_card_that_others_use_is_no_room_and_the_others_are_named(gpu_machine,
     findings = examine(load(three_b), machine_only=True)
     assert not findings.can_run
     assert "every stage would fit, and 4.9 GiB are free" in find(findings, "memory").found
-    assert "CUDA_VISIBLE_DEVICES" in find(findings, "memory").mend
+    assert "CUDA_VISIBLE_DEVICES" in find(findings, "memory").fix
     assert "the first of 2; CUDA_VISIBLE_DEVICES takes another" in find(findings, "gpu").found
     nvidia_smi(busy.format(free=39000))
     assert examine(load(three_b), machine_only=True).can_run
@@ -183,8 +183,8 @@ def test_a_card_in_parts_without_any_needs_no_other_driver(gpu_machine, nvidia_s
     nvidia_smi(A100.format(driver="580.82.07") + ", Enabled")
     finding = find(examine(load(three_b), machine_only=True), "gpu")
     assert "MIG mode" in finding.found
-    assert "nvidia-smi -mig 0" in finding.mend
-    assert "driver" not in finding.mend
+    assert "nvidia-smi -mig 0" in finding.fix
+    assert "driver" not in finding.fix
 
 
 def test_a_card_whose_memory_is_not_told_is_not_one_of_none(gpu_machine, nvidia_smi, three_b):
@@ -199,7 +199,7 @@ def test_a_missing_compiler_is_named_before_triton_needs_it(gpu_machine, three_b
     monkeypatch.setattr(machine.sysconfig, "get_path", lambda name: str(tmp_path / "none"))
     finding = find(examine(load(three_b), machine_only=True), "c compiler")
     assert finding.blocks == ("gpu",)
-    assert "sudo apt install gcc python3" in finding.mend
+    assert "sudo apt install gcc python3" in finding.fix
 
 
 def test_a_full_disk_is_named(gpu_machine, three_b, monkeypatch):
@@ -393,12 +393,12 @@ def test_a_gated_model_without_a_token_and_with_one_that_may_not(a_hub, three_b,
     seen = a_hub(answers)
     finding = hub_findings(three_b)[0]
     assert "is gated, and there is no token" in finding.found
-    assert "hf auth login" in finding.mend
+    assert "hf auth login" in finding.fix
     assert finding.blocks == ("gpu",)
     monkeypatch.setenv("HF_TOKEN", SECRET)
     finding = hub_findings(three_b)[0]
     assert "the hub refuses it" in finding.found
-    assert "accept its licence" in finding.mend
+    assert "accept its licence" in finding.fix
     assert seen[-2][1] == f"Bearer {SECRET}"
 
 
@@ -422,14 +422,14 @@ def test_no_network_and_an_empty_cache(a_hub, three_b, monkeypatch):
     (finding,) = hub_findings(three_b)
     assert "does not answer" in finding.found
     assert "is not in the cache" in finding.found
-    assert "HF_ENDPOINT" in finding.mend
+    assert "HF_ENDPOINT" in finding.fix
     assert finding.blocks == ("gpu",)
 
 
 def test_without_a_network_a_gated_model_is_still_known_to_be_gated(a_hub, three_b, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     three_b.write_text(three_b.read_text().replace("Qwen/Qwen2.5-3B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"))
-    assert "accept its licence" in hub_findings(three_b)[0].mend
+    assert "accept its licence" in hub_findings(three_b)[0].fix
 
 
 def test_the_token_is_looked_for_where_the_hubs_library_looks(monkeypatch, tmp_path):
@@ -466,7 +466,7 @@ def test_an_engine_that_cannot_be_imported_stands_in_the_way_unless_the_recipe_d
     monkeypatch.setattr(doctor, "try_import", lambda module: ("cannot be imported: boom", False))
     broken = examine(load(POCKET))
     assert not broken.can_run
-    assert "sampler.engine=transformers" in find(broken, "vllm").mend
+    assert "sampler.engine=transformers" in find(broken, "vllm").fix
     assert examine(load(POCKET, ["sampler.engine=transformers"])).can_run
 
 

@@ -239,7 +239,7 @@ def test_the_card_of_pairs_brought_along_in_the_released_codes_way_says_so(tmp_p
     run = make_run(tmp_path / "run", changes=["preset=author_code"], counted=counted)
     export(run, ["adapter"])
     card = (run / "export" / "adapter" / "README.md").read_text(encoding="utf-8")
-    assert "56 pairs, brought along." in card
+    assert "56 pairs that were made elsewhere." in card
     assert "come from the base itself" not in card
     assert "the question with a space between them" in card
     assert prompt_text("tutor", "released") in card

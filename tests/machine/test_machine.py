@@ -179,7 +179,7 @@ def test_the_doctor_sees_what_flashinfer_will_compile_and_whether_it_can(
     if said:
         assert said in finding.found
         assert "its attention and its sampler" in finding.found
-        assert "set sampler.attention_backend=FLASH_ATTN VLLM_USE_FLASHINFER_SAMPLER=0, or install" in finding.mend
+        assert "set sampler.attention_backend=FLASH_ATTN VLLM_USE_FLASHINFER_SAMPLER=0, or install" in finding.fix
     asked.sampler.engine = "transformers"
     assert not [f for f in examine(asked, machine_only=True).findings if f.name == "flashinfer"]
     asked.variants = {"grpo": {"train": {"method": "grpo"}}}  # samples by vLLM all the same
@@ -222,11 +222,11 @@ def test_formats_that_cannot_work_on_a_card_are_said_with_the_way_out_and_no_sta
     if way is None:
         machine.refuse_formats(chosen, hardware.here())
         return
-    assert found[0].mend == f"set {way}"
+    assert found[0].fix == f"set {way}"
     with pytest.raises(UserError, match=r"train\.lora\.dtype" if "lora" in way else r"model\.dtype"):
         check_before_stage(chosen)
-    mended = recipe(tmp_path, *overrides, *way.split(" (")[0].split())
-    machine.refuse_formats(auto.choose(mended, hardware.here()), hardware.here())
+    fixed = recipe(tmp_path, *overrides, *way.split(" (")[0].split())
+    machine.refuse_formats(auto.choose(fixed, hardware.here()), hardware.here())
 
 
 def test_torch_really_refuses_to_scale_gradients_of_float16_weights():
@@ -255,32 +255,32 @@ def test_a_bare_wsl_is_told_what_to_do_in_windows_and_never_to_install_a_driver_
     in_wsl("5.15.167.4-microsoft-standard-WSL2")
     monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi
     findings = examine(recipe(tmp_path), machine_only=True)
-    assert "wsl --shutdown" in find(findings, "gpu").mend
+    assert "wsl --shutdown" in find(findings, "gpu").fix
     a_machine("a100")
     findings = examine(recipe(tmp_path), machine_only=True)
     assert "WSL 2" in find(findings, "system").found
     assert "no UVA" in find(findings, "wsl").found
-    assert find(findings, "wsl").mend == "`export VLLM_WSL2_ENABLE_PIN_MEMORY=1`"
+    assert find(findings, "wsl").fix == "`export VLLM_WSL2_ENABLE_PIN_MEMORY=1`"
     assert find(findings, "wsl").state(("gpu",)) == "note"
     monkeypatch.setenv("VLLM_WSL2_ENABLE_PIN_MEMORY", "1")
     assert not [f for f in examine(recipe(tmp_path), machine_only=True).findings if f.name == "wsl"]
     a_machine("a100")
     monkeypatch.setitem(CARDS, "a100", CARDS["a100"].replace("580.82.07", "570.10"))
     a_machine("a100")
-    assert "in Windows (none in Linux)" in find(examine(recipe(tmp_path), machine_only=True), "driver").mend
+    assert "in Windows (none in Linux)" in find(examine(recipe(tmp_path), machine_only=True), "driver").fix
 
 
 @pytest.mark.parametrize(
-    ("release", "name", "mend"),
+    ("release", "name", "fix"),
     [
         ("4.4.0-19041-Microsoft", "system", "--set-version"),
         ("4.19.104-microsoft-standard-WSL2", "wsl", "wsl --update"),
     ],
 )
-def test_an_old_wsl_is_to_be_updated(a_machine, in_wsl, tmp_path, release, name, mend):
+def test_an_old_wsl_is_to_be_updated(a_machine, in_wsl, tmp_path, release, name, fix):
     a_machine("a100")
     in_wsl(release)
-    assert mend in find(examine(recipe(tmp_path), machine_only=True), name).mend
+    assert fix in find(examine(recipe(tmp_path), machine_only=True), name).fix
 
 
 def test_windows_nvidia_smi_is_found_where_it_is_not_on_path(nvidia_smi, tmp_path, monkeypatch):
@@ -347,7 +347,7 @@ def test_unsloth_is_imported_without_vllm_which_can_be_imported_afterwards(tmp_p
 def test_an_unknown_card_can_be_used_and_the_keys_for_its_times_are_named(a_machine, tmp_path, capsys):
     a_machine("new")
     finding = find(examine(recipe(tmp_path), machine_only=True), "gpu")
-    assert "card.tflops" in finding.mend
+    assert "card.tflops" in finding.fix
     assert finding.blocks == ()
     assert cli.main(["plan", str(tmp_path / "r.yaml"), "card.tflops=200", "card.bandwidth=900", "card.price=1"]) == 0
     assert "at 1 an hour" in capsys.readouterr().out

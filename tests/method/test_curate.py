@@ -337,7 +337,7 @@ def test_a_prompt_without_room_for_its_reply_is_skipped_and_counted(tmp_path):
 
 
 def test_recorded_solutions_of_other_models_are_graded_as_they_were_labelled(tmp_path):
-    """Real rollouts brought along: no model is asked before the refinement, and then for mixed questions only."""
+    """Real rollouts of one\'s own: no model is asked before the refinement, and then for mixed questions only."""
     rows = [json.loads(line) for line in RECORDED.read_text(encoding="utf-8").splitlines()]
     problems = [Problem(stable_id(row["question"]), row["question"], row["gold"]) for row in rows]
     sampler = Scripted(lambda messages, seed: "\\boxed{no idea}")

@@ -211,7 +211,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "goes on from there" in said
+    assert "resumes from there" in said
     assert "Traceback" not in said
     kept = Kept(first).replies
     assert kept

@@ -1,4 +1,4 @@
-"""It goes on, from any moment: kills, full disks, links, missing locks, moved runs."""
+"""It resumes, from any moment: kills, full disks, links, missing locks, moved runs."""
 
 import contextlib
 import errno
@@ -292,7 +292,7 @@ def test_a_disk_that_is_full_at_any_step_is_a_sentence_and_loses_nothing(tmp_pat
             break
     assert len(said) > 8
     assert all("the disk is full (No space left on device). Free some space there" in text for text in said)
-    assert all("What was finished is kept, and the same command goes on from there." in text for text in said)
+    assert all("What was finished is kept, and the same command resumes from there." in text for text in said)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_a_stage_that_may_write_no_large_file_says_so(tmp_path):
     )
     assert done.returncode == 2, done.stderr
     assert "no file may be that large there" in done.stderr
-    assert "goes on from there" in done.stderr
+    assert "resumes from there" in done.stderr
     assert "Traceback" not in done.stderr
     assert Kept(tmp_path / "pocket" / "curate.partial" / "kept" / "wave-0000.rollouts.jsonl").replies
 

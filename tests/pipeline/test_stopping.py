@@ -114,7 +114,7 @@ def test_a_signal_ends_the_command_and_its_stage_while_a_server_hangs(tmp_path, 
     assert not left
     assert process.returncode == code
     assert "Traceback" not in said
-    assert said.count("goes on from there") == 1, said
+    assert said.count("resumes from there") == 1, said
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ import signal, sys, threading, time
 from ssb_unsloth.pipeline import stopping
 def tell():
     if stopping.is_first_to_tell():
-        print("it goes on from there", file=sys.stderr)
+        print("it resumes from there", file=sys.stderr)
 def swallow():
     while True:
         try: time.sleep(60)
@@ -150,7 +150,7 @@ print("ready", flush=True)
     _, said = process.communicate()
     assert time.monotonic() - begun < SECONDS
     assert process.returncode == 143, said
-    assert said.count("goes on from there") == 1
+    assert said.count("resumes from there") == 1
 
 
 def test_a_worker_that_a_library_ends_does_not_end_the_command():

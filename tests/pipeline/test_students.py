@@ -217,7 +217,7 @@ def test_a_run_that_is_up_to_date_is_looked_at_by_sizes_and_times(tmp_path, caps
 
 @pytest.fixture
 def brought(tmp_path):
-    """A recipe whose students learn by SFT from two pairs that were brought along: only evaluation samples."""
+    """A recipe whose students learn by SFT from two pairs that were made elsewhere: only evaluation samples."""
     ask = [{"role": "user", "content": "What is 1 + 1?"}]
     rows = [{"prompt": ask, "teacher_prompt": ask, "reply": f"{n} \\boxed{{2}}"} for n in range(2)]
     write_jsonl(tmp_path / "pairs.jsonl", rows)

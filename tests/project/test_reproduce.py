@@ -47,7 +47,7 @@ def test_without_a_gpu_it_is_a_sentence_the_plan_and_the_demo_and_nothing_is_ins
     assert done.returncode == 2
     first = done.stdout.splitlines()[0]
     assert first.startswith(f"{THREE_B} cannot run on this machine: ")
-    assert "To mend it: " in first
+    assert "To fix it: " in first
     assert "Plan for qwen2.5-3b-gsm8k on NVIDIA A100-SXM4-40GB" in done.stdout
     assert "train grpo" in done.stdout
     assert "`make demo` runs the whole method here" in done.stdout
@@ -58,9 +58,7 @@ def test_what_is_wrong_with_a_machine_is_said_by_its_name(nvidia_smi):
     nvidia_smi("0, GPU-a, NVIDIA A100-SXM4-40GB, 40960, 40339, 535.183.01, 8.0")
     done = reproduce(THREE_B, "card.price=2")
     assert done.returncode == 2
-    assert (
-        "cannot run on this machine: driver: 535.183.01; torch's CUDA 13.0 needs 580 or newer. To mend" in done.stdout
-    )
+    assert "cannot run on this machine: driver: 535.183.01; torch's CUDA 13.0 needs 580 or newer. To fix" in done.stdout
     assert re.search(r"Cost: .* h, at 2 an hour \d", done.stdout)
 
 

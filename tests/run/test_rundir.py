@@ -1,4 +1,4 @@
-"""The run folder: what is finished is whole, what is not is gone on with or thrown away."""
+"""The run folder: what is finished is whole, what is not is resumed or thrown away."""
 
 import concurrent.futures
 import contextlib

@@ -1,4 +1,4 @@
-"""Kills the pocket's run at random moments, lets the same command go on, and compares with an undisturbed run.
+"""Kills the pocket's run at random moments, lets the same command resume, and compares with an undisturbed run.
 
     python tests/support/chaos.py --kills 50 --seed 1
 

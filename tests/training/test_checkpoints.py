@@ -242,7 +242,7 @@ def test_a_full_disk_is_a_sentence_and_the_checkpoint_before_is_kept(undisturbed
     with monkeypatch.context() as patch:
         patch.setattr(DiskFull, "name", name)
         patch.setattr(ssb, "Bar", DiskFull)
-        with pytest.raises(UserError, match="goes on from there"):
+        with pytest.raises(UserError, match="resumes from there"):
             run("ssb", folder)
     assert steps(folder) == [2]
     assert outcome(folder, run("ssb", folder)) == undisturbed[1]

@@ -23,7 +23,7 @@ def test_the_names_are_those_of_the_installed_transformers():
     [
         ("[tensorbord]", r"train\.report_to: no tracker 'tensorbord'; did you mean tensorboard\?"),
         ("[none]", r"no tracker 'none'; known: azure_ml, .*; \[\] for none"),
-        ("[wand, tensorbord]", r"2 things to mend:(.|\n)*wandb(.|\n)*tensorbord"),
+        ("[wand, tensorbord]", r"2 things to fix:(.|\n)*wandb(.|\n)*tensorbord"),
     ],
 )
 def test_a_misspelt_tracker_is_said_when_the_recipe_is_read(given, says):
