@@ -10,15 +10,14 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from ..backends import engine_of, load_sampler
 from ..backends.control_tokens import ControlText
 from ..backends.sampler import Adapter, Request, Sampler
 from ..errors import UserError
-from ..prompts import Messages, default_messages, student_messages
+from ..prompts import PROMPTS, Prompt
 from ..recipe.schema import BASE, DEFAULT_PROMPT, BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
 from ..records import Generation, Problem, generations_file, read_jsonl, write_jsonl
 from ..run.kept import Kept
@@ -26,13 +25,6 @@ from ..seeds import derive_seed
 from ..verifier.protocol import VERDICTS
 from ..verifier.verifiers import MATH, verifier_named
 
-PROMPTS: dict[str, Callable[[str], Messages]] = {
-    "tutor": student_messages,
-    "released": partial(student_messages, wording="released"),  # the tutor prompt as the released code words it
-    "default": default_messages,
-}
-
-Prompt = Literal["tutor", "released", "default"]
 Benchmarks = Mapping[str, tuple[BenchmarkConfig, Sequence[Problem]]]
 
 

@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..io import disk
 from ..io.files import local
 from ..io.progress import say
-from ..prompts import Messages, refinement_messages, student_messages
+from ..prompts import Messages, Wording, refinement_messages, student_messages
 from ..recipe.schema import CurateConfig, SamplingConfig
 from ..records import Pair, Problem, Rollout, read_rows, stable_id, write_jsonl
 from ..run import clock
@@ -92,7 +92,7 @@ class Curator:
         max_model_len: int,
         seed: int,
         folder: Path,
-        wording: str = "paper",
+        wording: Wording = "paper",
         control_text: str = "skip",
         verifier: str = MATH,
     ) -> None:

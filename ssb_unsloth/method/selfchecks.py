@@ -23,7 +23,7 @@ from ..backends.chat_template import as_text, check_prompt, render
 from ..backends.sources import model_path, unloadable
 from ..backends.wrapped import causal_lm
 from ..errors import UserError
-from ..prompts import student_messages, teacher_messages
+from ..prompts import Wording, student_messages, teacher_messages
 from ..recipe.schema import LoraConfig, ModelConfig, Recipe
 from .collator import Example, make_view
 from .distributions import StoredTeacher, placed
@@ -40,7 +40,7 @@ EXAMPLES = 8  # whose likelihood is looked at
 OTHER_METHODS = "take another model, or train.method sft, rft or grpo, which need no hidden states"
 
 
-def check_template(tokenizer: PreTrainedTokenizerBase, wording: str) -> None:
+def check_template(tokenizer: PreTrainedTokenizerBase, wording: Wording) -> None:
     """Student's and teacher's messages each stand once in the rendered prompt, whatever blanks the template changes."""
     for messages in (student_messages(QUESTION, wording), teacher_messages(QUESTION, RIGHT, WRONG, wording)):
         check_prompt(as_text(tokenizer, messages, prompt=True), messages, f"The chat template of {_name(tokenizer)}")
@@ -228,7 +228,7 @@ def check_same(
     return kl
 
 
-def check_trained(student: nn.Module, tokenizer: PreTrainedTokenizerBase, wording: str) -> None:
+def check_trained(student: nn.Module, tokenizer: PreTrainedTokenizerBase, wording: Wording) -> None:
     """Student and base differ after the training."""
     ids = render(tokenizer, student_messages(QUESTION, wording))[-TOKENS:]
     ids_1S = torch.tensor([ids], device=next(student.parameters()).device)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from ..backends.sources import adapter_path
 from ..data.problems import load_benchmark
 from ..errors import UserError
-from ..evaluation.evaluate import PROMPTS, Contestant, assert_adapters_fit, base_contestants, check_room
+from ..evaluation.evaluate import Contestant, assert_adapters_fit, base_contestants, check_room
+from ..prompts import PROMPTS, student_prompt
 from ..recipe.methods import METHODS
 from ..recipe.schema import BenchmarkConfig, Recipe
 from ..records import Problem
@@ -75,7 +76,7 @@ def _check_model(same: Sequence[Recipe], whole: Recipe, benchmarks: Benchmarks) 
 def _check_rooms(tokenizer: PreTrainedTokenizerBase, recipe: Recipe, benchmarks: Benchmarks) -> None:
     from ..backends.chat_template import render
 
-    messages = PROMPTS["tutor" if recipe.prompts.wording == "paper" else "released"]
+    messages = PROMPTS[student_prompt(recipe.prompts.wording)]
     for name, (config, problems) in benchmarks.items():
         for problem in problems:
             length = len(render(tokenizer, messages(problem.question)))

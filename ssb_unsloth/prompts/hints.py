@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from ..errors import UserError
 from ..records import Pair
-from . import Messages, gold_only, teacher_messages
+from . import Messages, Wording, gold_only, teacher_messages
 
 # both: the pair's right and wrong rollout (the paper); right, wrong: one of them; none: the bare refinement prompt;
 # gold: the gold answer without steps, in the right rollout's place; shuffled: both, of another question.
@@ -21,7 +21,7 @@ Hint = Literal["both", "right", "wrong", "none", "gold", "shuffled"]
 HINTS: tuple[Hint, ...] = get_args(Hint)
 
 
-def hinted_prompts(pairs: Sequence[Pair], hint: Hint, seed: int, wording: str = "paper") -> list[Messages]:
+def hinted_prompts(pairs: Sequence[Pair], hint: Hint, seed: int, wording: Wording = "paper") -> list[Messages]:
     """The teacher's prompt for each pair. `seed` decides which question's hints `shuffled` shows.
 
     Raises:
@@ -41,7 +41,7 @@ def hinted_prompts(pairs: Sequence[Pair], hint: Hint, seed: int, wording: str = 
     return [pair.teacher_prompt or _hinted_prompt(pair, hint, wording) for pair in pairs]
 
 
-def _hinted_prompt(pair: Pair, hint: Hint, wording: str) -> Messages:
+def _hinted_prompt(pair: Pair, hint: Hint, wording: Wording) -> Messages:
     if hint == "gold":
         return teacher_messages(pair.question, gold_only(pair.gold), None, wording)
     right = pair.right if hint in ("both", "right") else None

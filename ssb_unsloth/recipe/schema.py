@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from omegaconf import MISSING
 
+from ..prompts import Wording
 from ..prompts.hints import Hint
 from .methods import MethodName
 from .ranges import as_in, each, number
@@ -54,7 +55,7 @@ class PromptsConfig:
     """What the model is shown, and which tokens of the reply are learnt. The second choice of each is the released
     code's (docs/presets.md)."""
 
-    wording: Literal["paper", "released"] = "paper"  # of the tutor and the refinement prompt: paper §3.1, or the code's
+    wording: Wording = "paper"  # of the tutor and the refinement prompt: paper §3.1, or the code's
     student: Literal["chat", "joined"] = "chat"  # §3.2.1: the chat template; joined: prompt and question with a space
     # A text may spell a control token of the model, such as <|im_end|>: it is tokenized as the text that it is. Where
     # tokenizer or template cannot tell it from their own, the question or pair is left out and counted, or refused.

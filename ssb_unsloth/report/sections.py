@@ -7,7 +7,7 @@ from typing import Any
 
 from ..evaluation.stats import RESAMPLES
 from ..io.markdown import escaped, opening, pipes
-from ..prompts import text
+from ..prompts import system_text
 from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe
 from .tables import Row, difference_table, gain_table, published_table, samples_table, score_table, student_table
@@ -96,8 +96,7 @@ def _undecided(count: int, what: str, where: str) -> str:
 
 def system_prompts(scores: Sequence[Row]) -> dict[str, str | None]:
     """The system prompts under which the scores were made, by name; None for the model's own default."""
-    texts = {"tutor": text("tutor"), "released": text("tutor", "released"), "default": None}
-    return {name: texts[name] for name in dict.fromkeys(s["prompt"] for s in scores)}
+    return {name: system_text(name) for name in dict.fromkeys(s["prompt"] for s in scores)}
 
 
 def _how(benchmarks: Mapping[str, Row], questions: Mapping[str, int]) -> str:

@@ -20,7 +20,7 @@ from ..backends.transformers_sampler import TransformersSampler
 from ..errors import UserError
 from ..io.progress import bar
 from ..method.modeling import resting
-from ..prompts import student_messages
+from ..prompts import Wording, student_messages
 from ..recipe.schema import SamplingConfig
 from ..records import Problem
 from ..run import clock
@@ -39,7 +39,7 @@ class LengthProbe(TrainerCallback):
         probes: Sequence[Problem],
         every: int,
         tokens: int,
-        wording: str,
+        wording: Wording,
     ) -> None:
         self._trainer, self._every = trainer, every
         self._model = cast(nn.Module, trainer.model)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...backends.sources import adapter_path
 from ...errors import UserError
+from ...prompts import student_prompt
 from ...recipe.schema import BenchmarkConfig
 from ...records import EXAMPLES_BENCHMARK, WORKED_EXAMPLES, Problem
 from ...run import keys
 from ...run.curated import read_pairs
 from ...run.rundir import Work
 from ..stage import Scope, Stage
-
-if TYPE_CHECKING:
-    from ...evaluation.evaluate import Prompt
 
 
 class Evaluate(Stage):
@@ -58,7 +56,7 @@ class Evaluate(Stage):
             shown = BenchmarkConfig(source="pairs", verifier=verifier, temperature=None, max_tokens=limit)
             benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
         seeds = list(dict.fromkeys(student.recipe.seed for student in everyone))
-        prompt: Prompt = "tutor" if recipe.prompts.wording == "paper" else "released"  # one for all that take part
+        prompt = student_prompt(recipe.prompts.wording)  # one for all that take part
         contestants = [
             contestant
             for seed in seeds
