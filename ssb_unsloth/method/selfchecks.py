@@ -133,7 +133,7 @@ def check_student(recipe: Recipe, model: nn.Module, examples: Sequence[Example],
     if targets is None:
         check_teacher(recipe, model, examples)
     if recipe.teach.targets != "one_hot":  # no distribution of the model's
-        check_same(model, examples, targets, recipe.train.kd_temperature / recipe.train.sharpen)
+        check_same(model, examples, targets, recipe.train.teacher_temperature)
 
 
 def check_head(model: nn.Module, ids: Sequence[int]) -> None:

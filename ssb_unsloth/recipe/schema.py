@@ -176,6 +176,11 @@ class TrainConfig:
     token_pairs: int = number(24, at_least=0)  # ours: pairs followed token by token, KL before and after; 0: none
     report_to: list[str] = field(default_factory=list)  # names of trackers.py, as [tensorboard]; the extra [trackers]
 
+    @property
+    def teacher_temperature(self) -> float:
+        """What the teacher's logits are divided by. Targets with a tail (top_k) belong to one such temperature."""
+        return self.kd_temperature / self.sharpen
+
 
 @dataclass
 class BenchmarkConfig(ProblemsConfig):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from ...backends.sources import adapter_path
 from ...errors import UserError
 from ...prompts import student_prompt
-from ...recipe.schema import BenchmarkConfig
+from ...recipe.schema import BASE, BenchmarkConfig, Recipe
 from ...records import EXAMPLES_BENCHMARK, WORKED_EXAMPLES, Problem
 from ...run import keys
 from ...run.curated import read_pairs
-from ...run.rundir import Work
+from ...run.rundir import RunDir, Work
+from ...run.student import Student
 from ..stage import Scope, Stage
+
+if TYPE_CHECKING:
+    from ...evaluation.evaluate import Contestant
 
 
 class Evaluate(Stage):
@@ -33,48 +38,55 @@ class Evaluate(Stage):
         }
 
     def make(self, scope: Scope, work: Work) -> None:
-        recipe, run = scope.recipe, scope.run
         from ...data.problems import load_benchmark
-        from ...evaluation.evaluate import Contestant, assert_adapters_fit, base_contestants
+        from ...evaluation.evaluate import assert_adapters_fit
         from ...evaluation.run import Evaluation
         from ..preflight import check_references
 
-        if not recipe.evaluate.benchmarks:
+        recipe, run, asked = scope.recipe, scope.run, scope.recipe.evaluate
+        if not asked.benchmarks:
             raise UserError("evaluate.benchmarks: empty, so there is nothing to evaluate on; name one in the recipe.")
-        benchmarks = {
-            name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()
-        }
+        benchmarks = {name: (config, load_benchmark(name, config)) for name, config in asked.benchmarks.items()}
         everyone = scope.trained()
         for student in everyone:
             student.run.check("train")
         if run.manifest("curate") is not None:
             run.check("curate", ["pairs.jsonl"])
-            # The first pairs' own questions: no score, since the students were trained on them, but the report shows
-            # the replies.
-            first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:WORKED_EXAMPLES]]
-            limit, verifier = recipe.curate.rollout.max_tokens, recipe.problems.verifier
-            shown = BenchmarkConfig(source="pairs", verifier=verifier, temperature=None, max_tokens=limit)
-            benchmarks[EXAMPLES_BENCHMARK] = (shown, first)
-        seeds = list(dict.fromkeys(student.recipe.seed for student in everyone))
-        prompt = student_prompt(recipe.prompts.wording)  # one for all that take part
-        contestants = [
-            contestant
-            for seed in seeds
-            for contestant in base_contestants(recipe.model, seed, recipe.evaluate.default_prompt, prompt)
-        ]
-        contestants += [
-            Contestant(s.name, s.recipe.model, s.run.stage("train") / "adapter", s.recipe.seed, prompt)
-            for s in everyone
-        ]
-        for name, source in recipe.evaluate.adapters.items():
-            path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
-            contestants += [Contestant(name, recipe.model, path, seed, prompt) for seed in seeds]
+            benchmarks[EXAMPLES_BENCHMARK] = _worked_examples(recipe, run)
+        contestants = _contestants(recipe, everyone)
         assert_adapters_fit(contestants, recipe.sampler)
         names = list(dict.fromkeys(contestant.name for contestant in contestants))
         check_references(recipe, names)
-        against = [(name, ref) for ref in recipe.evaluate.references for name in names if name not in (ref, "base")]
+        against = [(name, ref) for ref in asked.references for name in names if name not in (ref, BASE)]
         evaluation = Evaluation(contestants, benchmarks, recipe.sampler, recipe.seed, against)
         evaluation.run(work, run.stage("evaluate"))
+
+
+def _worked_examples(recipe: Recipe, run: RunDir) -> tuple[BenchmarkConfig, list[Problem]]:
+    """The first pairs' own questions: no score, since the students were trained on them, but the report shows the
+    replies.
+    """
+    first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:WORKED_EXAMPLES]]
+    limit, verifier = recipe.curate.rollout.max_tokens, recipe.problems.verifier
+    return BenchmarkConfig(source="pairs", verifier=verifier, temperature=None, max_tokens=limit), first
+
+
+def _contestants(recipe: Recipe, everyone: Sequence[Student]) -> list[Contestant]:
+    """The base under each seed, the students, and the adapters that the recipe gives; one prompt for all."""
+    from ...evaluation.evaluate import Contestant, base_contestants
+
+    seeds = list(dict.fromkeys(student.recipe.seed for student in everyone))
+    prompt = student_prompt(recipe.prompts.wording)
+    found = []
+    for seed in seeds:
+        found += base_contestants(recipe.model, seed, recipe.evaluate.default_prompt, prompt)
+    for student in everyone:
+        adapter = student.run.stage("train") / "adapter"
+        found.append(Contestant(student.name, student.recipe.model, adapter, student.recipe.seed, prompt))
+    for name, source in recipe.evaluate.adapters.items():
+        path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
+        found += [Contestant(name, recipe.model, path, seed, prompt) for seed in seeds]
+    return found
 
 
 STAGE = Evaluate()

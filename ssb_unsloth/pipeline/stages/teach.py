@@ -44,7 +44,7 @@ class Teach(Stage):
         if recipe.teach.targets != "online":
             tokenizer = load_tokenizer(recipe.model)
             examples = render_examples(recipe, pairs, tokenizer)
-            temperature = recipe.train.kd_temperature / recipe.train.sharpen
+            temperature = recipe.train.teacher_temperature
             model = backend.load(recipe.sampler.max_model_len)
             pad = pad_id(tokenizer, embedded(model))
             check_teacher(recipe, model, examples)
@@ -65,7 +65,7 @@ class Teach(Stage):
 
 def _stored_temperature(recipe: Recipe) -> float | None:
     """The temperature that the targets belong to: the teacher's where a tail was made at it, else none."""
-    return recipe.train.kd_temperature / recipe.train.sharpen if recipe.teach.targets == "top_k" else None
+    return recipe.train.teacher_temperature if recipe.teach.targets == "top_k" else None
 
 
 STAGE = Teach()
