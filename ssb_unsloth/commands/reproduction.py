@@ -2,7 +2,7 @@
 
     python -m ssb_unsloth.commands.reproduction RUN       writes RUN/reproduction.md and prints it
 
-The published figures are in `report.PUBLISHED`; those of Figure 2 are read off its curves by eye.
+The paper's figures are those of `published`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,13 @@ from ..io.markdown import escaped, pipes
 from ..io.terminal import complain, tell
 from ..machine.hardware import here
 from ..machine.plan import make_plan, span
+from ..published import FIGURE_2, PAIRS, QUESTIONS, TABLE_1
 from ..recipe.loading import load
-from ..report.tables import PUBLISHED, Table, percent
+from ..report.tables import Table, percent
 from ..run.rundir import RunDir
 
-FIGURE_2 = {  # the paper's Figure 2, by eye: first and last
-    "loss": (0.56, 0.25),
-    "gradient norm": (1.05, 0.28),
-    "reply length, tokens": (235.0, 385.0),
-}
-QUESTIONS = 950  # paper §4.1: used for 256 pairs
 ENDS = 10  # steps that are averaged at each end of a curve
-NAMES = {"base": "base", "ssb": "SSB", "grpo": "GRPO"}  # here, and in PUBLISHED
+NAMES = {"base": "base", "ssb": "SSB", "grpo": "GRPO"}  # here, and in TABLE_1
 
 
 def compare(root: Path) -> str:
@@ -59,7 +54,7 @@ def compare(root: Path) -> str:
     if "curation" in report:
         c = report["curation"]
         parts.append(
-            f"{c['questions']:,} questions were used for {c['pairs']:,} pairs; the paper: {QUESTIONS} for 256."
+            f"{c['questions']:,} questions were used for {c['pairs']:,} pairs; the paper: {QUESTIONS} for {PAIRS}."
         )
     parts += [
         "The paper states neither the prompt nor the decoding of its evaluation, and its figures are one run's. Where"
@@ -80,7 +75,7 @@ def table_1(scores: Sequence[Mapping[str, Any]], decoding: Mapping[str, Mapping[
         if score["seed"] is not None and (score["model"], score["benchmark"], score["temperature"]) in averaged:
             continue  # its mean over the seeds stands for it
         name = str(decoding.get(score["benchmark"], {}).get("name") or score["benchmark"])
-        published = PUBLISHED.get(name, {})
+        published = TABLE_1.get(name, {})
         known = next((key for key in published if key.lower() == NAMES.get(score["model"], "").lower()), None)
         if known is None or (score["scoring"], score.get("metric", "pass@1")) != ("equivalent", "pass@1"):
             continue

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .. import published
+
 GIB = 2**30
 LOSS_ROWS = 256  # losses.CHUNK_ROWS
 LOSS_BLOCK = 2**25  # elements of the loss's scratch on a GPU (losses.py)
@@ -24,7 +26,7 @@ NETWORK = (100e6, 10e6)  # bytes a second from the hub and the package index
 # Resident memory of a process on a CPU before model and data: its libraries.
 PROCESS_BYTES = {"transformers": 0.6e9, "vllm": 1.2e9, "none": 0.1e9}
 # Questions where the recipe does not say how many: the published sizes.
-SIZES = {"openai/gsm8k": {"train": 7473, "test": 1319}, "HuggingFaceH4/MATH-500": {"test": 500}}
+SIZES = {"openai/gsm8k": {"train": 7473}}
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Assumptions:
     question: int = 70
     tutor: int = 80  # the system prompt and the template's own tokens
     refine: int = 330  # the refine prompt without question and replies
-    pairs: float = 256 / 950  # a question
+    pairs: float = published.PAIRS / published.QUESTIONS  # a question
     refined_right: float = 0.9
 
 

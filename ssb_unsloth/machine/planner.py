@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..pocket import is_pocket
+from ..recipe.benchmarks import BENCHMARKS
 from ..recipe.loading import variant
 from ..recipe.methods import METHODS
 from ..recipe.schema import BenchmarkConfig, Recipe
@@ -389,9 +390,15 @@ def question_count(problems: Any) -> int | None:
     if is_pocket(problems.source):
         return problems.limit or 1000
     count = getattr(problems, "count", None) if isinstance(problems, BenchmarkConfig) else None
-    known = count or SIZES.get(problems.source, {}).get(problems.split)
+    known = count or SIZES.get(problems.source, {}).get(problems.split) or _benchmark_count(problems)
     given = [n for n in (problems.limit, known) if n is not None]
     return min(given) if given else None
+
+
+def _benchmark_count(problems: Any) -> int | None:
+    rows = BENCHMARKS.values()
+    same = (row for row in rows if (row["source"], row["split"]) == (problems.source, problems.split))
+    return next((row["count"] for row in same if "count" in row), None)
 
 
 def target_bytes(targets: str, shape: Geometry, top_k: int, itemsize: int) -> int:

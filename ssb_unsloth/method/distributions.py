@@ -109,6 +109,6 @@ class Terms:
     gradient: bool
 
     @property
-    def size(self) -> float:
+    def bound(self) -> float:
         """Bound of d loss_n / d s_n without w_n. Gradients are divided by it until they are float32 for good."""
         return abs(self.kd_weight) * self.temperature + abs(self.ce_weight) or 1.0

@@ -200,7 +200,7 @@ def _walk(
     shapes = (student.shape, weight.shape, weight.shape[:1])
     gradients = [student.new_zeros(x, dtype=dtype) if want else None for x, want in zip(shapes, wanted, strict=True)]
     d_student_NH, d_weight_VH, d_bias_V = gradients
-    row_scale = weights.to(dtype)[:, None] * (head.scale * terms.size)
+    row_scale = weights.to(dtype)[:, None] * (head.scale * terms.bound)
     ignored = weights[:, None] == 0
 
     chunks = list(_slices(n_rows, chunk_rows))
@@ -252,7 +252,7 @@ def _rows(
 ) -> None:
     """The work between the products, for a block of n rows.
 
-    s: [n, V] the student's h Wᵀ; overwritten by the gradient with respect to it, but for w_n, head.scale, terms.size.
+    s: [n, V] the student's h Wᵀ; overwritten by the gradient with respect to it, but for w_n, head.scale, terms.bound.
     t: [n, V] the teacher's, or its final logits, overwritten; or its likeliest words.
     words: [n] labels, for the cross-entropy.
     out: [n] each: what it names is filled.
@@ -287,10 +287,10 @@ def _rows(
         torch.exp(log_q.sub_(outcomes[:, -1:]), out=s).mul_(gap[:, -1:]).scatter_(-1, t.indices, gap[:, :-1])
     else:
         q.sub_(p)
-    s.mul_(terms.kd_weight * terms.temperature / terms.size)
+    s.mul_(terms.kd_weight * terms.temperature / terms.bound)
     if words is not None and d_ce is not None:
         d_ce[torch.arange(len(words), device=words.device), words] -= 1
-        s.add_(d_ce, alpha=terms.ce_weight / terms.size)
+        s.add_(d_ce, alpha=terms.ce_weight / terms.bound)
     if slope is not None:
         s.mul_(slope)
 

@@ -8,6 +8,7 @@ from typing import Any
 from ..evaluation.stats import RESAMPLES
 from ..io.markdown import escaped, opening, pipes
 from ..prompts import system_text
+from ..published import PAIRS, QUESTIONS
 from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe
 from .tables import Row, difference_table, gain_table, published_table, samples_table, score_table, student_table
@@ -189,7 +190,7 @@ def curation_section(report: dict[str, Any]) -> str:
 {c["questions"]:,} questions, {c["rollouts"]:,} rollouts ({c["no_answer"]:,} without a box, {c["truncated"]:,} cut off):
 {c["all_right"]:,} questions with only right rollouts, {c["all_wrong"]:,} with only wrong ones, {c["mixed"]:,} mixed
 ({c["repeated_wrong"]:,} of them with a repeated wrong answer). {c["refined"]:,} questions refined, {c["accepted"]:,} of
-them rightly, {c["pairs"]:,} pairs kept. The paper used 950 questions for its 256 pairs.
+them rightly, {c["pairs"]:,} pairs kept. The paper used {QUESTIONS} questions for its {PAIRS} pairs.
 
 {undecided}\
 ![From questions to pairs](curation.png)

@@ -7,12 +7,7 @@ from typing import Any
 
 from ..evaluation.stats import wilson
 from ..io.markdown import Markdown
-
-PUBLISHED: dict[str, dict[str, tuple[int, int]]] = {  # the paper's Table 1 in counts: right, questions
-    "math500": {"base": (188, 500), "GRPO": (224, 500), "SSB": (277, 500)},  # 37.6, 44.8, 55.4 %
-    "aime2024": {"base": (0, 30), "GRPO": (1, 30), "SSB": (4, 30)},  # 0, 3.33, 13.33 %
-}
-
+from ..published import TABLE_1
 
 Row = Mapping[str, Any]
 
@@ -101,7 +96,7 @@ def published_table(benchmarks: Sequence[str | None]) -> Table:
     """The paper's Table 1 for those of the benchmarks that are in it, with Wilson's intervals for its counts."""
     table = [["benchmark", "model, as published", "accuracy", "95 % interval"]]
     for benchmark in benchmarks:
-        for model, (right, n) in PUBLISHED.get(benchmark or "", {}).items():
+        for model, (right, n) in TABLE_1.get(benchmark or "", {}).items():
             low, high = wilson(right, n)
             table.append([str(benchmark), model, percent(right / n), f"{100 * low:.1f} to {100 * high:.1f}"])
     return table

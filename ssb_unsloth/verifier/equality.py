@@ -42,7 +42,7 @@ from .judge import Question, asked, same_formula, trouble
 from .protocol import note_on
 from .replies import parts_within
 from .spelling import characters
-from .units import differ, size, totals, with_letter_unit
+from .units import differ, in_base_unit, totals, with_letter_unit
 
 ROUNDED_DIGITS = 6
 
@@ -161,8 +161,8 @@ def _same(answer: Answer, gold: Answer) -> bool:
     if (answer.is_percent and gold.unit) or (gold.is_percent and answer.unit):
         return False
     if differ(answer.unit, gold.unit):
-        measured = size(answer.value, answer.unit)
-        return measured is not None and measured == size(gold.value, gold.unit)
+        measured = in_base_unit(answer.value, answer.unit)
+        return measured is not None and measured == in_base_unit(gold.value, gold.unit)
     if (
         answer.variable
         and gold.variable

@@ -170,7 +170,7 @@ def differ(one: str, other: str) -> bool:
     return bool(one and other and one != other and not (speeds and "mph" in (one, other)))
 
 
-def size(value: Fraction | None, unit: str) -> tuple[str, Fraction] | None:
+def in_base_unit(value: Fraction | None, unit: str) -> tuple[str, Fraction] | None:
     """What a number with a unit measures, and how much: ("m^2", 1/10,000) for 1 cm². None if that is not known."""
     above, _, below = unit.partition("/")
     measured: list[str] = []
@@ -408,7 +408,7 @@ def totals(text: str) -> list[str]:
         return []
     text = spell(text).replace('"', " ")
     found = [(Fraction(amount), unit_of(name)) for amount, name in _MEASURED.findall(text)]
-    sizes = [size(Fraction(1), unit) for _, unit in found]
+    sizes = [in_base_unit(Fraction(1), unit) for _, unit in found]
     if len(found) < 2 or _MEASURED.sub("", text).strip():
         return []
     known = [one for one in sizes if one is not None]

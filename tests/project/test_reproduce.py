@@ -14,7 +14,7 @@ import pytest
 
 from ssb_unsloth.commands import reproduction
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.report import tables
+from ssb_unsloth.published import TABLE_1
 
 ROOT = Path(__file__).parents[2]
 THREE_B = "recipes/qwen2.5-3b-gsm8k.yaml"
@@ -218,7 +218,7 @@ def test_table_1_puts_each_score_beside_the_same_models_published_one():
         score("sft", "math500", 0.5, 0.4, 0.6),
     ]
     rows = reproduction.table_1(scores, {"math500": {"name": "math500"}, "mine": {"name": "math500"}})[1:]
-    published = tables.PUBLISHED["math500"]
+    published = TABLE_1["math500"]
     assert [(row[1].lower(), row[-1]) for row in rows] == [("base", "apart"), ("ssb", "overlap")]
     right, n = next(value for key, value in published.items() if key.lower() == "base")
     assert rows[0][2] == f"{100 * right / n:.1f} %" == "37.6 %"
