@@ -31,24 +31,23 @@ ROOMS = {
         "seeds": "",
         "io": "errors",
         "records": "errors io",
-        "prompts": "errors io records",
-        "recipe": "errors io prompts",
-        "verifier": "errors io recipe",
+        "prompts": "errors records",
+        "verifier": "errors",
+        "recipe": "errors io prompts verifier",
         "pocket": "errors io records prompts",
         "machine": "errors io recipe pocket",
         "backends": "errors io prompts recipe pocket machine",
         "data": "errors io records prompts recipe verifier pocket backends",
-        "run": "errors io records recipe backends data",
+        "run": "errors io records verifier recipe backends data",
         "method": "errors seeds io records prompts recipe verifier backends run",
-        "training": "errors seeds io records prompts recipe verifier pocket backends run method",
+        "training": "errors seeds io records prompts recipe verifier pocket backends data run method",
         "evaluation": "errors seeds io records prompts recipe verifier backends run",
         "report": "errors io records prompts recipe run training evaluation",
-        "pipeline": "errors seeds io records prompts recipe verifier pocket machine backends data run method training"
-        " evaluation report",
+        "pipeline": "errors io records recipe machine backends data run method training evaluation report",
         "commands": "errors io records prompts recipe verifier pocket machine backends data run evaluation report"
         " pipeline",
         "__init__": "method training",  # the public names, each imported when it is asked for
-        "cli": "errors io recipe machine run report pipeline commands __init__",
+        "cli": "errors io recipe machine pipeline commands __init__",
         "__main__": "cli",
     }.items()
 }
@@ -89,7 +88,7 @@ def _imports(module: str, path: Path, known: dict[str, Path]) -> Iterator[Import
         elif isinstance(node, ast.Import):
             taken = [(alias.name, "") for alias in node.names]
         else:
-            continue
+            taken = [(name, "") for name in _by_name(node, ".".join(here), known)]
         for of, name in taken:
             if of.partition(".")[0] == PACKAGE:
                 inner = of.partition(".")[2]
@@ -98,6 +97,17 @@ def _imports(module: str, path: Path, known: dict[str, Path]) -> Iterator[Import
                     yield Import(module, whole, "", node.lineno)
                 else:
                     yield Import(module, inner or "__init__", name, node.lineno)
+
+
+def _by_name(node: ast.AST, here: str, known: dict[str, Path]) -> list[str]:
+    """What `importlib.import_module(f"{__package__}.commands.{name}")` may import: every module of that folder."""
+    if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module"):
+        return []
+    said = ast.unparse(node.args[0])
+    if not said.startswith("f'{__package__}."):
+        return []
+    folder = said.removeprefix("f'{__package__}.").partition("{")[0]
+    return [f"{PACKAGE}.{name}" for name in known if f"{PACKAGE}.{name}".startswith(f"{here}.{folder}")]
 
 
 def room(module: str) -> str:
@@ -122,7 +132,7 @@ def floors() -> list[list[str]]:
     """The rooms with a floor of their own, from the top: each stands right above the highest that it may import."""
     height: dict[str, int] = {}
     for name, may in ROOMS.items():
-        height[name] = 1 + max((height[other] for other in may), default=0)
+        height[name] = 0 if name in GROUND else 1 + max((height[other] for other in may), default=0)
     shown = [name for name in ROOMS if name not in GROUND and not name.startswith("__")]
     return [[name for name in shown if height[name] == h] for h in sorted({height[n] for n in shown}, reverse=True)]
 

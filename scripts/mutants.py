@@ -51,7 +51,7 @@ TESTS = {
     "records": "test_records test_curate",
     "report.costs": "test_costs",
     "run.rundir": "test_rundir",
-    "run.students": "test_students",
+    "pipeline.students": "test_students",
     "training.arguments": "test_library",
     "training.rows": "test_library",
     "training.ssb": "test_train_arguments test_baselines",
