@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 import sys
 import textwrap
 from collections import Counter
@@ -88,7 +89,7 @@ def _imports(module: str, path: Path, known: dict[str, Path]) -> Iterator[Import
         elif isinstance(node, ast.Import):
             taken = [(alias.name, "") for alias in node.names]
         else:
-            taken = [(name, "") for name in _by_name(node, ".".join(here), known)]
+            taken = [(name, "") for name in _by_name(node, here, known)]
         for of, name in taken:
             if of.partition(".")[0] == PACKAGE:
                 inner = of.partition(".")[2]
@@ -99,15 +100,15 @@ def _imports(module: str, path: Path, known: dict[str, Path]) -> Iterator[Import
                     yield Import(module, inner or "__init__", name, node.lineno)
 
 
-def _by_name(node: ast.AST, here: str, known: dict[str, Path]) -> list[str]:
-    """What `importlib.import_module(f"{__package__}.commands.{name}")` may import: every module of that folder."""
-    if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module"):
+def _by_name(node: ast.AST, here: tuple[str, ...], known: dict[str, Path]) -> list[str]:
+    """What `importlib.import_module(f"..training.{name}", __package__)` may import: every module of that folder."""
+    if not (isinstance(node, ast.Call) and ast.unparse(node.func) in ("import_module", "importlib.import_module")):
         return []
-    said = ast.unparse(node.args[0])
-    if not said.startswith("f'{__package__}."):
+    said = re.match(r"f'(?:{__package__})?(\.+)([\w.]*\.){", ast.unparse(node.args[0]))
+    if said is None:
         return []
-    folder = said.removeprefix("f'{__package__}.").partition("{")[0]
-    return [f"{PACKAGE}.{name}" for name in known if f"{PACKAGE}.{name}".startswith(f"{here}.{folder}")]
+    folder = ".".join([*here[: len(here) - len(said[1]) + 1], said[2]])
+    return [f"{PACKAGE}.{name}" for name in known if f"{PACKAGE}.{name}".startswith(folder)]
 
 
 def room(module: str) -> str:
