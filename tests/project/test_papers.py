@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts import house
 from ssb_unsloth import __version__
 from ssb_unsloth.run.manifests import FORMAT
 
@@ -71,3 +72,9 @@ def test_every_file_that_a_document_names_exists(document):
     folders = ("ssb_unsloth", "tests", "scripts", "benchmarks", "docs", "examples", "constraints", "recipes")
     missing += [name for name in bare if not any(any((ROOT / folder).rglob(name)) for folder in folders)]
     assert sorted(missing) == []
+
+
+def test_the_readme_lists_every_room_once():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^      (\w+)/ ", text, re.M)
+    assert sorted(listed) == sorted(name for name in house.ROOMS if (ROOT / house.PACKAGE / name).is_dir())
