@@ -1,7 +1,7 @@
 """The order of the package's rooms, and docs/house.svg, which is drawn from the imports as they are.
 
-    python scripts/house.py            # draw the picture again
-    python scripts/house.py --check    # exit code 1 if the stored one is not what the imports give
+    python scripts/house.py            # draw the picture again, and write each room's law into its __init__
+    python scripts/house.py --check    # exit code 1 if the stored picture is not what the imports give
 
 A room is a folder of ssb_unsloth/, or one of the few files beside them. `ROOMS` is the only place that says which room
 may import which; tests/project/test_house.py holds the code to it. Imports within functions count, and those for types.
@@ -138,6 +138,23 @@ def floors() -> list[list[str]]:
     return [[name for name in shown if height[name] == h] for h in sorted({height[n] for n in shown}, reverse=True)]
 
 
+def law(name: str) -> str:
+    """Who may import whom, as a room's `__init__` says it at the end of its docstring."""
+    by = [other for other, may in ROOMS.items() if name in may]
+    said = (f"May import: {', '.join(ROOMS[name])}.", f"May be imported by: {', '.join(by)}.")
+    return "\n".join(textwrap.fill(line, 118, subsequent_indent="    ") for line in said)
+
+
+def write_laws() -> None:
+    for name in ROOMS:
+        path = ROOT / PACKAGE / name / "__init__.py"
+        if path.exists():
+            text = path.read_text(encoding="utf-8")
+            about, end, rest = text.removeprefix('"""').partition('"""')
+            about = about.partition("\n\nMay import:")[0].rstrip()
+            path.write_text(f'"""{about}\n\n{law(name)}\n{end}{rest}', encoding="utf-8")
+
+
 # ---- the picture
 
 WIDTH, HEIGHT, GAP, LEVEL, TOP = 492, 78, 24, 104, 84
@@ -249,6 +266,7 @@ def main() -> int:
         current = PICTURE.exists() and PICTURE.read_text(encoding="utf-8") == text
         print(f"{PICTURE.relative_to(ROOT)} is {'' if current else 'not '}current", file=sys.stderr)
         return int(not current)
+    write_laws()
     PICTURE.write_text(text, encoding="utf-8")
     print(f"{PICTURE.relative_to(ROOT)} is written", file=sys.stderr)
     return 0
