@@ -63,7 +63,7 @@ test-gpu: ## the tests that need a CUDA GPU, in the environment that is active; 
 check: tests ## format, lint, no warning of the compiler's, types, and make test
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/python -W error -m compileall -qq -f ssb_unsloth scripts benchmarks tests
+	$(BIN)/python -W error -m compileall -qq -f ssb_unsloth scripts benchmarks examples tests
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
 
