@@ -261,13 +261,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the picture is not current")
     args = parser.parse_args()
-    text = draw()
     if args.check:
-        current = PICTURE.exists() and PICTURE.read_text(encoding="utf-8") == text
+        current = PICTURE.exists() and PICTURE.read_text(encoding="utf-8") == draw()
         print(f"{PICTURE.relative_to(ROOT)} is {'' if current else 'not '}current", file=sys.stderr)
         return int(not current)
-    write_laws()
-    PICTURE.write_text(text, encoding="utf-8")
+    write_laws()  # first: the picture counts their lines
+    PICTURE.write_text(draw(), encoding="utf-8")
     print(f"{PICTURE.relative_to(ROOT)} is written", file=sys.stderr)
     return 0
 
