@@ -64,7 +64,7 @@ TESTS = {
 NAMED: list[tuple[str, str, str, str]] = [  # module, right, wrong, tests beyond the module's own
     ("method.curate", "self.config.contrast,", '"random",', ""),
     ("method.curate", "self.config.unboxed,", '"wrong",', ""),
-    ("method.curate", 'None if self.config.equality == "math" else str.__eq__', "None", ""),
+    ("method.curate", 'exact = self.config.equality == "string"', "exact = False", ""),
     ("method.curate", "self._sample(wanted, self.config.refine,", "self._sample(wanted, self.config.rollout,", ""),
     ("method.curate", "problem.gold, completion.finish_reason,", 'problem.gold, "stop",', ""),
     ("method.curate", "finish_reason=completion.finish_reason,", 'finish_reason="stop",', ""),

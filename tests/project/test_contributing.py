@@ -56,7 +56,7 @@ def test_what_is_added_passes_the_linter(changed):
 def test_the_benchmark_is_listed_and_a_recipe_may_name_it(changed):
     code = """
 from pathlib import Path
-from ssb_unsloth.recipe.schema import load
+from ssb_unsloth.recipe.loading import load
 config = load(Path("recipes/qwen2.5-3b-gsm8k.yaml"), ["evaluate.benchmarks.amc2023={}"]).evaluate.benchmarks["amc2023"]
 print(config.source, config.count)
 """
@@ -67,7 +67,7 @@ print(config.source, config.count)
 def test_the_verifier_grades_and_a_recipe_may_name_it(changed):
     code = r"""
 from pathlib import Path
-from ssb_unsloth.recipe.schema import load
+from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.verifier.verifiers import verifier_named
 choice = verifier_named(load(Path("recipes/pocket.yaml"), ["problems.verifier=choice"]).problems.verifier)
 for answer in ("B", "(b)", r"\text{B}", "B) 12", "C", "12", "Bob"):
@@ -115,7 +115,8 @@ from ssb_unsloth.backends import load_sampler
 from ssb_unsloth.backends.sampler import Request
 from ssb_unsloth.prompts import student_messages
 from ssb_unsloth.recipe.methods import METHODS
-from ssb_unsloth.recipe.schema import SamplingConfig, load
+from ssb_unsloth.recipe.loading import load
+from ssb_unsloth.recipe.schema import SamplingConfig
 from ssb_unsloth.records import Problem, Rollout
 from ssb_unsloth.training.common import Inputs
 
