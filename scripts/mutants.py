@@ -58,7 +58,9 @@ TESTS = {
     "training.ssb": "test_train_arguments test_trainer",
     "training.trainer": "test_trainer test_library",
     "verifier.answers": "test_grading",
-    "verifier.grading": "test_grading test_curate",
+    "verifier.boxed": "test_verifiers test_grading",
+    "verifier.equality": "test_grading",
+    "verifier.mathematical": "test_grading test_curate",
     "verifier.replies": "test_grading",
 }
 NAMED: list[tuple[str, str, str, str]] = [  # module, right, wrong, tests beyond the module's own
