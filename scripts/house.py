@@ -43,7 +43,7 @@ ROOMS = {
         "method": "errors seeds io records prompts recipe verifier backends run",
         "training": "errors seeds io records prompts recipe verifier pocket backends data run method",
         "evaluation": "errors seeds io records prompts recipe verifier backends run",
-        "report": "errors io records prompts recipe run training evaluation",
+        "report": "io records prompts recipe run training evaluation",
         "pipeline": "errors io records recipe machine backends data run method training evaluation report",
         "commands": "errors io records prompts recipe verifier pocket machine backends data run evaluation report"
         " pipeline",
