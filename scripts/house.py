@@ -39,12 +39,12 @@ ROOMS = {
         "machine": "errors io recipe pocket",
         "backends": "errors io prompts recipe pocket machine",
         "data": "errors io records prompts recipe verifier pocket backends",
-        "run": "errors io records verifier recipe backends data",
+        "run": "errors io records verifier recipe pocket backends data",
         "method": "errors seeds io records prompts recipe verifier backends run",
         "training": "errors seeds io records prompts recipe verifier pocket backends data run method",
         "evaluation": "errors seeds io records prompts recipe verifier backends run",
         "report": "io records prompts recipe run training evaluation",
-        "pipeline": "errors io records recipe machine backends data run method training evaluation report",
+        "pipeline": "errors io records prompts recipe machine backends data run method training evaluation report",
         "commands": "errors io records prompts recipe verifier pocket machine backends data run evaluation report"
         " pipeline",
         "__init__": "method training",  # the public names, each imported when it is asked for

@@ -5,7 +5,7 @@ when shown a right and a wrong one. It lets every stage run for real in minutes;
 `python -m ssb_unsloth.pocket.build --out DIR` rebuilds it from nothing.
 
 May import: errors, io, records, prompts.
-May be imported by: machine, backends, data, training, commands.
+May be imported by: machine, backends, data, run, training, commands.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ text goes in unchanged.
 Purbesh Mitra, https://github.com/purbeshmitra/semantic-soft-bootstrapping), which differ: docs/presets.md.
 
 May import: errors, records.
-May be imported by: recipe, pocket, backends, data, method, training, evaluation, report, commands.
+May be imported by: recipe, pocket, backends, data, method, training, evaluation, report, pipeline, commands.
 """
 
 from __future__ import annotations

@@ -6,6 +6,6 @@
 
 Knows no stage and no method.
 
-May import: errors, io, records, verifier, recipe, backends, data.
+May import: errors, io, records, verifier, recipe, pocket, backends, data.
 May be imported by: method, training, evaluation, report, pipeline, commands.
 """
