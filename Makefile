@@ -63,7 +63,7 @@ test-gpu: ## the tests that need a CUDA GPU, in the environment that is active; 
 check: tests ## format, lint, no warning of the compiler's, types, and make test
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/python -W error -m compileall -qq -f ssb_unsloth scripts benchmarks tests
+	$(BIN)/python -W error -m compileall -qq -f ssb_unsloth scripts benchmarks examples tests
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
 
@@ -96,8 +96,8 @@ bench-gpu: ## the same on a CUDA machine, in the environment that is active ther
 	$(GPU).report
 
 gpu-checks: ## what only a GPU can tell (docs/gpu.md): two commands of at most ten minutes
-	$(GPU).gpu_checks unsloth-train memory-caps
-	$(GPU).gpu_checks kd-kernel teacher-pass numerics
+	HF_HUB_OFFLINE=1 python -m scripts.gpu_checks unsloth-train memory-caps
+	HF_HUB_OFFLINE=1 python -m scripts.gpu_checks kd-kernel teacher-pass numerics
 
 clean: ## remove what was made here: .venv, runs, caches, build files
 	rm -rf .venv .venv-gpu runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis unsloth_compiled_cache

@@ -1,7 +1,7 @@
 """Would the tests see it? Makes small mistakes in the package, one at a time, and runs the tests that are about them.
 
     python scripts/mutants.py                            # the named mistakes, and 12 drawn ones of each module
-    python scripts/mutants.py curate losses --drawn 40   # of these modules
+    python scripts/mutants.py method.losses --drawn 40   # of this module
     python scripts/mutants.py --seed 2                   # other ones
 
 A mistake that no test sees has survived: it is shown with its line, and the exit code is 1. Named mistakes are those
@@ -35,46 +35,49 @@ SECONDS = 300  # a mutant that hangs is seen, too
 
 # The tests that are about a module: those that should see what is wrong with it, the quick ones first.
 TESTS = {
-    "answers": "test_grading",
-    "arguments": "test_library",
-    "collator": "test_collator test_trainer",
-    "costs": "test_costs",
-    "curate": "test_curate",
-    "evaluate": "test_evaluate",
-    "grading": "test_grading test_curate",
-    "losses": "test_losses",
-    "modeling": "test_selfchecks test_trainer",
-    "pairs": "test_pairs",
-    "problems": "test_problems",
+    "commands.verify": "test_verify",
+    "data.pairs": "test_pairs",
+    "data.problems": "test_problems",
+    "evaluation.evaluate": "test_evaluate",
+    "evaluation.scores": "test_scores",
+    "evaluation.stats": "test_stats",
+    "method.collator": "test_collator test_trainer",
+    "method.curate": "test_curate",
+    "method.examples": "test_teach test_presets",
+    "method.losses": "test_losses",
+    "method.modeling": "test_selfchecks test_trainer",
+    "method.targets": "test_teach test_trainer",
+    "method.teach": "test_teach",
     "records": "test_records test_curate",
-    "replies": "test_grading",
-    "rows": "test_library",
-    "rundir": "test_rundir",
-    "scores": "test_scores",
-    "stats": "test_stats",
-    "students": "test_students",
-    "targets": "test_teach test_trainer",
-    "teach": "test_teach",
-    "train": "test_train_arguments test_baselines",
-    "trainer": "test_trainer test_library",
-    "verify": "test_verify",
-    "views": "test_teach test_presets",
+    "report.costs": "test_costs",
+    "run.rundir": "test_rundir",
+    "pipeline.students": "test_students",
+    "training.arguments": "test_library",
+    "training.common": "test_train_arguments test_common test_baselines",
+    "training.rows": "test_library",
+    "training.ssb": "test_train_arguments test_trainer",
+    "training.trainer": "test_trainer test_library",
+    "verifier.answers": "test_grading",
+    "verifier.boxed": "test_verifiers test_grading",
+    "verifier.equality": "test_grading",
+    "verifier.mathematical": "test_grading test_curate",
+    "verifier.replies": "test_grading",
 }
 NAMED: list[tuple[str, str, str, str]] = [  # module, right, wrong, tests beyond the module's own
-    ("curate", "self.config.contrast,", '"random",', ""),
-    ("curate", "self.config.unboxed,", '"wrong",', ""),
-    ("curate", 'None if self.config.equality == "math" else str.__eq__', "None", ""),
-    ("curate", "self._sample(wanted, self.config.refine,", "self._sample(wanted, self.config.rollout,", ""),
-    ("curate", "problem.gold, completion.finish_reason,", 'problem.gold, "stop",', ""),
-    ("curate", "finish_reason=completion.finish_reason,", 'finish_reason="stop",', ""),
-    ("curate", "if refinement.verdict == Verdict.RIGHT", "if refinement.verdict != Verdict.WRONG", ""),
-    ("train", '"max_grad_norm": config.max_grad_norm,', "", ""),
-    ("train", '"weight_decay": config.weight_decay,', "", ""),
-    ("train", '"warmup_steps": config.warmup_steps,', "", ""),
-    ("train", '"lr_scheduler_type": config.lr_scheduler,', "", ""),
-    ("train", '"seed": seed,', "", ""),
-    ("scores", "[b[id_] for id_ in a]", "list(b.values())", ""),
-    ("modeling", "Head(layer.weight, layer.bias,", "Head(layer.weight, None,", ""),
+    ("method.curate", "self.config.contrast,", '"random",', ""),
+    ("method.curate", "self.config.unboxed,", '"wrong",', ""),
+    ("method.curate", 'exact = self.config.equality == "string"', "exact = False", ""),
+    ("method.curate", "self._sample(wanted, self.config.refine,", "self._sample(wanted, self.config.rollout,", ""),
+    ("method.curate", "problem.gold, completion.finish_reason,", 'problem.gold, "stop",', ""),
+    ("method.curate", "finish_reason=completion.finish_reason,", 'finish_reason="stop",', ""),
+    ("method.curate", "if refinement.verdict == Verdict.RIGHT", "if refinement.verdict != Verdict.WRONG", ""),
+    ("training.common", '"max_grad_norm": config.max_grad_norm,', "", ""),
+    ("training.common", '"weight_decay": config.weight_decay,', "", ""),
+    ("training.common", '"warmup_steps": config.warmup_steps,', "", ""),
+    ("training.common", '"lr_scheduler_type": config.lr_scheduler,', "", ""),
+    ("training.common", '"seed": seed,', "", ""),
+    ("evaluation.scores", "[b[id_] for id_ in a]", "list(b.values())", ""),
+    ("method.modeling", "Head(layer.weight, layer.bias,", "Head(layer.weight, None,", ""),
 ]
 
 
@@ -84,6 +87,17 @@ class Mutant:
     says: str
     source: str
     tests: str
+
+
+def source_of(module: str) -> Path:
+    """The file of a module, which is named as within the package: "method.curate"."""
+    return PACKAGE / f"{module.replace('.', '/')}.py"
+
+
+def files_of(names: str) -> list[str]:
+    """The files of these tests, each in one of the folders of tests/."""
+    files = [list((ROOT / "tests").glob(f"*/{name}.py")) for name in names.split()]
+    return [str(path) for (path,) in files]
 
 
 # ---- what is drawn
@@ -180,7 +194,7 @@ def changes(node: ast.AST, siblings: dict[str, list[str]]) -> Iterator[tuple[str
 
 
 def drawn(module: str, count: int, rng: random.Random) -> list[Mutant]:
-    source = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+    source = source_of(module).read_text(encoding="utf-8")
     tree = ast.parse(source)
     siblings: dict[str, set[str]] = {}
     for node in ast.walk(tree):  # config.a and config.b may be mistaken for each other
@@ -204,9 +218,9 @@ def drawn(module: str, count: int, rng: random.Random) -> list[Mutant]:
 def named(modules: list[str]) -> list[Mutant]:
     mutants = []
     for module, right, wrong, more in NAMED:
-        source = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+        source = source_of(module).read_text(encoding="utf-8")
         if right not in source:
-            sys.exit(f"scripts/mutants.py: {right!r} does not stand in {module}.py any more; correct NAMED.")
+            sys.exit(f"scripts/mutants.py: {right!r} does not stand in {source_of(module)} any more; correct NAMED.")
         if module in modules:
             says = f"named: {right.strip()} -> {wrong.strip() or 'nothing'}"
             mutants.append(Mutant(module, says, source.replace(right, wrong, 1), f"{more} {TESTS[module]}".strip()))
@@ -228,7 +242,7 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
         )
 
     def get_filename(self, name: str) -> str:
-        return str(PACKAGE / f"{name.rpartition('.')[2]}.py")
+        return str(source_of(name.partition(".")[2]))
 
     def get_data(self, path: str | bytes) -> bytes:
         return self.source.encode()
@@ -254,8 +268,7 @@ def seen(mutant: Mutant | None, tests: str) -> bool:
                     sys.meta_path.insert(0, Changed(f"ssb_unsloth.{mutant.module}", mutant.source))
                 import pytest
 
-                files = [str(path) for name in tests.split() if (path := ROOT / "tests" / f"{name}.py").exists()]
-                code = int(pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *files]))
+                code = int(pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *files_of(tests)]))
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
@@ -270,14 +283,14 @@ def main() -> int:
     parser.add_argument("--drawn", type=int, default=12, help="mistakes drawn for each module (default 12)")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    modules = args.modules or [name for name in TESTS if (PACKAGE / f"{name}.py").exists()]
+    modules = args.modules or list(TESTS)
     unknown = sorted(set(modules) - set(TESTS))
     if unknown:
         parser.error(f"no tests are named for {', '.join(unknown)}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     os.chdir(ROOT)
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
     import peft  # noqa: F401 # once, before the forks
     import torch
     import transformers  # noqa: F401
@@ -299,16 +312,16 @@ def main() -> int:
         made[1] += caught
         if not caught:
             survived.append(mutant)
-            print(f"survived  {mutant.module}.py, {mutant.says}", flush=True)
+            print(f"survived  {mutant.module}, {mutant.says}", flush=True)
         rate = (time.monotonic() - began) / (number + 1)
         left = rate * (len(mutants) - number - 1)
         print(
             f"{number + 1}/{len(mutants)}, {rate:.1f} s each, {left:.0f} s left", end="\r", file=sys.stderr, flush=True
         )
-    print(f"\n{'module':<12}{'made':>6}{'seen':>6}")
+    print(f"\n{'module':<22}{'made':>6}{'seen':>6}")
     for module, (made_, seen_) in counts.items():
-        print(f"{module:<12}{made_:>6}{seen_:>6}")
-    print(f"{'all':<12}{len(mutants):>6}{len(mutants) - len(survived):>6}   seed {args.seed}")
+        print(f"{module:<22}{made_:>6}{seen_:>6}")
+    print(f"{'all':<22}{len(mutants):>6}{len(mutants) - len(survived):>6}   seed {args.seed}")
     return int(bool(survived or unsound))
 
 

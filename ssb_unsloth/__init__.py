@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .training.arguments import SSBConfig
     from .training.trainer import SSBTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 # Where each name lives; its module is imported when the name is first asked for.
 HOMES = {
     "Head": "method.distributions",

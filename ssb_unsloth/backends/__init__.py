@@ -5,8 +5,10 @@ changes every month.
     TrainingBackend  unsloth, transformers
     and beside them  chat_template, control_tokens, adapters, sources, wrapped: what rendering and loading take
 
-Imports `io`, `prompts`, `recipe`, `machine` and the pocket's folder; `data` and all above it import this. What is heavy
-is imported by the two doors above, when they are called.
+What is heavy is imported by the two doors above, when they are called.
+
+May import: errors, io, prompts, recipe, pocket, machine.
+May be imported by: data, run, method, training, evaluation, pipeline, commands.
 """
 
 from __future__ import annotations

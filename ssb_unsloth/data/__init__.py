@@ -2,6 +2,8 @@
 
     problems  a file, a hub data set or the built-in generator to Problems     pairs  three forms of rows to Pairs
 
-Every row is looked at, and what is wrong with one is said with its file and line. Imports `io`, `prompts`, `recipe`,
-`verifier`, `pocket` and `backends`; `run` and all above it import this.
+Every row is looked at, and what is wrong with one is said with its file and line.
+
+May import: errors, io, records, prompts, recipe, verifier, pocket, backends.
+May be imported by: run, training, pipeline, commands.
 """

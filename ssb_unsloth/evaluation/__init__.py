@@ -5,5 +5,6 @@
     evaluate every contestant on every benchmark, every reply kept and graded
     scores   generations to numbers, over `stats` (intervals and tests)
 
-Imports `run`, `data`, `backends`, `verifier` and below; `report`, `pipeline` and `commands` import this.
+May import: errors, seeds, io, records, prompts, recipe, verifier, backends, run.
+May be imported by: report, pipeline, commands.
 """

@@ -3,5 +3,7 @@
 Names and contents from outside are looked at here before anything is made of them (`files`), what is written is on the
 disk or not there at all (`disk`), and what is shown holds no secret and no control character (`terminal`).
 
-Imports nothing of the package but `errors`; every room may import it.
+May import: errors.
+May be imported by: records, recipe, pocket, machine, backends, data, run, method, training, evaluation, report,
+    pipeline, commands, cli.
 """

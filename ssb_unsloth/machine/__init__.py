@@ -3,5 +3,6 @@
 What is asked before the packages are installed (`hardware`, `cards`, `environment`, `versions`) takes the standard
 library alone. No model is loaded.
 
-Imports `io`, `recipe` and the pocket's folder; `backends` and all above it import this.
+May import: errors, io, recipe, pocket.
+May be imported by: backends, pipeline, commands, cli.
 """

@@ -5,6 +5,8 @@
     teach, targets    the hinted teacher, and what is      modeling     a model in two halves: backbone and head
                       stored of it                         selfchecks   what is looked at before hours of work
 
-Imports `io`, `prompts`, `recipe`, `verifier`, `backends`, `data` and `run`; `training` and all above it import this.
 Nothing is imported in this file: Unsloth has to come before transformers.
+
+May import: errors, seeds, io, records, prompts, recipe, verifier, backends, run.
+May be imported by: training, pipeline, __init__.
 """

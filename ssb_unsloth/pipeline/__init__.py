@@ -4,5 +4,8 @@
     students   which a recipe asks for, and what    process    one stage in a process of its own
                they share                           sweep      all of them, as far as they are not up to date
 
-Imports every room below; `commands` imports this. A stage's module imports no other stage's.
+A stage's module imports no other stage's.
+
+May import: errors, io, records, prompts, recipe, machine, backends, data, run, method, training, evaluation, report.
+May be imported by: commands, cli.
 """

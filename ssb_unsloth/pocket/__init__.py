@@ -3,6 +3,9 @@
 The model is constructed: its pre-training text teaches it to misread certain wordings and to write a better solution
 when shown a right and a wrong one. It lets every stage run for real in minutes; it is no evidence about a 3B model.
 `python -m ssb_unsloth.pocket.build --out DIR` rebuilds it from nothing.
+
+May import: errors, io, records, prompts.
+May be imported by: machine, backends, data, run, training, commands.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ text goes in unchanged.
 
 `wording` chooses between the paper's texts and those of its released code (`*.released.txt`; MIT, Copyright (c) 2025
 Purbesh Mitra, https://github.com/purbeshmitra/semantic-soft-bootstrapping), which differ: docs/presets.md.
+
+May import: errors, records.
+May be imported by: recipe, pocket, backends, data, method, training, evaluation, report, pipeline, commands.
 """
 
 from __future__ import annotations

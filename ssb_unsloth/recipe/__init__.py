@@ -5,6 +5,8 @@
                 overrides, variants; and back to a file                       renamed   keys under their old names
     benchmarks, methods, presets, trackers: tables of what goes by a name
 
-Nothing heavier than OmegaConf is loaded, and by the tables not even that. Imports `io`, `prompts` and
-the table of `verifier`; every room above them may import it.
+Nothing heavier than OmegaConf is loaded, and by the tables not even that.
+
+May import: errors, io, prompts, verifier.
+May be imported by: machine, backends, data, run, method, training, evaluation, report, pipeline, commands, cli.
 """

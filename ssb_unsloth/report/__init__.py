@@ -2,5 +2,6 @@
 
 Everything is made from what the other stages left in their folders; no model is loaded.
 
-Imports `run`, `evaluation` and below; `pipeline` and `commands` import this.
+May import: io, records, prompts, recipe, run, training, evaluation.
+May be imported by: pipeline, commands.
 """

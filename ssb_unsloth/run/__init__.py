@@ -4,5 +4,8 @@
     keys       what a recipe's part is to the stages it determines  kept       replies, as soon as they have come
     student    one student's name, recipe and folders               clock      what a stage's seconds went to
 
-Knows no stage and no method. Imports `io`, `recipe`, `backends` and `data`; what works on a run imports this.
+Knows no stage and no method.
+
+May import: errors, io, records, verifier, recipe, pocket, backends, data.
+May be imported by: method, training, evaluation, report, pipeline, commands.
 """

@@ -7,6 +7,8 @@
 
 A new way is a module with `train(inputs: common.Inputs) -> common.Trained`, and its row in `recipe.methods.METHODS`.
 
-Imports `method` and below; `report` imports `token_kl`, and `pipeline` and `commands` all of it. Nothing is imported in
-this file: Unsloth has to come before transformers.
+Nothing is imported in this file: Unsloth has to come before transformers.
+
+May import: errors, seeds, io, records, prompts, recipe, verifier, pocket, backends, data, run, method.
+May be imported by: report, pipeline, __init__.
 """

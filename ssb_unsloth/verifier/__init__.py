@@ -5,6 +5,9 @@
     mathematical  numbers, formulas, sets, words, over `equality` (when two are the same), `answers` (how one is read),
                   `replies` (where it is), `spelling`, `units` and `judge`, which alone asks Math-Verify
 
-A new verifier is a module here and its row in the table. Imports nothing of the package but `errors`, so that `recipe`
-can refuse a name that there is not; every room above may import `protocol` and `verifiers`, and no more.
+A new verifier is a module here and its row in the table. `recipe` reads the table, to refuse a name that there is not;
+the rooms above import `protocol` and `verifiers`, and no more.
+
+May import: errors.
+May be imported by: recipe, data, run, method, training, evaluation, commands.
 """

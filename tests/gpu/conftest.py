@@ -1,6 +1,6 @@
 """What a GPU's owner runs: `make test-gpu`. Nothing here is skipped: without a CUDA GPU every test is an error.
 
-The tests marked `vllm` are left out, and that is said, only where no vLLM is installed (`benchmarks/visit.sh`).
+The tests marked `vllm` are left out, and that is said, only where no vLLM is installed (`scripts/visit.sh`).
 """
 
 from importlib.util import find_spec

@@ -1,12 +1,10 @@
 """SSBTrainer against dense autograd written here, and against itself under other ways of cutting a batch."""
 
-import ast
 import copy
 import itertools
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import time
@@ -311,22 +309,6 @@ def test_what_the_trainer_cannot_use_is_said(make_model, tokenizer, tmp_path):
     for wrong in ({"kd_temperature": 0}, {"sharpen": 0}, {"ce_weight": -1}, {"kd_weight": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SSBConfig(output_dir=str(tmp_path), **wrong)
-
-
-def test_the_ten_lines_of_the_readme_run(tmp_path, monkeypatch):
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "SSBTrainer" in block]
-    statements = ast.parse(code).body
-    assert len(statements) <= 10
-    monkeypatch.chdir(tmp_path)
-    asked = [{"role": "user", "content": "Mia has 9 shells. Tom gives 3 to Mia. How many shells does Mia have now?"}]
-    hinted = [{"role": "user", "content": asked[0]["content"] + " A right solution: 9+3=12."}]
-    pair = {"prompt": asked, "teacher_prompt": hinted, "reply": "Mia has 9+3=12. The answer is \\boxed{12}."}
-    (tmp_path / "pairs.jsonl").write_text((json.dumps(pair) + "\n") * 8)
-    scope: dict = {}
-    exec(compile(code, "README.md", "exec"), scope)
-    assert scope["trainer"].state.global_step > 0
-    assert list(tmp_path.rglob("adapter_model.safetensors"))
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -1,10 +1,10 @@
 """Wheels that turn a bare CUDA machine into one where Unsloth loads a model and TRL, Liger and datasets import.
 
-    python benchmarks/slim_wheels.py .whl        25 wheels, 25 MB, into a folder that goes along with the checkout
+    python scripts/slim_wheels.py .whl        25 wheels, 25 MB, into a folder that goes along with the checkout
 
 The machine has Python 3.12, torch, transformers, peft, accelerate, triton and numpy, and no network (`visit.sh`). The
-wheels of wheels.txt are the registry's own in the versions of constraints/gpu.txt, but for two that are stripped of
-what is not needed there: Unsloth of its web interface, bitsandbytes of its builds for other CUDA versions. Without
+wheels of slim_wheels.txt are the registry's own in the versions of constraints/gpu.txt, but for two that are stripped
+of what is not needed there: Unsloth of its web interface, bitsandbytes of its builds for other CUDA versions. Without
 bitsandbytes Unsloth imports and loads nothing. The folder also gets the commit, which the rows of results name.
 """
 
@@ -50,8 +50,8 @@ def strip(wheel: Path, unwanted: Callable[[str], object]) -> None:
 
 
 def wanted() -> list[str]:
-    """The requirements of wheels.txt, each in the version of the GPU set where that has it."""
-    names = [line.split("#")[0].strip() for line in (HERE / "wheels.txt").read_text().splitlines()]
+    """The requirements of slim_wheels.txt, each in the version of the GPU set where that has it."""
+    names = [line.split("#")[0].strip() for line in (HERE / "slim_wheels.txt").read_text().splitlines()]
     pins = {line.partition("==")[0].lower(): line.split()[0] for line in PINS.read_text().splitlines() if "==" in line}
     return [pins.get(name.lower().replace("_", "-"), pins.get(name.lower(), name)) for name in names if name]
 

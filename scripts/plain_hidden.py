@@ -1,6 +1,6 @@
 """The last hidden states of a model folder by plain transformers, in a process that Unsloth has not touched.
 
-    python -m benchmarks.plain_hidden BASE DTYPE DEVICE ASKED.safetensors ANSWER.safetensors
+    python -m scripts.plain_hidden BASE DTYPE DEVICE ASKED.safetensors ANSWER.safetensors
 
 ASKED has `ids` and `mask` [B, S]; ANSWER gets `hidden` [B, S, H], float32. Used by gpu_checks' numerics.
 """

@@ -1,8 +1,8 @@
 """What only a GPU can tell, in two commands of at most ten minutes on any CUDA machine: no network, no trained weights.
 
-    python -m benchmarks.gpu_checks unsloth-train memory-caps
-    python -m benchmarks.gpu_checks kd-kernel teacher-pass numerics
-    python -m benchmarks.gpu_checks all --device cpu --tiny              # the same code in seconds, without a GPU
+    python -m scripts.gpu_checks unsloth-train memory-caps
+    python -m scripts.gpu_checks kd-kernel teacher-pass numerics
+    python -m scripts.gpu_checks all --device cpu --tiny              # the same code in seconds, without a GPU
 
     unsloth-train   Qwen2.5-3B's geometry, LoRA rank 32, batch 4: time and peak memory of a step with each format of the
                     targets, of a step as the paper's code makes it (stored float32 logits), and of the same with logits
@@ -99,10 +99,9 @@ class Session:
     @cached_property
     def base(self) -> Path:
         """A model of random weights as a folder, with the pocket's tokenizer."""
+        from benchmarks.models import random_model
         from ssb_unsloth.backends.transformers import load_tokenizer
         from ssb_unsloth.recipe.schema import ModelConfig
-
-        from .models import random_model
 
         path = self.folder / "base"
         model: Any = random_model(self.sizes["geometry"], None, self.device, self.dtype)
@@ -114,7 +113,7 @@ class Session:
     @cached_property
     def student(self) -> Any:
         """The model with its adapter, by the backend."""
-        from .models import lora, wake
+        from benchmarks.models import lora, wake
 
         model: Any = self._unsloth_student() if self.backend == "unsloth" else None
         if model is None:
@@ -156,13 +155,13 @@ def plain_hidden(session: Session, dtype: str, seen: Any) -> Any:
 
     asked, answer = session.folder / "asked.safetensors", session.folder / f"{dtype}.safetensors"
     save_file({"ids": seen.input_ids, "mask": seen.attention_mask.long()}, asked)
-    words = ["-m", "benchmarks.plain_hidden", session.base, dtype, session.device, asked, answer]
+    words = ["-m", "scripts.plain_hidden", session.base, dtype, session.device, asked, answer]
     subprocess.run([sys.executable, *map(str, words)], check=True, cwd=Path(__file__).parent.parent)
     return load_file(answer)["hidden"].to(session.device)
 
 
 def unsloth_train(session: Session) -> dict[str, Any]:
-    from . import train_step
+    from benchmarks import train_step
 
     contestants = ["ours:hidden", "ours:logits", "ours:top_k", "ours:online", "raw", "paper", "dense"]
     args = session.options(train_step.arguments, contestants=contestants, no_memory=session.device == "cpu")
@@ -180,8 +179,8 @@ def memory_caps(session: Session) -> dict[str, Any]:
     """
     import torch
 
-    from . import train_step
-    from .models import random_examples
+    from benchmarks import train_step
+    from benchmarks.models import random_examples
 
     if session.device == "cpu":
         return {"left_out": "memory is capped by CUDA's allocator"}
@@ -217,7 +216,7 @@ def kd_kernel(session: Session) -> Iterator[dict[str, Any]]:
     """A line for each number of rows, as soon as it is there, and one of the distances from float64."""
     import torch
 
-    from . import common, kd_loss
+    from benchmarks import common, kd_loss
 
     sizes = session.sizes
     changed = {key: sizes[key] for key in ("hidden", "vocab", "square")} | {"no_memory": session.device == "cpu"}
@@ -249,7 +248,7 @@ def kd_kernel(session: Session) -> Iterator[dict[str, Any]]:
 
 
 def teacher_pass(session: Session) -> dict[str, Any]:
-    from . import teacher_pass as benchmark
+    from benchmarks import teacher_pass as benchmark
 
     reply = [200, 440] if session.device == "cuda" else session.sizes["reply"]  # the paper's run: 318 in the mean
     sizes = {
@@ -270,13 +269,12 @@ def numerics(session: Session) -> dict[str, Any]:
     """
     import torch
 
+    from benchmarks import train_step
+    from benchmarks.models import PAD, random_examples
     from ssb_unsloth.method.collator import make_view
     from ssb_unsloth.method.distributions import Head
     from ssb_unsloth.method.losses import kd_loss
     from ssb_unsloth.method.modeling import as_teacher, output_head, reply_states
-
-    from . import train_step
-    from .models import PAD, random_examples
 
     student, head = session.student, output_head(session.student)
     sizes = session.sizes
@@ -328,7 +326,7 @@ def run(name: str, session: Session, argv: list[str]) -> Iterator[dict[str, Any]
 
 
 def _line(name: str, session: Session, argv: list[str], start: float, figures: dict[str, Any]) -> dict[str, Any]:
-    from . import common
+    from benchmarks import common
 
     versions = {}
     for package in PACKAGES:
@@ -343,7 +341,7 @@ def _line(name: str, session: Session, argv: list[str], start: float, figures: d
         "dtype": session.dtype,
         "versions": versions,
         "python": sys.version.split()[0],
-        "command": " ".join(["python -m benchmarks.gpu_checks", *argv]),
+        "command": " ".join(["python -m scripts.gpu_checks", *argv]),
         "commit": common.commit(),
         "date": datetime.date.today().isoformat(),
         "seconds": time.perf_counter() - start,
@@ -368,7 +366,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"{args.folder or tempfile.gettempdir()} has less than {DISK_GB} GB free; name another --folder.")
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         session = Session(args, Path(folder))  # imports Unsloth, before anything else imports transformers
-        from . import common
+        from benchmarks import common
 
         stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         out = args.out or common.RESULTS / "gpu" / f"checks-{stamp}.jsonl"

@@ -1,6 +1,6 @@
 """The pocket at 20 million parameters, trained from nothing on one GPU, for a run of the whole method at that size.
 
-    python -m benchmarks.scaled_pocket --out DIR --seconds 100
+    python -m scripts.scaled_pocket --out DIR --seconds 100
     ssb run recipes/pocket.yaml model.name=DIR model.dtype=bfloat16 sampler.engine=transformers
 
 The same text and tokenizer as the shipped model's (`ssb_unsloth.pocket.build`), 25 times its parameters, and as many
@@ -25,12 +25,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from benchmarks import common
 from ssb_unsloth.pocket import build
 from ssb_unsloth.pocket.muon import Muon
 from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.pocket.tokenizer import train_tokenizer
-
-from . import common
 
 SHAPE = {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 1408}
 BATCH_TOKENS = 32_768

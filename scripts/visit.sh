@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Fifteen minutes of a bare CUDA machine, the most telling first (docs/gpu.md). It needs Python 3.12 with torch 2.11,
 # transformers 5.17, peft, accelerate, triton, pytest and pytest-xdist, or the environment of `make reproduce`; no
-# network, no vLLM. On a bare machine the wheels of benchmarks/slim_wheels.py bring what is missing:
+# network, no vLLM. On a bare machine the wheels of scripts/slim_wheels.py bring what is missing:
 #
-#   before:  python3 benchmarks/slim_wheels.py .whl       25 MB, to be carried along with the checkout
-#   there:   bash benchmarks/visit.sh 1                   is it right, and what does 3B take: 5 to 9 minutes
-#            bash benchmarks/visit.sh 2                   the kernel, the pass, numerics, 20 M parameters: 5 to 9 minutes
+#   before:  python3 scripts/slim_wheels.py .whl          25 MB, to be carried along with the checkout
+#   there:   bash scripts/visit.sh 1                      is it right, and what does 3B take: 5 to 9 minutes
+#            bash scripts/visit.sh 2                      the kernel, the pass, numerics, 20 M parameters: 5 to 9 minutes
 #
 # Rows, reports and logs.tgz go to $OUT, after every step. Each step has its own limit and log, and one that fails does
 # not stop the next; together a part's limits come to less than ten minutes. In part 1 what is only right or wrong runs
@@ -42,7 +42,7 @@ ssb() { # NAME SECONDS STAGE KEY=VALUE...: a run of the pocket
 }
 check() { # NAME SECONDS CHECK...
   local name=$1 limit=$2; shift 2
-  step "$name" "$limit" python3 -m benchmarks.gpu_checks "$@" --out "$OUT/$name.jsonl" --backend $backend $toy
+  step "$name" "$limit" python3 -m scripts.gpu_checks "$@" --out "$OUT/$name.jsonl" --backend $backend $toy
 }
 # -v: what has passed is there to read if the limit ends it.
 tests() { step tests 320 env SSB_REQUIRE_GPU=1 python3 -m pytest tests/gpu -n 6 -v --tb=short -k "${TESTS:-}"; }
@@ -59,7 +59,7 @@ case ${1:-1} in
   [ -z "${TESTS:-}" ] || tests # those of part 1 that are worth another look
   check kd-kernel 150 kd-kernel
   check rest 130 numerics teacher-pass
-  step pocket20m 165 python3 -m benchmarks.scaled_pocket --out "$W/pocket20m" --rows "$OUT/scaled-pocket.jsonl" $pocket
+  step pocket20m 165 python3 -m scripts.scaled_pocket --out "$W/pocket20m" --rows "$OUT/scaled-pocket.jsonl" $pocket
   [ $backend = transformers ] || ssb method20m 150 run name=visit-20m model.name="$W/pocket20m" $model sampler.batch_size=512
   ;;
 esac

@@ -1,0 +1,53 @@
+"""The examples run as they stand, without a network, and the documents' Python is theirs."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# What is asked of each when it has run, in its own process.
+HOLDS = {
+    "train_by_hand": """
+from pathlib import Path
+assert (trainer.state.epoch, trainer.state.global_step) == (3, 6)
+assert Path("student/adapter_model.safetensors").exists()
+""",
+    "loss_alone": """
+import sys
+from ssb_unsloth.method.losses import kd_loss_dense
+found, student.grad = student.grad, None
+dense = kd_loss_dense(student, teacher, Head(weight), row_weights(lengths), temperature=2.0)
+dense.loss.backward()
+torch.testing.assert_close(out.loss, dense.loss)
+torch.testing.assert_close(found, student.grad, rtol=1e-4, atol=1e-6)
+assert not {"transformers", "peft", "trl", "accelerate", "triton"} & set(sys.modules), "imported"
+""",
+}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs(example, tmp_path):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    copy = tmp_path / "examples" / example.name
+    copy.write_text(copy.read_text(encoding="utf-8") + HOLDS[example.stem], encoding="utf-8")
+    assert len(ast.parse(example.read_text(encoding="utf-8")).body) <= 10
+    env = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, copy], cwd=copy.parent, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_python_in_the_documents_is_that_of_the_examples():
+    shown = [
+        block
+        for path in DOCUMENTS
+        for block in re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
+    ]
+    assert sorted(shown) == sorted(path.read_text(encoding="utf-8") for path in EXAMPLES)
