@@ -3,6 +3,6 @@
 What is asked before the packages are installed (`hardware`, `cards`, `environment`, `versions`) takes the standard
 library alone. No model is loaded.
 
-May import: errors, io, recipe, pocket.
+May import: errors, published, io, recipe, pocket.
 May be imported by: backends, pipeline, commands, cli.
 """

@@ -14,7 +14,7 @@ from ssb_unsloth.verifier.answers import read
 from ssb_unsloth.verifier.equality import equivalent, normal_form
 from ssb_unsloth.verifier.protocol import Verdict
 from ssb_unsloth.verifier.spelling import characters
-from ssb_unsloth.verifier.units import differ, number_in_words, size, totals, unit_of
+from ssb_unsloth.verifier.units import differ, in_base_unit, number_in_words, totals, unit_of
 from ssb_unsloth.verifier.verifiers import verifier_named
 
 MATH = verifier_named("math")
@@ -85,7 +85,7 @@ def test_a_writing_changes_no_number(number, other, writing, another):
 
 def size_of(text):
     answer = read(text)
-    return size(answer.value, answer.unit)
+    return in_base_unit(answer.value, answer.unit)
 
 
 @pytest.mark.parametrize("writing", WRITINGS)
@@ -118,7 +118,7 @@ def test_scale_words_multiply(number, word, writing):
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 500), st.integers(1, 500), st.sampled_from(UNITS), st.sampled_from(UNITS))
 def test_units_agree_by_what_they_measure(number, other, unit, another):
-    one, two = (size(Fraction(n), unit_of(name)) for n, name in ((number, unit), (other, another)))
+    one, two = (in_base_unit(Fraction(n), unit_of(name)) for n, name in ((number, unit), (other, another)))
     expected = (unit == another and number == other) or one == two
     assert equivalent(rf"{number} \text{{ {unit}}}", rf"\text{{{other} {another}}}") is expected
 
@@ -141,7 +141,7 @@ def test_units_by_their_names():
         "men": "",
     }.items():
         assert unit_of(text) == name, text
-    assert size(Fraction(36), "km/hr") == size(Fraction(10), "m/sec") is not None
+    assert in_base_unit(Fraction(36), "km/hr") == in_base_unit(Fraction(10), "m/sec") is not None
     assert differ("cm", "m")
     assert not differ("cm", "")
     assert totals("5 ft 6 in") == [r"66 \text{ in}", r"11/2 \text{ ft}"]
