@@ -46,8 +46,8 @@ ROOMS = {
         "evaluation": "errors seeds io records prompts recipe verifier backends run",
         "report": "published io records prompts recipe run training evaluation",
         "pipeline": "errors io records prompts recipe machine backends data run method training evaluation report",
-        "commands": "errors published io records prompts recipe verifier pocket machine backends data run evaluation report"
-        " pipeline",
+        "commands": "errors published io records prompts recipe verifier pocket machine backends data run evaluation"
+        " report pipeline",
         "__init__": "method training",  # the public names, each imported when it is asked for
         "cli": "errors io recipe machine pipeline commands __init__",
         "__main__": "cli",
