@@ -4,7 +4,7 @@ RECIPE --overrides "key=value ...", whose words are split as a shell does it, an
     1  the machine is looked at, and disk, memory and time are told, with three small packages and nothing else
        what it will cost in money too, where the recipe's price of an hour is stated (`ssb plan` names the key)
     2  .venv-gpu is made, with exactly the packages of constraints/gpu.txt, and looked at in its turn
-    3  the recipe runs, each stage in a process of its own; a stopped run goes on with the same command
+    3  the recipe runs, each stage in a process of its own; a stopped run resumes with the same command
     4  Table 1 and Figure 2 stand beside the paper's, and what it cost beside the plan
 
 Without a GPU it ends after the first: a sentence, the plan, exit code 2. With --detach before the recipe the rest goes
@@ -90,8 +90,8 @@ def in_the_background(words: "list[str]") -> None:
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=str(ROOT)
         )
     print(
-        f"It goes on in the background. Follow it: tail -f {LOG}\nStop it: kill -INT -- -{job.pid}\n"
-        "Stopped, it goes on with the same command."
+        f"It runs on in the background. Follow it: tail -f {LOG}\nStop it: kill -INT -- -{job.pid}\n"
+        "Stopped, it resumes with the same command."
     )
 
 
