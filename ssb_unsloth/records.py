@@ -54,9 +54,9 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Pair:
-    """A verified refinement beside the two views of its problem: all that `teach` and `train` need, and its origin.
+    """A verified refinement and what its two prompts are made of: all that `teach` and `train` need, and its origin.
 
-    The views themselves are rendered by `prompts` from these fields, so that they exist in one place only; but for
+    The prompts themselves are made by `prompts` from these fields, so that they exist in one place only; but for
     pairs that were given as finished messages, which have no rollouts (`right`, `wrong`, their ids are empty).
     """
 
@@ -71,7 +71,7 @@ class Pair:
     right_id: str  # ids of the rollouts and of the refinement that it came from
     wrong_id: str
     refinement_id: str
-    prompt: list[dict[str, str]] | None = None  # student's and teacher's view as messages, of a pair given so
+    prompt: list[dict[str, str]] | None = None  # student's and teacher's prompt as messages, of a pair given so
     teacher_prompt: list[dict[str, str]] | None = None
 
 

@@ -138,11 +138,11 @@ def _aligned(teacher_file: Path, student_file: Path) -> Iterator[tuple[int, dict
 
 
 def _pair(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase, verifier: Verifier) -> Pair:
-    views = [name for name in ("prompt", "teacher_prompt") if row.get(name) is not None]
-    if len(views) == 2:
+    alone = [name for name in ("prompt", "teacher_prompt") if row.get(name) is not None]
+    if len(alone) == 2:
         row = _from_messages(row, where)
-    elif views:
-        raise UserError(f"{where}: has {views[0]} alone; expected prompt and teacher_prompt.")
+    elif alone:
+        raise UserError(f"{where}: has {alone[0]} alone; expected prompt and teacher_prompt.")
     elif "messages" in row:
         raise UserError(f"{where}: has messages; give the folder with both the teacher's and the student's file.")
     elif not {"question", "right", "wrong"} <= set(row):
@@ -168,13 +168,13 @@ def _pair(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase, v
 
 def _check_views(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> None:
     """Whether the texts that student and teacher are shown can be told from control tokens; else ControlText."""
-    views = [row["prompt"], row["teacher_prompt"]] if row.get("prompt") else []
+    prompts = [row["prompt"], row["teacher_prompt"]] if row.get("prompt") else []
     texts = [row["question"], row["right"], row["wrong"]]
-    views += [[{"role": "user", "content": text}] for text in texts if text]
-    for view in views:
-        held = [message["content"] for message in view]
+    prompts += [[{"role": "user", "content": text}] for text in texts if text]
+    for messages in prompts:
+        held = [message["content"] for message in messages]
         if markers(*held) or spelt_out(tokenizer, held):
-            render(tokenizer, view)
+            render(tokenizer, messages)
 
 
 def _as_text(value: Any, name: str, where: str) -> str:

@@ -64,7 +64,7 @@ def skeleton(model: ModelConfig) -> nn.Module:
     return lm.eval()
 
 
-def check_targets(model: nn.Module, lora: LoraConfig, name: str) -> None:
+def check_lora_layers(model: nn.Module, lora: LoraConfig, name: str) -> None:
     """Each of `train.lora.target_modules` names at least one layer of the model, called `name`."""
     layers = {path: path.rpartition(".")[2] for path, module in model.named_modules() if _takes_lora(module)}
     missing = [t for t in lora.target_modules if not any(path == t or path.endswith(f".{t}") for path in layers)]

@@ -68,7 +68,7 @@ def _check_model(same: Sequence[Recipe], whole: Recipe, benchmarks: Benchmarks) 
         _check_rooms(tokenizer, whole, benchmarks)
     lm = selfchecks.skeleton(model)
     for recipe in same:
-        selfchecks.check_targets(lm, recipe.train.lora, model.name)
+        selfchecks.check_lora_layers(lm, recipe.train.lora, model.name)
     if any("teach" in METHODS[recipe.train.method].reads for recipe in same):
         selfchecks.check_arithmetic(lm, model.name)
 

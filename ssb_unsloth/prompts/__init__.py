@@ -1,4 +1,4 @@
-"""The paper's prompts (sections 3.1.1 and 3.1.3), and the only place that renders a student's or a teacher's view.
+"""The paper's prompts (sections 3.1.1 and 3.1.3), and the only place that makes a student's or a teacher's prompt.
 
 The texts lie beside this file as data; a test compares them with the paper's, word for word. `<question>`, `<right>`
 and `<wrong>` mark the gaps. They are filled in one pass, so a question that holds braces, a backslash or a marker's own

@@ -24,9 +24,9 @@ from ssb_unsloth.method.selfchecks import (
     check_arithmetic,
     check_head,
     check_likelihood,
+    check_lora_layers,
     check_prompt,
     check_same,
-    check_targets,
     check_template,
     check_trained,
     skeleton,
@@ -259,18 +259,18 @@ def test_blanks_at_a_messages_ends_may_change():
 
 
 def test_targets_that_match_nothing_are_named_with_those_there_are(folder):
-    check_targets(skeleton(ModelConfig(name=str(folder))), LoraConfig(), "m")
-    check_targets(bones("gpt2", {}), LoraConfig(target_modules=["c_attn"]), "m")  # transformers' Conv1D
-    check_targets(bones("llama", {}), LoraConfig(target_modules=["layers.0.self_attn.q_proj"]), "m")
+    check_lora_layers(skeleton(ModelConfig(name=str(folder))), LoraConfig(), "m")
+    check_lora_layers(bones("gpt2", {}), LoraConfig(target_modules=["c_attn"]), "m")  # transformers' Conv1D
+    check_lora_layers(bones("llama", {}), LoraConfig(target_modules=["layers.0.self_attn.q_proj"]), "m")
     with pytest.raises(
         UserError, match=r"Phi has no layer q_proj, k_proj, v_proj, gate_proj, up_proj; its layers are .*qkv_proj"
     ) as e:
-        check_targets(bones("phi3", {}), LoraConfig(), "Phi")
+        check_lora_layers(bones("phi3", {}), LoraConfig(), "Phi")
     assert "gate_up_proj" in str(e.value)
     with pytest.raises(UserError, match=r"has no layer proj; its layers are"):
-        check_targets(bones("llama", {}), LoraConfig(target_modules=["q_proj", "proj"]), "m")
+        check_lora_layers(bones("llama", {}), LoraConfig(target_modules=["q_proj", "proj"]), "m")
     with pytest.raises(UserError, match="where none is named"):
-        check_targets(bones("llama", {}), LoraConfig(target_modules=[]), "m")
+        check_lora_layers(bones("llama", {}), LoraConfig(target_modules=[]), "m")
 
 
 def test_a_config_that_makes_no_model_is_a_sentence(tmp_path):

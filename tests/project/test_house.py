@@ -46,3 +46,20 @@ def test_a_rooms_first_file_says_what_it_is_about_and_who_may_import_whom_and_im
 
 def test_the_picture_is_current():
     assert house.PICTURE.read_text(encoding="utf-8") == house.draw(), "python scripts/house.py draws it again"
+
+
+def test_no_function_is_above_80_lines_but_the_kernel():
+    long = {
+        f"{module}.{node.name}"
+        for module, path in house.modules().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 80
+    }
+    assert long == {"method.kernels._kd_rows"}
+
+
+def test_no_test_imports_a_test():
+    imports = re.compile(r"^\s*(?:from|import) (?:test_|tests\b|conftest\b)", re.M)
+    files = [*(house.ROOT / "tests").rglob("*.py")]
+    assert len(files) > 90
+    assert [file.name for file in files if imports.search(file.read_text(encoding="utf-8"))] == []
