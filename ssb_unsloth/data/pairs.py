@@ -138,11 +138,11 @@ def _aligned(teacher_file: Path, student_file: Path) -> Iterator[tuple[int, dict
 
 
 def _pair(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase, verifier: Verifier) -> Pair:
-    alone = [name for name in ("prompt", "teacher_prompt") if row.get(name) is not None]
-    if len(alone) == 2:
+    as_messages = [name for name in ("prompt", "teacher_prompt") if row.get(name) is not None]
+    if len(as_messages) == 2:
         row = _from_messages(row, where)
-    elif alone:
-        raise UserError(f"{where}: has {alone[0]} alone; expected prompt and teacher_prompt.")
+    elif as_messages:
+        raise UserError(f"{where}: has {as_messages[0]} alone; expected prompt and teacher_prompt.")
     elif "messages" in row:
         raise UserError(f"{where}: has messages; give the folder with both the teacher's and the student's file.")
     elif not {"question", "right", "wrong"} <= set(row):
