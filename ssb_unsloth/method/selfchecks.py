@@ -24,6 +24,7 @@ from ..backends.sources import model_path, unloadable
 from ..backends.wrapped import causal_lm
 from ..errors import UserError
 from ..prompts import Wording, student_messages, teacher_messages
+from ..recipe.methods import METHODS
 from ..recipe.schema import LoraConfig, ModelConfig, Recipe
 from .collator import Example, make_view
 from .distributions import StoredTeacher, placed
@@ -37,7 +38,8 @@ QUESTION = "Mia has 12 shells and gives 5 of them to Tom. How many has she left?
 RIGHT, WRONG = "She has 12 - 5 = \\boxed{7} left.", "She has 12 + 5 = \\boxed{17} left."
 TOKENS = 64  # of a sequence that is looked at
 EXAMPLES = 8  # whose likelihood is looked at
-OTHER_METHODS = "take another model, or train.method sft, rft or grpo, which need no hidden states"
+*_OTHERS, _LAST = [name for name, method in METHODS.items() if not method.by_backend]
+OTHER_METHODS = f"take another model, or train.method {', '.join(_OTHERS)} or {_LAST}, which need no hidden states"
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, wording: Wording) -> None:

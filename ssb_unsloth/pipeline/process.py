@@ -51,14 +51,15 @@ def perform(call: Call) -> int:
         UserError: the recipe, the machine, or what the stage reads does not allow it.
     """
     hush()
-    row, recipe = STAGES[call.stage], loaded(call.recipe, call.overrides, trains=not STAGES[call.stage].of_all)
-    if call.stage != "report":
+    of_all = STAGES[call.stage].of_all
+    recipe = loaded(call.recipe, call.overrides, trains=not of_all)
+    if stage(call.stage).uses_model:
         check_before_stage(recipe)
     if recipe.threads is not None:  # read by torch and vLLM when they are imported
         os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
     root = call.runs / recipe.name
     run, whole, first = RunDir(root), recipe, None
-    if not row.of_all:
+    if not of_all:
         everyone = students(recipe, root)
         labels = {student.label: student for student in everyone}
         if call.student is not None and call.student not in labels:
@@ -141,7 +142,7 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool, first: Callab
         first()
     with (
         explained(name, recipe, run.stage(name)),
-        run.write(name, key, determined_by, by_file=name == "evaluate") as work,
+        run.write(name, key, determined_by, by_file=wanted.by_file) as work,
     ):
         wanted.make(scope, work)
     say(f"{name}: done, {run.stage(name)}")

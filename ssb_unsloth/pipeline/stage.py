@@ -30,6 +30,8 @@ class Scope:
 
 class Stage(ABC):
     name: str
+    uses_model = True  # so the machine is looked at before it
+    by_file = False  # it takes from a partial folder of another key what is still right there, file by file
 
     def reads(self, recipe: Recipe) -> tuple[str, ...]:
         """The stages whose folders it reads."""

@@ -203,7 +203,8 @@ def _training_section(report: dict[str, Any]) -> str:
     for method, t in report["training"].items():
         counts = f"{t['trainable_parameters']:,}", f"{t['total_parameters']:,}"
         table.append([method, f"{t['steps']:,}", f"{t['first_loss']:.3f}", f"{t['last_loss']:.3f}", *counts])
-    others = " (GRPO's are others than the rest's)" if {"grpo"} < set(report["training"]) else ""
+    own = [METHODS[name].title for name in report["training"] if METHODS[name].samples]  # they keep no pairs' questions
+    others = f" ({own[0]}'s are others than the rest's)" if 0 < len(own) < len(report["training"]) else ""
     return f"""## Training
 
 {pipes(table)}

@@ -11,6 +11,7 @@ from benchmarks import common, report
 from scripts import gpu_checks
 
 
+@pytest.mark.slow
 def test_the_gpu_checks_twin(tmp_path):
     """The same code without a GPU; only the caps on its memory are left out."""
     assert gpu_checks.main(["all", "--device", "cpu", "--tiny", "--out", str(tmp_path / "lines.jsonl")]) == 0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 class Evaluate(Stage):
     name = "evaluate"
+    by_file = True
 
     def determined_by(self, scope: Scope) -> dict[str, Any]:
         recipe = scope.recipe

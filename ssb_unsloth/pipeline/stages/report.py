@@ -12,6 +12,7 @@ from ..stage import Scope, Stage
 
 class Report(Stage):
     name = "report"
+    uses_model = False
 
     def reads(self, recipe: Recipe) -> tuple[str, ...]:
         return ("evaluate",)
