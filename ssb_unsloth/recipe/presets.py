@@ -1,6 +1,6 @@
 """Presets: whose choices a recipe makes, where the paper's text and its released code differ.
 
-`paper` is the text, and the same as the defaults of `config`; `author_code` is the script that the authors released. A
+`paper` is the text, and the same as the defaults of `schema`; `author_code` is the script that the authors released. A
 preset is nothing but values of ordinary keys. It wins over what lies below the place that names it (a recipe over its
 `base`, a variant over its recipe, the command line over them all), and loses to the keys beside it. docs/presets.md has
 all differences.

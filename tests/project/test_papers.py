@@ -61,6 +61,8 @@ def test_the_workflow_runs_what_ci_runs_and_the_issue_form_asks_for_doctor():
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_that_a_document_names_exists(document):
     text = (ROOT / document).read_text(encoding="utf-8")
+    command = r"(?:pytest|python|ssb run|ssb plan|ssb sweep) ((?:tests|scripts|recipes|examples)/[\w./-]*\w)"
+    run = set(re.findall(command, text)) - set(re.findall(r"^\+\+\+ b/(.+)$", text, re.M))  # which a worked diff makes
     text = re.sub(r"^(?:`{3}|~{3}).*?^(?:`{3}|~{3})", "", text, flags=re.M | re.S)
     linked = set(re.findall(r"\]\(([^)#:\s]+)\)", text))
     said = set(re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|sh|txt|ipynb|svg|png|html|jinja|toml))`", text))
@@ -68,7 +70,7 @@ def test_every_file_that_a_document_names_exists(document):
     said = {name for name in said if not name.startswith("runs/")}  # what a run writes
     bare = {name for name in said if "/" not in name}
     places = [ROOT, (ROOT / document).parent, ROOT / "ssb_unsloth"]
-    missing = [name for name in linked | said - bare if not any((place / name).exists() for place in places)]
+    missing = [name for name in run | linked | said - bare if not any((place / name).exists() for place in places)]
     folders = ("ssb_unsloth", "tests", "scripts", "benchmarks", "docs", "examples", "constraints", "recipes")
     missing += [name for name in bare if not any(any((ROOT / folder).rglob(name)) for folder in folders)]
     assert sorted(missing) == []
