@@ -134,7 +134,7 @@ class Curator:
             refinements += refined
             pairs += found
             paired = list(dict.fromkeys(pair.problem_id for pair in pairs))
-            found_of = f"{len(paired):,} of {self.config.pairs:,}"
+            found_of = f"{min(len(paired), self.config.pairs):,} of {self.config.pairs:,}"
             if self.config.refinements > 1:
                 found_of += f" questions with a pair, {len(pairs):,}"
             say(f"{found_of} pairs from {len(seen):,} of {len(problems):,} questions")

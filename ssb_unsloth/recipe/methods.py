@@ -9,7 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-MethodName = Literal["ssb", "sft", "rft", "ssd", "grpo"]
+MethodName = Literal[
+    "ssb",
+    "sft",
+    "rft",
+    "ssd",
+    "grpo",
+]
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,7 @@ class Method:
     colour: str  # in figures, as #rrggbb
     module: str  # of training/, whose `train` it is
     reads: tuple[str, ...] = ()  # the stages whose results it reads, besides the questions
-    # What it uses of curation, and pays for: all of it, the rollouts of all questions, or those that it learns from.
+    # Which tokens of curation the cost table charges it: all, all rollouts, or only the rollouts that it learns from.
     pays: Literal["all", "rollouts", "learnt"] = "all"
     by_backend: bool = False  # its model is loaded by `model.backend`; TRL's trainers take plain transformers
     samples: bool = False  # it samples replies while it trains, from the questions, by its own settings

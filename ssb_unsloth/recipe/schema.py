@@ -148,7 +148,7 @@ class GrpoConfig:
 
 @dataclass
 class TrainConfig:
-    # ssb, or a control: sft on the pairs' replies, rft on right rollouts, ssd on any, or grpo (methods.py).
+    # Ours beside the paper's ssb: the controls; `methods.METHODS` says of each what it learns from.
     method: MethodName = "ssb"
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

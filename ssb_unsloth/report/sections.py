@@ -24,9 +24,13 @@ def evaluation_section(
         "wilson": "Wilson's for one reply a question" + ", or where all replies or none are right," * (len(kinds) > 1),
         "bootstrap": f"a bootstrap over questions for several ({RESAMPLES:,} resamples, seed {seed})",
     }
+    elsewhere = beyond = ""
+    if any("verifier" in b for b in benchmarks.values()):
+        elsewhere = " (to a verifier that a benchmark below names, its answer is right)"
+        beyond = " (as far as such a verifier looks beyond the box)"
     columns = [
         "*equal as string*: the box is the gold answer character for character (the paper's way)",
-        "*box or not*: the last box, formula or number is equal to it, boxed or not, cut off or not",
+        "*box or not*: the last box, formula or number is equal to it, boxed or not, cut off or not" + beyond,
         "*no box*, *cut off*: shares of all replies, those that ended without a box and those that did not end;"
         " *tokens*: means over right and over wrong replies",
     ]
@@ -37,9 +41,6 @@ def evaluation_section(
             "*seeds*: standard deviation (n - 1) and each seed's accuracy. Intervals speak of other questions, seeds of"
             " other training runs"
         )
-    elsewhere = ""
-    if any("verifier" in b for b in benchmarks.values()):
-        elsewhere = " (to a verifier that a benchmark below names, its answer is right)"
     parts = [
         "Accuracy is pass@1: the last `\\boxed{}` is mathematically equal to the gold answer"
         f"{elsewhere}, and the reply was not cut off."

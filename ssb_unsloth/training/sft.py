@@ -100,7 +100,7 @@ def learnt_from(inputs: Inputs) -> list[Reply]:
     made, prompts = [], recipe.prompts
     for question, rollout in draw(recipe.train.method, inputs.pairs, inputs.questions, inputs.rollouts, recipe.seed):
         asked = student_messages(question, prompts.wording)
-        made.append((student_prompt_ids(prompts, asked, tokenizer), _token_ids(rollout, tokenizer)))
+        made.append((student_prompt_ids(prompts, asked, tokenizer), token_ids(rollout, tokenizer)))
     return made
 
 
@@ -134,7 +134,7 @@ def _draw(groups: Sequence[Sequence[Rollout]], count: int, seed: int) -> list[Ro
     return [group[k] for k in range(deepest) for group in shuffled if k < len(group)][:count]
 
 
-def _token_ids(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def token_ids(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The sampler's own ids; only a rollout that was given as text is tokenized."""
     if rollout.token_ids is not None:
         return rollout.token_ids

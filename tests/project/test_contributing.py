@@ -25,7 +25,9 @@ def changed(tmp_path_factory):
         copy(ROOT / name, root / name)
     for check in (["--check"], []):
         for name, diff in DIFFS.items():
-            git = subprocess.run(["git", "apply", *check], input=diff, text=True, cwd=root, capture_output=True)
+            git = subprocess.run(
+                ["git", "apply", "--unidiff-zero", *check], input=diff, text=True, cwd=root, capture_output=True
+            )
             assert git.returncode == 0, f"{name}: {git.stderr}"
     return root
 

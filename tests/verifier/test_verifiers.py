@@ -43,6 +43,7 @@ from ssb_unsloth.verifier.verifiers import VERIFIERS, verifier_named
 
 PACKAGE = Path(ssb_unsloth.__file__).parent
 POCKET = PACKAGE.parent / "recipes" / "pocket.yaml"
+KNOWN = ", ".join([*VERIFIERS, "choice"])
 ADDED = Path(__file__).parents[1] / "support" / "multiple_choice.py"
 
 
@@ -57,7 +58,7 @@ def choice(monkeypatch):
 
 
 def test_a_verifier_that_nobody_knows_is_refused_with_the_known_ones(choice):
-    with pytest.raises(UserError, match=r"no verifier 'maths'; known: math, choice\."):
+    with pytest.raises(UserError, match=rf"no verifier 'maths'; known: {KNOWN}\."):
         verifier_named("maths")
     assert type(verifier_named(choice)).__name__ == "MultipleChoice"
 
@@ -255,7 +256,7 @@ def test_evaluation_scores_and_grade_are_by_the_verifier_of_the_benchmark(choice
     assert main(["grade", str(loose), "--verifier", choice]) == main(["grade", str(folder)]) == 0
     capsys.readouterr()
     assert main(["grade", str(loose), "--verifier", "choices"]) == 2
-    assert "--verifier: no verifier 'choices'; known: math, choice." in capsys.readouterr().err
+    assert f"--verifier: no verifier 'choices'; known: {KNOWN}." in capsys.readouterr().err
 
 
 def test_replies_judged_by_another_verifier_are_not_taken_over(choice, questions, tmp_path):
@@ -286,7 +287,8 @@ def test_two_files_are_all_that_a_verifier_takes(tmp_path):
     graded = ssb("grade", "replies.jsonl", "--verifier", "choice")
     assert "'(b)' for gold 'B': wrong -> right" in graded.stdout, graded.stderr
     refused = ssb("grade", "replies.jsonl", "--verifier", "choices")
-    assert "known: math, choice." in refused.stderr
+    known = ", ".join(["math", "choice", *(name for name in VERIFIERS if name != "math")])  # as the row stands
+    assert f"known: {known}." in refused.stderr
 
 
 # -- The recipe -------------------------------------------------------------------------------------------------------
@@ -302,7 +304,7 @@ def test_a_recipe_names_its_verifier_and_each_benchmark_its_own(choice):
 def test_a_verifier_that_is_none_is_refused_when_the_recipe_is_read(choice):
     with pytest.raises(UserError) as error:
         load(POCKET, ["problems.verifier=maths", "evaluate.benchmarks.test.verifier=null"])
-    assert "problems.verifier: no verifier 'maths'; known: math, choice." in str(error.value)
+    assert f"problems.verifier: no verifier 'maths'; known: {KNOWN}." in str(error.value)
     assert "evaluate.benchmarks.test.verifier: " in str(error.value)
 
 
