@@ -2,7 +2,10 @@
 
 import argparse
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -163,9 +166,15 @@ def test_contestants_take_turns_and_cpu_time_is_that_of_all_threads():
 
 
 def test_peak_memory_is_seen():
+    """In a fresh process, as the benchmarks measure it: an allocator that keeps what others freed hides memory."""
     size = 50 << 20
-    found = common.peak_of(lambda: torch.ones(size, dtype=torch.uint8), "cpu")
-    assert 0.9 * size < found < 1.5 * size
+    code = (
+        "import torch; from benchmarks import common;"
+        f" print(common.peak_of(lambda: torch.ones({size}, dtype=torch.uint8), 'cpu'))"
+    )
+    root = Path(common.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert 0.9 * size < int(done.stdout) < 1.5 * size
 
 
 # ---- what is kept
