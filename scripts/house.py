@@ -197,8 +197,8 @@ def draw() -> str:
             f' orient="auto">{HEAD}</marker></defs>',
             f'<rect class="page" width="{wide}" height="{tall}"/>',
             f'<text class="name" x="{GAP}" y="32">{title}</text>',
-            f'<text x="{GAP}" y="54">Imports run downwards. An arrow: one that no other way stands for; all of them:'
-            " the blue line in a box. Every room stands on the ground floor.</text>",
+            f'<text x="{GAP}" y="54">Imports run downwards. A blue line lists all that a room imports; arrows show'
+            " those that no way through another room implies. Every room may import the ground floor.</text>",
             *(_arrow(a, b, place, drawn) for a, b in drawn if b in ROOMS[a]),
             *boxes,
             *(_arrow(a, b, place, drawn) for a, b in drawn if b not in ROOMS[a]),
@@ -219,9 +219,10 @@ def _is_drawn(a: str, b: str, found: Counter[tuple[str, str]]) -> bool:
 
 def _box(name: str, x: int, y: int, width: int, found: Counter[tuple[str, str]]) -> str:
     files = [path for module, path in modules().items() if room(module) == name]
-    about = textwrap.wrap(sentence(name), width=(width - 20) // 7, max_lines=2, placeholder=" …")
-    said = [f'<text x="{x + 10}" y="{y + 39 + 16 * i}">{_escaped(line)}</text>' for i, line in enumerate(about)]
     to = " ".join(other for other in reversed(ROOMS) if (name, other) in found and other not in (*GROUND, "__init__"))
+    lines = 2 if to else 3
+    about = textwrap.wrap(sentence(name), width=(width - 20) // 7, max_lines=lines, placeholder=" …")
+    said = [f'<text x="{x + 10}" y="{y + 39 + 16 * i}">{_escaped(line)}</text>' for i, line in enumerate(about)]
     if to:
         said.append(f'<text class="to" x="{x + 10}" y="{y + HEIGHT - 7}">→ {to}</text>')
     return "\n".join(
