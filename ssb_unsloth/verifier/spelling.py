@@ -22,7 +22,6 @@ _SIGNS = str.maketrans(
         **dict.fromkeys("\t\n\r~", " "),
         **dict.fromkeys('“”„«»"`✓✔✅☑', ""),
         **dict.fromkeys("✕✖•", r"\cdot "),
-        **dict.fromkeys("\u034f\u115f\u1160\u3164\uffa0", ""),  # letters and marks that cannot be seen
         **{"\u2800": " ", "˚": "°"},
         **{"−": "-", "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "∗": "*"},
         **{"÷": "/", "⁄": "/", "∕": "/", "±": r"\pm ", "∓": r"\mp ", "∶": ":"},
@@ -61,6 +60,7 @@ def characters(text: str) -> str:
     """Without characters that cannot be seen, and with plain ones for their full-width, raised and other forms."""
     if text.isascii():
         return text.translate(_SIGNS)
+    text = "".join(character for character in text if not _is_hidden(character))  # they may part digits
     text = re.sub("‘([^‘’]*)’", r"\1", text)
     text = re.sub(r"([√∛∜])\s*(\d+|[A-Za-z])", lambda root: f"{_ROOTS[root[1]]}{{{root[2]}}}", text)
     text = re.sub(f"[{''.join(_RAISED)}]+", lambda match: _script("^", match[0], _RAISED), text)
@@ -74,14 +74,22 @@ def _script(mark: str, characters: str, plain: dict[str, str]) -> str:
 
 
 @functools.cache
+def _is_hidden(character: str) -> bool:
+    """Whether it cannot be seen: formats, controls but for blanks, variants, and some letters and marks."""
+    if character.isascii():
+        return character < " " and character not in "\t\n\r"
+    return (
+        unicodedata.category(character) in ("Cf", "Cc", "Cn")
+        or character in "\u034f\u115f\u1160\u3164\uffa0"
+        or re.match("[\ufe00-\ufe0f\U000e0100-\U000e01ef]", character) is not None
+    )
+
+
+@functools.cache
 def _plain_character(character: str) -> str:
     if character.isascii():
         return character if character >= " " else ""
     category, kind = unicodedata.category(character), unicodedata.decomposition(character).partition(">")[0]
-    if category in ("Cf", "Cc", "Cn") or re.match(
-        "[\ufe00-\ufe0f\U000e0100-\U000e01ef]", character
-    ):  # formats, controls, variants
-        return ""
     if category in ("Zs", "Zl", "Zp"):
         return " "
     if category == "Pd" and character not in "〜〰":

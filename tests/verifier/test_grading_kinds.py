@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from ssb_unsloth.verifier.answers import read
@@ -193,9 +193,11 @@ def test_inequalities_multiplied_by_minus_one(letter, bound, sign, other):
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=30))
+@example("¹¹")
+@example("x₁₂ √2 3\u0305")
 def test_what_cannot_be_seen_changes_nothing(text):
-    hidden = "".join(character + "\u200b\u00ad" for character in text)
-    assert characters(hidden) == characters(text)
+    for signs in ("\u200b\u00ad", "\ufe0f", "\u115f\x00"):
+        assert characters("".join(character + signs for character in text)) == characters(text)
     assert characters(characters(text)) == characters(text)
 
 
