@@ -5,7 +5,8 @@
 #
 #   before:  python3 scripts/slim_wheels.py .whl          25 MB, to be carried along with the checkout
 #   there:   bash scripts/visit.sh 1                      is it right, and what does 3B take: 5 to 9 minutes
-#            bash scripts/visit.sh 2                      the kernel, the pass, numerics, 20 M parameters: 5 to 9 minutes
+#            bash scripts/visit.sh 2                      the kernel, the pass, numerics: 4 to 8 minutes
+#            bash scripts/visit.sh 3                      the whole method at 20 million parameters: 4 to 6 minutes
 #
 # Rows, reports and logs.tgz go to $OUT, after every step. Each step has its own limit and log, and one that fails does
 # not stop the next; together a part's limits come to less than ten minutes. In part 1 what is only right or wrong runs
@@ -22,7 +23,7 @@ if ls .whl/*.whl >/dev/null 2>&1; then
   export PYTHONPATH=$W/site:$PWD
 fi
 
-dtype=bfloat16; backend=unsloth; toy=""; pocket="--seconds ${POCKET_SECONDS:-90}"
+dtype=bfloat16; backend=unsloth; toy=""; pocket="--seconds ${POCKET_SECONDS:-80}"
 if [ "${VISIT_DEVICE:-cuda}" = cpu ]; then
   dtype=float32; backend=transformers; toy="--device cpu --tiny"; pocket="--seconds 5 --problems 2 --workers 1 --device cpu"
 fi
@@ -45,7 +46,7 @@ check() { # NAME SECONDS CHECK...
   step "$name" "$limit" python3 -m scripts.gpu_checks "$@" --out "$OUT/$name.jsonl" --backend $backend $toy
 }
 # -v: what has passed is there to read if the limit ends it.
-tests() { step tests 320 env SSB_REQUIRE_GPU=1 python3 -m pytest tests/gpu -n 6 -v --tb=short -k "${TESTS:-}"; }
+tests() { step tests 300 env SSB_REQUIRE_GPU=1 python3 -m pytest tests/gpu -n 6 -v --tb=short -k "${TESTS:-}"; }
 chain() { ssb chain 200 run name=visit $model $small train.epochs=2 train.probe_steps=4 train.gradient_checkpointing=true; }
 grpo() { ssb grpo 200 train name=visit-grpo model.dtype=$dtype train.method=grpo train.grpo.steps=3 train.grpo.questions=32 train.grpo.use_vllm=false; }
 
@@ -56,10 +57,14 @@ case ${1:-1} in
   check unsloth-train 240 unsloth-train memory-caps
   ;;
 2)
-  [ -z "${TESTS:-}" ] || tests # those of part 1 that are worth another look
-  check kd-kernel 150 kd-kernel
-  check rest 130 numerics teacher-pass
+  [ -z "${TESTS:-}" ] || tests & # those of part 1 that are worth another look
+  check numerics 150 numerics & # right or wrong, not timed
+  wait
+  check kd-kernel 200 kd-kernel
+  check teacher-pass 80 teacher-pass
+  ;;
+3)
   step pocket20m 165 python3 -m scripts.scaled_pocket --out "$W/pocket20m" --rows "$OUT/scaled-pocket.jsonl" $pocket
-  [ $backend = transformers ] || ssb method20m 150 run name=visit-20m model.name="$W/pocket20m" $model sampler.batch_size=512
+  [ $backend = transformers ] || ssb method20m 260 run name=visit-20m model.name="$W/pocket20m" $model sampler.batch_size=512
   ;;
 esac
