@@ -337,6 +337,12 @@ def with_section(document: str, rows: Sequence[Row]) -> str:
     return before + BEGIN + "\n" + section(rows) + "\n" + END + after
 
 
+def line_of(row: Row) -> str:
+    """The line that a row belongs to: its contestant, which may have been tried with chunks of several sizes."""
+    option = str(row.get("option") or "")
+    return row["contestant"] + (f", {option}" if option.isalpha() else "")
+
+
 def plot(rows: Sequence[Row], path: Path = PLOT) -> None:
     """Time and memory of the loss against the number of rows, on both scales logarithmic; one line a contestant."""
     import matplotlib
@@ -345,26 +351,28 @@ def plot(rows: Sequence[Row], path: Path = PLOT) -> None:
     import matplotlib.pyplot as plt
 
     results = Results(rows)
-    gpu = bool(results.find("kd-loss", gpu=True))
-    found = results.find("kd-loss", gpu=gpu)
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for number, name in enumerate(dict.fromkeys(name_of(row).partition(":")[0] for row in found)):
-        same = sorted((row for row in found if row["contestant"] == name), key=lambda row: row["rows"])
-        best = {row["rows"]: row for row in same}
-        style = {"marker": "o", "ms": 4, "lw": 2 if name == "ours" else 1, "ls": "--" if name == "raw" else "-"}
-        style["color"] = f"C{number}"  # the same in both panels
-        axes[0].plot(list(best), [row["seconds"]["min"] for row in best.values()], label=name, **style)
-        peaks = {n: row["peak_bytes"] / 2**20 for n, row in best.items() if row["peak_bytes"]}
-        if peaks:
-            axes[1].plot(list(peaks), list(peaks.values()), label=name, **style)
-    for axis, label in zip(axes, ("seconds", "peak memory above the inputs, MiB"), strict=True):
-        axis.set(xscale="log", yscale="log", xlabel="rows (reply tokens)", ylabel=label)
-        ticks = sorted({row["rows"] for row in found})
-        axis.set_xticks(ticks, [f"{n:,}" for n in ticks], minor=False)
-        axis.set_xticks([], minor=True)
-        axis.grid(alpha=0.3)
-        axis.legend(frameon=False, fontsize=8)
-    figure.suptitle(f"loss + gradient, {found[0]['device'] if found else ''}", fontsize=10)
+    machines = [found for gpu in (False, True) if (found := results.find("kd-loss", gpu=gpu))]
+    if not machines:
+        return
+    figure, axes = plt.subplots(len(machines), 2, figsize=(9, 3.6 * len(machines)), layout="constrained", squeeze=False)
+    for pair, found in zip(axes, machines, strict=True):
+        for number, name in enumerate(dict.fromkeys(map(line_of, found))):
+            same = sorted((row for row in found if line_of(row) == name), key=lambda row: row["rows"])
+            best = {row["rows"]: row for row in same}
+            style = {"marker": "o", "ms": 4, "lw": 2 if name == "ours" else 1, "ls": "--" if name == "raw" else "-"}
+            style["color"] = f"C{number}"  # the same in both panels
+            pair[0].plot(list(best), [row["seconds"]["min"] for row in best.values()], label=name, **style)
+            peaks = {n: row["peak_bytes"] / 2**20 for n, row in best.items() if row["peak_bytes"]}
+            if peaks:
+                pair[1].plot(list(peaks), list(peaks.values()), label=name, **style)
+        for axis, label in zip(pair, ("seconds", "peak memory above the inputs, MiB"), strict=True):
+            axis.set(xscale="log", yscale="log", xlabel="rows (reply tokens)", ylabel=label)
+            axis.set_title(f"loss + gradient, {found[0]['device']}, {found[0]['dtype']}", fontsize=9)
+            ticks = sorted({row["rows"] for row in found})
+            axis.set_xticks(ticks, [f"{n:,}" for n in ticks], minor=False)
+            axis.set_xticks([], minor=True)
+            axis.grid(alpha=0.3)
+            axis.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
 

@@ -57,8 +57,9 @@ case ${1:-1} in
   check unsloth-train 240 unsloth-train memory-caps
   ;;
 2)
-  [ -z "${TESTS:-}" ] || tests & # those of part 1 that are worth another look
-  check numerics 150 numerics & # right or wrong, not timed
+  # What is right or wrong, not timed, side by side; of the tests those that are named, which are worth another look.
+  [ -z "${TESTS:-}" ] || tests &
+  check numerics 150 numerics
   wait
   check kd-kernel 200 kd-kernel
   check teacher-pass 80 teacher-pass
