@@ -1,31 +1,42 @@
-"""Data sets to Problems: a local JSONL or Parquet file, a hub data set, or the built-in generator."""
+"""Data sets to Problems: files and folders, a hub data set (`readers`), or the built-in generator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..io.files import check_folder, is_finite, local, open_file
+from ..io.files import is_finite
 from ..io.progress import say
 from ..pocket import is_pocket
 from ..recipe.schema import BenchmarkConfig, ProblemsConfig
-from ..records import LARGEST, Problem, read_rows, stable_id
-from ..verifier.verifiers import verifier_named
+from ..records import LARGEST, Problem, stable_id
+from ..verifier.verifiers import MATH, verifier_named
+from .readers import Row, cell, rows_of
 
 POCKET_SEED = 0  # the generated sets are data like any other: they do not change with a recipe's seed
 POCKET_PROBLEMS = 1000
-FILE_KINDS = (".jsonl", ".parquet")
-PARQUET_ROWS = 1024  # in memory at a time
-MOST_BYTES = 1 << 32  # of a folder that the hub's library copies into its cache
+EXACT = 2**53  # integers below it are the same as floats
 
 
 def load_problems(config: ProblemsConfig) -> list[Problem]:
-    """The recipe's problems in their order, without repeated questions.
+    """The recipe's problems in their order, without repeated questions: all that `iter_problems` gives.
 
-    A problem's id depends on its question alone, so it is the same in every data set, run and order.
+    Raises:
+        UserError: as `iter_problems`; or there is none.
+    """
+    problems = list(iter_problems(config))
+    if not problems:
+        raise UserError(f"{config.source}: holds no problem.")
+    return problems
+
+
+def iter_problems(config: ProblemsConfig) -> Iterator[Problem]:
+    """The recipe's problems in their order, one at a time, without repeated questions; `limit` ends the reading.
+
+    A problem's id depends on its question alone, so it is the same in every data set, run and order. In memory are a
+    few rows, and two numbers for each problem that was given.
 
     Raises:
         UserError: no such source or column, a question that is empty, or a gold answer that cannot be found; the file
@@ -34,19 +45,22 @@ def load_problems(config: ProblemsConfig) -> list[Problem]:
     if is_pocket(config.source):
         from ..pocket.problems import generate
 
-        return generate(config.split, config.limit or POCKET_PROBLEMS, POCKET_SEED)
-    problems: dict[str, Problem] = {}
+        yield from generate(config.split, config.limit or POCKET_PROBLEMS, POCKET_SEED)
+        return
+    golds: dict[int, int] = {}  # id -> hash of the gold answer
     otherwise = 0
-    for where, row in _rows(config):
-        if config.limit is not None and len(problems) == config.limit:
-            break
+    for where, row in rows_of(config):
         problem = _problem(row, where, config)
-        otherwise += problems.setdefault(problem.id, problem).gold != problem.gold
-    if not problems:
-        raise UserError(f"{config.source}: holds no problem.")
+        id_, gold = int(problem.id, 16), hash(problem.gold)
+        if id_ in golds:
+            otherwise += golds[id_] != gold
+            continue
+        golds[id_] = gold
+        yield problem
+        if len(golds) == config.limit:
+            break
     if otherwise:
         say(f"{config.source}: {otherwise:,} rows repeat a question with another gold answer; the first counts.")
-    return list(problems.values())
 
 
 def load_benchmark(name: str, config: BenchmarkConfig) -> list[Problem]:
@@ -60,13 +74,16 @@ def load_benchmark(name: str, config: BenchmarkConfig) -> list[Problem]:
         return load_problems(config)
     problems: dict[str, Problem] = {}
     seen: dict[tuple[str, str], str] = {}  # (column, value) -> where it stood first
-    rows = list(_rows(config))
-    with_ids = any(config.id in row for _, row in rows)
-    for where, row in rows:
+    with_ids = False  # whether there is a column of ids
+    without: str | None = None  # the first row without one
+    for where, row in rows_of(config):
         problem = _problem(row, where, config)
         id_ = row.get(config.id or "")
-        if with_ids and (id_ is None or not str(id_).strip()):
-            raise UserError(f"{where}: the id (column {config.id!r}) is missing, though other problems have one.")
+        with_ids = with_ids or config.id in row
+        if without is None and (id_ is None or not str(id_).strip()):
+            without = where
+        if with_ids and without is not None:
+            raise UserError(f"{without}: the id (column {config.id!r}) is missing, though other problems have one.")
         for key in [("question", problem.id)] + [("id", str(id_))] * with_ids:
             if key in seen:
                 what = "question" if key[0] == "question" else f"id {id_!r}"
@@ -83,24 +100,48 @@ def load_benchmark(name: str, config: BenchmarkConfig) -> list[Problem]:
     return list(problems.values())[: config.limit]
 
 
-def _problem(row: dict[str, Any], where: str, config: ProblemsConfig) -> Problem:
-    for column in (config.question, config.gold):
-        if column not in row:
-            raise UserError(
-                f"{where}: no column {column!r}; it has {', '.join(map(repr, row))}. Name it in the recipe."
-            )
-    question, gold = row[config.question], row[config.gold]
+def _problem(row: Row, where: str, config: ProblemsConfig) -> Problem:
+    question, gold = cell(row, config.question, where), cell(row, config.gold, where)
     if not isinstance(question, str) or not question.strip():
-        raise UserError(f"{where}: the question is empty or no text.")
-    if gold is None:
-        raise UserError(f"{where}: the gold answer is empty.")
-    if not (isinstance(gold, str) or (type(gold) in (int, float, Decimal) and is_finite(gold))):
-        raise UserError(f"{where}: the gold answer is {_short(gold)} ({type(gold).__name__}), no text and no number.")
+        raise UserError(f"{where}: the question is empty or no text (column {config.question!r}).")
+    if gold is None or gold == "":
+        raise UserError(f"{where}: the gold answer is empty (column {config.gold!r}).")
+    text = text_of(gold, booleans=config.verifier != MATH)
+    if text is None:
+        raise UserError(
+            f"{where}: the gold answer is {_short(gold)} ({type(gold).__name__}), no text and no number (column"
+            f" {config.gold!r}){_remedy(gold, config.gold)}."
+        )
     verifier = verifier_named(config.verifier)
     try:
-        return Problem(stable_id(question), question, verifier.gold_from(str(gold), config.gold_format))
+        return Problem(stable_id(question), question, verifier.gold_from(text, config.gold_format))
     except ValueError as error:
-        raise UserError(f"{where}: {error} Is gold_format: {config.gold_format!r} right for this file?") from None
+        raise UserError(
+            f"{where}: {error} Is gold_format: {config.gold_format!r} right for this file, and column {config.gold!r}?"
+        ) from None
+
+
+def text_of(value: Any, booleans: bool = False) -> str | None:
+    """A cell that stands for a text, or None: a text, a finite number, and where `booleans`, true and false.
+
+    A whole number is written without a point also where its column holds floats, as pandas makes of integers beside an
+    empty cell: 42.0 is "42", as a reply has it.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower() if booleans else None
+    if type(value) is float and value.is_integer() and abs(value) < EXACT:
+        return str(int(value))
+    return str(value) if type(value) in (int, float, Decimal) and is_finite(value) else None
+
+
+def _remedy(value: Any, column: str) -> str:
+    if isinstance(value, list) and value:
+        return f"; name one of the list, as {column}.0"
+    if isinstance(value, dict) and value:
+        return f"; name a key of the object, as {column}.{next(iter(value))}"
+    return ""
 
 
 def _short(value: Any) -> str:
@@ -108,59 +149,3 @@ def _short(value: Any) -> str:
     if isinstance(value, int) and abs(value) > LARGEST:
         return "a whole number of too many digits"
     return str(value)[:40]
-
-
-def _rows(config: ProblemsConfig) -> Iterable[tuple[str, dict[str, Any]]]:
-    path = local(config.source, "source")
-    if path.suffix == ".jsonl":
-        return ((f"{path}, line {number}", row) for number, row in read_rows(path))
-    if path.suffix == ".parquet" and not path.is_dir():
-        return ((f"{path}, row {number}", row) for number, row in enumerate(_parquet(path), start=1))
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path}: expected a file ending in {' or '.join(FILE_KINDS)}.")
-    if path.is_dir():
-        check_folder(path, MOST_BYTES, "source")
-    return _hub_rows(config)
-
-
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """The file's rows, a batch in memory at a time. Of a damaged one Arrow raises errors of many kinds."""
-    import pyarrow.parquet
-
-    with open_file(path) as file:
-        try:
-            pages = pyarrow.parquet.ParquetFile(file, page_checksum_verification=True)
-            names = pages.schema_arrow.names
-            if twice := [name for name in names if names.count(name) > 1]:
-                raise ValueError(f"{len(twice)} columns are called {twice[0]!r}")
-            for batch in pages.iter_batches(batch_size=PARQUET_ROWS):
-                batch.validate(full=True)
-                yield from _with_decimals(batch).to_pylist()
-        except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"{path}: not a Parquet file, or a damaged one ({reason[:200]}).") from None
-
-
-def _with_decimals(batch: Any) -> Any:
-    """Columns of float32 as the decimals that were written there: 0.1, and not 0.10000000149."""
-    import pyarrow
-
-    columns = [
-        column.cast(pyarrow.string()).cast(pyarrow.float64()) if column.type == pyarrow.float32() else column
-        for column in batch.columns
-    ]
-    return pyarrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
-
-
-def _hub_rows(config: ProblemsConfig) -> Iterable[tuple[str, dict[str, Any]]]:
-    import datasets
-
-    try:
-        rows = datasets.load_dataset(config.source, config.config, split=config.split)
-    except Exception as error:  # the hub client raises many kinds: offline, gated, no such name, no such split
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"Data set {config.source!r} (configuration {config.config!r}, split {config.split!r}) cannot be loaded:"
-            f" {reason} Check the name and the network, or give a local .jsonl or .parquet file."
-        ) from None
-    return ((f"{config.source}, row {number}", row) for number, row in enumerate(rows, start=1))

@@ -5,14 +5,16 @@ A name may hold anything, and a file may be a pipe that never ends, larger than 
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
 import stat
 import unicodedata
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ..errors import UserError
 
@@ -20,6 +22,7 @@ JSON_BYTES = 1 << 24  # of a config or a manifest; the largest model index is a 
 LINE_CHARACTERS = 1 << 26  # of one line; longer than any question or reply
 MOST_FILES = 10_000  # in a folder that is given as a data set or a model
 DEEPEST = 64  # levels of a JSON document; configs have six at most
+UNPACKING = (gzip.BadGzipFile, EOFError, zlib.error)  # what a damaged .gz raises
 
 
 def local(name: str, key: str = "") -> Path:
@@ -68,13 +71,16 @@ def open_file(path: Path) -> IO[bytes]:
 
 
 def read_text(path: Path, most: int = JSON_BYTES) -> str:
-    """The file's text, without a byte-order mark.
+    """The file's text, without a byte-order mark; of one that ends in .gz, what is packed in it.
 
     Raises:
         UserError: it cannot be opened, has more than `most` bytes, or is not UTF-8.
     """
     with open_file(path) as file:
-        content = file.read(most + 1)
+        try:
+            content = _unpacked(file, path).read(most + 1)
+        except UNPACKING as error:
+            raise UserError(f"{path}: not a .gz file, or a damaged one ({error}).") from None
     if len(content) > most:
         raise UserError(f"{path}: more than {most:,} bytes; that is not a file of this kind.")
     try:
@@ -83,26 +89,36 @@ def read_text(path: Path, most: int = JSON_BYTES) -> str:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
 
 
+def _unpacked(file: IO[bytes], path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.GzipFile(fileobj=file)) if path.suffix.lower() == ".gz" else file
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line) of a text file, one line at a time; without a byte-order mark.
+    """(line number from 1, line) of a text file, one line at a time; without a byte-order mark. A file that ends in .gz
+    is unpacked as it is read.
 
     Raises:
         UserError: it cannot be opened, a line is not UTF-8, or has no end.
     """
     number, before = 0, 0
-    with open_file(path) as file:
+    with open_file(path) as packed:
+        file = _unpacked(packed, path)
         while line := _line(file, path, number + 1):
             number += 1
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {before + error.start}).") from None
+                raise UserError(
+                    f"{path}, line {number}: not UTF-8 text ({error.reason} at byte {before + error.start})."
+                ) from None
             before += len(line)
 
 
 def _line(file: IO[bytes], path: Path, number: int) -> bytes:
     try:
         line = file.readline(LINE_CHARACTERS)
+    except UNPACKING as error:
+        raise UserError(f"{path}: not a .gz file, or a damaged one ({error}).") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
     if len(line) == LINE_CHARACTERS:
@@ -123,7 +139,8 @@ def parse_json(text: str) -> Any:
         if "\\ud" in text.lower():  # an escaped half of a surrogate pair is JSON, and no text
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise ValueError(error.msg) from None
+        place = f" in line {error.lineno}, column {error.colno}" if "\n" in text.strip() else ""
+        raise ValueError(f"{error.msg}{place}") from None
     except UnicodeEncodeError as error:
         raise ValueError(f"\\u{ord(error.object[error.start]):04x} is half a character; write whole ones") from None
     except RecursionError:

@@ -40,10 +40,13 @@ class ModelConfig:
 class ProblemsConfig:
     """Where questions and gold answers come from."""
 
-    source: str = MISSING  # a .jsonl or .parquet file, a hub data set, or "pocket": the built-in generator
+    # A file (.jsonl, .json, .csv, .tsv, .parquet), a folder of such or of `save_to_disk`, a hub data set, or "pocket":
+    # the built-in generator (docs/data.md).
+    source: str = MISSING
     config: str | None = None  # hub data set: its configuration
-    split: str = "train"  # hub data set or pocket: the split
-    question: str = "question"  # column names
+    split: str = "train"  # hub data set, folder or pocket: the split
+    streaming: bool = False  # hub data set: read as it comes, up to `limit`, without a copy of all of it on the disk
+    question: str = "question"  # names of columns; `answer.value` and `turns.0.content` lead into nested ones
     gold: str = "answer"
     gold_format: Literal["####", "boxed", "plain"] = "plain"  # how the gold answer stands in its column
     limit: int | None = number(None, above=0)  # the first so many; pocket: how many to make (1,000 if null)

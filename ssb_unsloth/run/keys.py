@@ -44,9 +44,11 @@ def of_problems(config: ProblemsConfig) -> dict[str, Any]:
 
 def as_written(config: ProblemsConfig) -> dict[str, Any]:
     """The keys as manifests and reports have them: `verifier` only where it is another than the one that there was
-    before it could be chosen, so that what was finished then stays up to date.
+    before it could be chosen, so that what was finished then stays up to date. `streaming` changes no row.
     """
-    return {key: value for key, value in asdict(config).items() if (key, value) != ("verifier", MATH)}
+    identity = {key: value for key, value in asdict(config).items() if (key, value) != ("verifier", MATH)}
+    del identity["streaming"]
+    return identity
 
 
 def of_curation(config: CurateConfig) -> dict[str, Any]:

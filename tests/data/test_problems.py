@@ -119,12 +119,12 @@ def test_the_line_named_is_that_of_the_file(save):
 
 
 def test_files_that_cannot_be_used_are_named(tmp_path, save):
-    (tmp_path / "a.csv").write_text("question,answer\n")
+    (tmp_path / "a.txt").write_text("question,answer\n")
     (tmp_path / "a.parquet").write_text("no")
     for source, message in {
         "none.jsonl": "no such file",
         "none.parquet": "no such file",
-        "a.csv": r"expected a file ending in \.jsonl or \.parquet",
+        "a.txt": r"expected a file ending in .*jsonl.*parquet",
         "a.parquet": "not a Parquet file",
     }.items():
         with pytest.raises(UserError, match=message) as error:
@@ -137,7 +137,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path, save):
 def test_a_hub_data_set_that_cannot_be_had_is_one_clear_message():
     with pytest.raises(UserError, match=r"'nobody/no-such-set'.*cannot be loaded") as error:
         load("nobody/no-such-set", split="train")
-    assert "local .jsonl or .parquet file" in str(error.value)
+    assert "give a local file (.jsonl, .json, .csv" in str(error.value)
     assert "\n" not in str(error.value)
     assert error.value.__suppress_context__
 
