@@ -46,7 +46,7 @@ def chat(folder: Path, temperature: float, seed: int = 0) -> None:
     room = recipe.sampler.max_model_len - decoding.max_tokens
     student = Adapter(source.name, adapter_of(source))
     for number, question in enumerate(_questions(screen)):
-        prompt = sampler.render(student_messages(question, recipe.prompts.wording))
+        prompt = sampler.render(student_messages(question, recipe.prompts.texts))
         if len(prompt) > room:
             screen.print(f"The question takes {len(prompt):,} tokens with its prompt; {room:,} are the limit.")
             continue

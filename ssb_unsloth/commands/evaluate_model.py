@@ -142,7 +142,7 @@ def _problem_files(folder: Path, others: Mapping[str, str], benchmarks: Benchmar
 
 def _page(recipe: Recipe, rows: Rows) -> str:
     described = {name: as_written(config) for name, config in recipe.evaluate.benchmarks.items()}
-    section = evaluation_section(rows["scores"], rows["differences"], described, recipe.seed)
+    section = evaluation_section(rows["scores"], rows["differences"], described, recipe.seed, recipe.prompts.texts)
     return f"# Evaluation of {escaped(recipe.model.name)}\n\nSeed {recipe.seed}.\n\n{section}\n"
 
 

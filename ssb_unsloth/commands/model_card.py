@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 from ..io.markdown import code, escaped, fenced, pipes
 from ..pipeline.students import scores_of
 from ..pocket import is_pocket
-from ..prompts import text as prompt_text
 from ..recipe.methods import METHODS
 from ..recipe.schema import BASE, Recipe
 from ..run.student import Student
@@ -68,9 +67,7 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
 
 {_prompt(recipe)}
 
-```text
-{prompt_text("tutor", recipe.prompts.wording)}
-```
+{fenced(recipe.prompts.texts.tutor)}
 
 Sampling settings of the base's `generation_config.json` (a repetition penalty, for example) were not used in training
 or in the scores above.

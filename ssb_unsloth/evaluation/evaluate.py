@@ -17,7 +17,7 @@ from ..backends import engine_of, load_sampler
 from ..backends.control_tokens import ControlText
 from ..backends.sampler import Adapter, Request, Sampler
 from ..errors import UserError
-from ..prompts import PROMPTS, Prompt
+from ..prompts import DEFAULT, PAPER, Messages, Texts, default_messages, student_messages
 from ..recipe.schema import BASE, DEFAULT_PROMPT, BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
 from ..records import Generation, Problem, generations_file, read_jsonl, write_jsonl
 from ..run.kept import Kept
@@ -40,15 +40,23 @@ class Contestant:
     model: ModelConfig
     adapter: Path | None
     seed: int
-    prompt: Prompt = "tutor"
+    texts: Texts | None = PAPER  # of the prompt; None: the chat template's own default
+
+    @property
+    def prompt(self) -> str:
+        """The prompt by the name that stored replies and scores have for it."""
+        return DEFAULT if self.texts is None else self.texts.name
+
+    def asked(self, question: str) -> Messages:
+        return default_messages(question) if self.texts is None else student_messages(question, self.texts)
 
 
 def base_contestants(
-    model: ModelConfig, seed: int, default_prompt: bool = False, prompt: Prompt = "tutor"
+    model: ModelConfig, seed: int, default_prompt: bool = False, texts: Texts = PAPER
 ) -> list[Contestant]:
     """The base, and on demand the base once more under its chat template's own default prompt."""
-    base = Contestant(BASE, model, None, seed, prompt)
-    return [base, dataclasses.replace(base, name=DEFAULT_PROMPT, prompt="default")] if default_prompt else [base]
+    base = Contestant(BASE, model, None, seed, texts)
+    return [base, dataclasses.replace(base, name=DEFAULT_PROMPT, texts=None)] if default_prompt else [base]
 
 
 def evaluate(
@@ -185,7 +193,7 @@ class _Job:
             problem, sample = self.wanted[name]
             if problem.id not in prompts:
                 try:
-                    prompts[problem.id] = engine.render(PROMPTS[contestant.prompt](problem.question))
+                    prompts[problem.id] = engine.render(contestant.asked(problem.question))
                 except ControlText as error:
                     raise UserError(f"Benchmark {self.benchmark!r}: problem {problem.id}: {error}.") from None
             ids = prompts[problem.id]

@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..io import disk
 from ..io.files import local
 from ..io.progress import say
-from ..prompts import Messages, Wording, refinement_messages, student_messages
+from ..prompts import PAPER, Messages, Texts, refinement_messages, student_messages
 from ..recipe.schema import CurateConfig, SamplingConfig
 from ..records import Pair, Problem, Rollout, read_rows, stable_id, write_jsonl
 from ..run import clock
@@ -92,11 +92,11 @@ class Curator:
         max_model_len: int,
         seed: int,
         folder: Path,
-        wording: Wording = "paper",
+        texts: Texts = PAPER,
         control_text: str = "skip",
         verifier: str = MATH,
     ) -> None:
-        self.config, self.seed, self.folder, self.wording = config, seed, folder, wording
+        self.config, self.seed, self.folder, self.texts = config, seed, folder, texts
         self.control_text, self.verifier = control_text, verifier
         self._make_sampler, self._max_model_len = make_sampler, max_model_len
 
@@ -175,7 +175,7 @@ class Curator:
                 for k, completion in enumerate(brought.get(problem.id, []))
             ]
         wanted = [
-            _Wanted(problem, student_messages(problem.question, self.wording), "rollout", k)
+            _Wanted(problem, student_messages(problem.question, self.texts), "rollout", k)
             for problem in wave
             for k in range(self.config.rollouts)
         ]
@@ -183,9 +183,7 @@ class Curator:
 
     def _refinements(self, number: int, wave: Sequence[Problem], contrasts: dict[str, Contrast]) -> list[Rollout]:
         wanted = [
-            _Wanted(
-                p, refinement_messages(p.question, shown.right.text, shown.wrong.text, self.wording), "refinement", k
-            )
+            _Wanted(p, refinement_messages(p.question, shown.right.text, shown.wrong.text, self.texts), "refinement", k)
             for p in wave
             if p.id in contrasts
             for shown in [contrasts[p.id]]

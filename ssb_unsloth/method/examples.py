@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def render_examples(recipe: Recipe, pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """The pairs as the teacher pass and the trainer take them, by the recipe's `prompts` and `teach.hint`."""
     prompts = recipe.prompts
-    hinted = hinted_prompts(pairs, recipe.teach.hint, recipe.seed, prompts.wording)
+    hinted = hinted_prompts(pairs, recipe.teach.hint, recipe.seed, prompts.texts)
     made = []
     for pair, teacher in zip(pairs, hinted, strict=True):
-        asked = pair.prompt or student_messages(pair.question, prompts.wording)
+        asked = pair.prompt or student_messages(pair.question, prompts.texts)
         reply_ids = pair.reply_ids if prompts.reply == "sampled" else encode(tokenizer, pair.reply)
         asked_ids, hinted_ids = student_prompt_ids(prompts, asked, tokenizer), render(tokenizer, teacher)
         made.append(Example(pair.id, asked_ids, hinted_ids, reply_ids))

@@ -23,7 +23,7 @@ from ..backends.chat_template import as_text, check_prompt, render
 from ..backends.sources import model_path, unloadable
 from ..backends.wrapped import causal_lm
 from ..errors import UserError
-from ..prompts import Wording, student_messages, teacher_messages
+from ..prompts import Texts, student_messages, teacher_messages
 from ..recipe.methods import METHODS
 from ..recipe.schema import LoraConfig, ModelConfig, Recipe
 from .collator import Example, make_view
@@ -42,9 +42,9 @@ EXAMPLES = 8  # whose likelihood is looked at
 OTHER_METHODS = f"take another model, or train.method {', '.join(_OTHERS)} or {_LAST}, which need no hidden states"
 
 
-def check_template(tokenizer: PreTrainedTokenizerBase, wording: Wording) -> None:
+def check_template(tokenizer: PreTrainedTokenizerBase, texts: Texts) -> None:
     """Student's and teacher's messages each stand once in the rendered prompt, whatever blanks the template changes."""
-    for messages in (student_messages(QUESTION, wording), teacher_messages(QUESTION, RIGHT, WRONG, wording)):
+    for messages in (student_messages(QUESTION, texts), teacher_messages(QUESTION, RIGHT, WRONG, texts)):
         check_prompt(as_text(tokenizer, messages, prompt=True), messages, f"The chat template of {_name(tokenizer)}")
 
 
@@ -230,9 +230,9 @@ def check_same(
     return kl
 
 
-def check_trained(student: nn.Module, tokenizer: PreTrainedTokenizerBase, wording: Wording) -> None:
+def check_trained(student: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Texts) -> None:
     """Student and base differ after the training."""
-    ids = render(tokenizer, student_messages(QUESTION, wording))[-TOKENS:]
+    ids = render(tokenizer, student_messages(QUESTION, texts))[-TOKENS:]
     ids_1S = torch.tensor([ids], device=next(student.parameters()).device)
     with resting(student), torch.no_grad():
         learnt = hidden_states(student, ids_1S, torch.ones_like(ids_1S))

@@ -16,7 +16,7 @@ from ..backends.sources import adapter_path
 from ..data.problems import load_benchmark
 from ..errors import UserError
 from ..evaluation.evaluate import Contestant, assert_adapters_fit, base_contestants, check_room
-from ..prompts import PROMPTS, student_prompt
+from ..prompts import student_messages
 from ..recipe.methods import METHODS
 from ..recipe.schema import BenchmarkConfig, Recipe
 from ..records import Problem
@@ -62,8 +62,8 @@ def _check_model(same: Sequence[Recipe], whole: Recipe, benchmarks: Benchmarks) 
 
     model = same[0].model
     tokenizer = load_tokenizer(model)
-    for wording in sorted({recipe.prompts.wording for recipe in same}):
-        selfchecks.check_template(tokenizer, wording)
+    for texts in dict.fromkeys(recipe.prompts.texts for recipe in same):
+        selfchecks.check_template(tokenizer, texts)
     if model == whole.model:
         _check_rooms(tokenizer, whole, benchmarks)
     lm = selfchecks.skeleton(model)
@@ -76,8 +76,7 @@ def _check_model(same: Sequence[Recipe], whole: Recipe, benchmarks: Benchmarks) 
 def _check_rooms(tokenizer: PreTrainedTokenizerBase, recipe: Recipe, benchmarks: Benchmarks) -> None:
     from ..backends.chat_template import render
 
-    messages = PROMPTS[student_prompt(recipe.prompts.wording)]
     for name, (config, problems) in benchmarks.items():
         for problem in problems:
-            length = len(render(tokenizer, messages(problem.question)))
+            length = len(render(tokenizer, student_messages(problem.question, recipe.prompts.texts)))
             check_room(name, problem, length, config.max_tokens, recipe.sampler.max_model_len)

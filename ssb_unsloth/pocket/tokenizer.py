@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import Qwen2Tokenizer
 
-from .. import prompts
+from ..prompts import PAPER
 from .corpus import draw_chat
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"  # padding; a turn's start; its end
@@ -35,11 +35,10 @@ TEMPLATE = (
 
 def stretches() -> list[str]:
     """The parts of the prompts between their gaps, in the pieces that any combination of hints is put together from."""
-    refine = prompts.text("refine")
-    opening, rest = refine.split("<question>")
-    request = rest.removeprefix(SEPARATOR).replace(prompts.section("right"), "").replace(prompts.section("wrong"), "")
-    headings = [prompts.section(name).split(f"<{name}>")[0] for name in ("right", "wrong")]
-    return [prompts.text("tutor"), opening, *headings, request, SEPARATOR]
+    opening, rest = PAPER.refine.split("<question>")
+    request = rest.removeprefix(SEPARATOR).replace(PAPER.section("right"), "").replace(PAPER.section("wrong"), "")
+    headings = [PAPER.section(name).split(f"<{name}>")[0] for name in ("right", "wrong")]
+    return [PAPER.tutor, opening, *headings, request, SEPARATOR]
 
 
 def train_tokenizer(seed: int) -> Qwen2Tokenizer:

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from ..errors import UserError
 from ..records import Pair
-from . import Messages, Wording, gold_only, teacher_messages
+from . import PAPER, Messages, Texts, gold_only, teacher_messages
 
 # both: the pair's right and wrong rollout (the paper); right, wrong: one of them; none: the bare refinement prompt;
 # gold: the gold answer without steps, in the right rollout's place; shuffled: both, of another question.
@@ -21,7 +21,7 @@ Hint = Literal["both", "right", "wrong", "none", "gold", "shuffled"]
 HINTS: tuple[Hint, ...] = get_args(Hint)
 
 
-def hinted_prompts(pairs: Sequence[Pair], hint: Hint, seed: int, wording: Wording = "paper") -> list[Messages]:
+def hinted_prompts(pairs: Sequence[Pair], hint: Hint, seed: int, texts: Texts = PAPER) -> list[Messages]:
     """The teacher's prompt for each pair. `seed` decides which question's hints `shuffled` shows.
 
     Raises:
@@ -35,18 +35,16 @@ def hinted_prompts(pairs: Sequence[Pair], hint: Hint, seed: int, wording: Wordin
         )
     if hint == "shuffled":
         others = (pairs[i] for i in derangement([pair.problem_id for pair in pairs], random.Random(seed)))
-        return [
-            teacher_messages(pair.question, o.right, o.wrong, wording) for pair, o in zip(pairs, others, strict=True)
-        ]
-    return [pair.teacher_prompt or _hinted_prompt(pair, hint, wording) for pair in pairs]
+        return [teacher_messages(pair.question, o.right, o.wrong, texts) for pair, o in zip(pairs, others, strict=True)]
+    return [pair.teacher_prompt or _hinted_prompt(pair, hint, texts) for pair in pairs]
 
 
-def _hinted_prompt(pair: Pair, hint: Hint, wording: Wording) -> Messages:
+def _hinted_prompt(pair: Pair, hint: Hint, texts: Texts) -> Messages:
     if hint == "gold":
-        return teacher_messages(pair.question, gold_only(pair.gold), None, wording)
+        return teacher_messages(pair.question, gold_only(pair.gold, texts), None, texts)
     right = pair.right if hint in ("both", "right") else None
     wrong = pair.wrong if hint in ("both", "wrong") else None
-    return teacher_messages(pair.question, right, wrong, wording)
+    return teacher_messages(pair.question, right, wrong, texts)
 
 
 def derangement(groups: Sequence[str], rng: random.Random) -> list[int]:

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..io.files import is_finite
-from ..verifier.verifiers import VERIFIERS, unknown
+from ..prompts import BOX, faults
+from ..verifier.verifiers import VERIFIERS, unknown, verifier_named
 from . import trackers
 from .ranges import range_of
-from .schema import BASE, DEFAULT_PROMPT, LORA_RANKS, Recipe
+from .schema import BASE, DEFAULT_PROMPT, LORA_RANKS, ProblemsConfig, Recipe
 
 LONGEST_NAME = 60  # bytes: several of them stand in one file's name, which has 255
 MOST_STUDENTS = 500
@@ -169,15 +170,36 @@ def _benchmarks(r: Recipe) -> Lines:
 
 
 def _verifiers(r: Recipe) -> Lines:
-    asked = {"problems": r.problems, **{f"evaluate.benchmarks.{name}": b for name, b in r.evaluate.benchmarks.items()}}
-    for key, problems in asked.items():
+    for key, problems in _with_verifiers(r).items():
         if problems.verifier not in VERIFIERS:
             yield f"{key}.verifier: {unknown(problems.verifier)}"
 
 
+def _prompts(r: Recipe) -> Lines:
+    own = r.prompts
+    wrong = list(faults(own.wording, own.tutor, own.refine, own.answer_form))
+    yield from (f"prompts.{key}: {what}" for key, what in wrong)
+    if wrong or own.answer_form == BOX:  # every verifier that comes with the package reads the box
+        return
+    for key, problems in _with_verifiers(r).items():
+        if (
+            problems.verifier in VERIFIERS
+            and verifier_named(problems.verifier).answer_in(own.texts.answered("42")) != "42"
+        ):
+            yield (
+                f"prompts.answer_form: {own.answer_form!r} is no form that {key}.verifier ({problems.verifier}) reads an"
+                f" answer from; take {BOX}, or another verifier."
+            )
+
+
+def _with_verifiers(r: Recipe) -> dict[str, ProblemsConfig]:
+    """All questions that are asked, by their key."""
+    return {"problems": r.problems, **{f"evaluate.benchmarks.{name}": b for name, b in r.evaluate.benchmarks.items()}}
+
+
 CHECKS = (
     *(_names, _seeds, _model, _adapter, _lengths, _curation, _objective, _batches, _trackers, _verifiers),
-    _benchmarks,
+    *(_benchmarks, _prompts),
 )
 
 

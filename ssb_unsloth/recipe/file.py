@@ -26,6 +26,8 @@ MOST_BYTES = 1 << 17  # of a recipe's text; the longest here has a twentieth
 MOST_VALUES = 20_000  # in a recipe, those behind aliases and references counted as often as they stand there
 MOST_CHARACTERS = 1 << 20  # of all texts, counted so
 DEEPEST = 32
+PROSE = ("prompts.tutor", "prompts.refine", "prompts.answer_form")  # keys whose text may have several lines
+PROSE_BYTES = 1 << 16  # of a file that one of them names
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w-]*(?:\.[\w-]+)*)\}")
 _TAG = "tag:yaml.org,2002:"
 
@@ -102,6 +104,38 @@ def is_text(kind: Any) -> bool:
     return kind is str
 
 
+def with_prose(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A layer with the contents of the .txt and .md files that its prompts name, each relative to `folder`; so the
+    resolved recipe holds the texts themselves. `layer`: a recipe's, its variants included.
+
+    Raises:
+        UserError: such a file cannot be read, or holds what a recipe cannot say.
+    """
+    found = dict(layer)
+    if isinstance(prompts := layer.get("prompts"), dict):
+        found["prompts"] = {
+            key: _prose(value, f"prompts.{key}", folder) if f"prompts.{key}" in PROSE else value
+            for key, value in prompts.items()
+        }
+    if isinstance(variants := layer.get("variants"), dict):
+        found["variants"] = {
+            name: with_prose(one, folder) if isinstance(one, dict) else one for name, one in variants.items()
+        }
+    return found
+
+
+def _prose(value: Any, key: str, folder: Path) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value.endswith((".txt", ".md")) and "\n" not in value:
+        path = folder / local(value, key)
+        text = read_text(path, PROSE_BYTES).replace("\r\n", "\n")
+        if "${" in text:
+            raise UserError(f"{path}: holds ${{, which is a reference in a recipe; put a blank between the two signs.")
+        value = _Values(str(path), object).checked(text, str, key, "")
+    return value.removesuffix("\n")
+
+
 def _compose(text: str, what: str) -> yaml.Node | None:
     try:
         return yaml.compose(text, Loader=_Loader)
@@ -173,7 +207,7 @@ class _Values:
         self._room -= len(text)
         if self._room < 0:
             raise UserError(f"{self._where}: {path}{line}: more text than a recipe can hold.")
-        if (found := control_character(text, "\n\t" if kind is Any else "")) is not None:
+        if (found := control_character(text, "\n\t" if kind is Any or path.endswith(PROSE) else "")) is not None:
             raise UserError(f"{self._where}: {path}{line}: holds the control character {found!r}; leave it out.")
         refuse_credentials(text, f"{self._where}: {path}{line}")
         if text.count("${") != len(_REFERENCE.findall(text)):

@@ -20,7 +20,7 @@ from ..io import disk
 from ..io.files import local
 from .benchmarks import BENCHMARKS
 from .checks import LONGEST_NAME, impossible, names_a_file, servers_among, too_many
-from .file import merged, overrides_merged, read, with_references
+from .file import merged, overrides_merged, read, with_prose, with_references
 from .presets import PRESETS
 from .renamed import RENAMED, todays_name, with_todays_names
 from .schema import BASE, DEFAULT_PROMPT, BenchmarkConfig, Recipe
@@ -38,10 +38,10 @@ def load(path: Path, overrides: Sequence[str] = (), servers: bool = False) -> Re
         UserError: a file cannot be read, or anything in it, in the overrides or in a variant is wrong; all of it in one
             message.
     """
-    given = _layer(read(path, Recipe))
+    given = _layer(with_prose(read(path, Recipe), path.parent))
     if "base" in given:
         base_path = path.parent / local(str(given.pop("base")), f"{path}: base")
-        base = _layer(read(base_path, Recipe))
+        base = _layer(with_prose(read(base_path, Recipe), base_path.parent))
         if "base" in base:
             raise UserError(f"{base_path}: a recipe that is a `base` cannot have one itself; there is one level.")
         given = merged(base, given)
@@ -54,7 +54,7 @@ def resolve(given: dict[str, Any], overrides: Sequence[str], where: str, servers
     Raises:
         UserError: as `load`.
     """
-    whole = merged(with_todays_names(given), _layer(overrides_merged(overrides, Recipe)))
+    whole = merged(with_todays_names(given), _layer(with_prose(overrides_merged(overrides, Recipe), Path())))
     for section, key in ((whole.get("evaluate"), "benchmarks"), (whole, "variants")):
         if isinstance(section, dict) and key in section:
             section[key] = _without_nulls(section[key])

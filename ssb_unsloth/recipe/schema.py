@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from omegaconf import MISSING
 
-from ..prompts import Wording
+from ..prompts import BOX, Texts, Wording, texts
 from ..prompts.hints import Hint
 from .methods import MethodName
 from .ranges import as_in, each, number
@@ -58,12 +58,23 @@ class PromptsConfig:
     """What the model is shown, and which tokens of the reply are learnt. The second choice of each is the released
     code's (docs/presets.md)."""
 
-    wording: Wording = "paper"  # of the tutor and the refinement prompt: paper §3.1, or the code's
+    # Of the tutor and the refinement prompt. paper: §3.1; unquoted: the same without the backticks around the box,
+    # which are the text's conversion's; or the released code's.
+    wording: Wording = "paper"
+    # Texts of one's own in their place: the text itself, or a .txt or .md file beside the recipe. Gaps: <answer_form>;
+    # <question>, <right> and <wrong> in the refinement prompt.
+    tutor: str | None = None
+    refine: str | None = None
+    answer_form: str = BOX  # how a reply is to give its answer, which stands for the dots; the verifier has to read it
     student: Literal["chat", "joined"] = "chat"  # §3.2.1: the chat template; joined: prompt and question with a space
     # A text may spell a control token of the model, such as <|im_end|>: it is tokenized as the text that it is. Where
     # tokenizer or template cannot tell it from their own, the question or pair is left out and counted, or refused.
     control_text: Literal["skip", "refuse"] = "skip"
     reply: Literal["sampled", "retokenized"] = "sampled"  # the sampler's ids and the end of turn; or its text, without
+
+    @property
+    def texts(self) -> Texts:
+        return texts(self.wording, self.tutor, self.refine, self.answer_form)
 
 
 @dataclass

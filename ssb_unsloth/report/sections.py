@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..evaluation.stats import RESAMPLES
-from ..io.markdown import escaped, opening, pipes
-from ..prompts import system_text
+from ..io.markdown import escaped, fenced, opening, pipes
+from ..prompts import DEFAULT, PAPER, SHIPPED, Texts
 from ..published import PAIRS, QUESTIONS
 from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe
@@ -15,9 +15,11 @@ from .tables import Row, difference_table, gain_table, published_table, samples_
 
 
 def evaluation_section(
-    scores: Sequence[Row], differences: Sequence[Row], benchmarks: Mapping[str, Row], seed: int
+    scores: Sequence[Row], differences: Sequence[Row], benchmarks: Mapping[str, Row], seed: int, own: Texts = PAPER
 ) -> str:
-    """Scores, differences, the published figures and how it was measured, as Markdown. `seed`: the bootstraps'."""
+    """Scores, differences, the published figures and how it was measured, as Markdown. `seed`: the bootstraps'; `own`:
+    what the recipe's models are shown.
+    """
     kinds = {s["interval"] for s in scores if s["metric"] == "pass@1"}
     several = any(s["seed"] is None for s in scores)
     intervals = {
@@ -78,13 +80,13 @@ def evaluation_section(
             pipes(published),
         ]
     parts.append(_how(benchmarks, {s["benchmark"]: s["n_questions"] for s in scores}))
-    for name, prompt in system_prompts(scores).items():
+    for name, prompt in system_prompts(scores, own).items():
         if prompt is None:
             parts.append("Prompt *default*: the question alone, under whatever the chat template says by itself.")
         else:
             parts += [
                 f"Prompt *{escaped(name)}*, the system prompt before the question:",
-                "> " + prompt.replace("\n", "\n> "),
+                "> " + prompt.replace("\n", "\n> ") if name in SHIPPED else fenced(prompt),
             ]
     return "\n\n".join(parts)
 
@@ -96,9 +98,10 @@ def _undecided(count: int, what: str, where: str) -> str:
     )
 
 
-def system_prompts(scores: Sequence[Row]) -> dict[str, str | None]:
+def system_prompts(scores: Sequence[Row], own: Texts) -> dict[str, str | None]:
     """The system prompts under which the scores were made, by name; None for the model's own default."""
-    return {name: system_text(name) for name in dict.fromkeys(s["prompt"] for s in scores)}
+    known = {DEFAULT: None, **SHIPPED, own.name: own.tutor}
+    return {name: known[name] for name in dict.fromkeys(s["prompt"] for s in scores)}
 
 
 def _how(benchmarks: Mapping[str, Row], questions: Mapping[str, int]) -> str:
@@ -137,7 +140,7 @@ def document(recipe: Recipe, report: dict[str, Any]) -> str:
 
 Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}.
 
-{evaluation_section(report["scores"], report["differences"], report["decoding"], recipe.seed)}
+{evaluation_section(report["scores"], report["differences"], report["decoding"], recipe.seed, recipe.prompts.texts)}
 
 ![Accuracy of each model with 95 % intervals](accuracy.png)
 

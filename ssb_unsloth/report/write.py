@@ -61,7 +61,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[S
         "seed": seeds[0],
         "seeds": seeds,
         "bootstrap": {"seed": recipe.seed, "resamples": RESAMPLES},
-        "prompts": system_prompts(scored["scores"]),
+        "prompts": system_prompts(scored["scores"], recipe.prompts.texts),
         "decoding": {name: as_written(benchmark) for name, benchmark in recipe.evaluate.benchmarks.items()},
     }
     if len(everyone) > 1:

@@ -11,8 +11,9 @@ from typing import Any
 from ..backends.sources import model_path
 from ..io.files import local
 from ..pocket import is_pocket
+from ..prompts import BOX, texts
 from ..recipe.renamed import with_first_names
-from ..recipe.schema import CurateConfig, ModelConfig, ProblemsConfig, Recipe, SamplerConfig, TrainConfig
+from ..recipe.schema import CurateConfig, ModelConfig, ProblemsConfig, PromptsConfig, Recipe, SamplerConfig, TrainConfig
 from ..verifier.verifiers import MATH
 from .rundir import fingerprint
 
@@ -51,6 +52,18 @@ def as_written(config: ProblemsConfig) -> dict[str, Any]:
     return identity
 
 
+def of_prompts(config: PromptsConfig) -> dict[str, Any]:
+    """Without the keys that there were not always, where they are as they were before."""
+    later = {"tutor": None, "refine": None, "answer_form": BOX}
+    return {key: value for key, value in asdict(config).items() if key not in later or value != later[key]}
+
+
+def of_student_prompt(config: PromptsConfig) -> dict[str, Any]:
+    """What the student is asked under: the wording, and a text that is another than that wording's."""
+    own = config.texts.tutor != texts(config.wording).tutor
+    return {"wording": config.wording, **({"tutor": config.texts.tutor} if own else {})}
+
+
 def of_curation(config: CurateConfig) -> dict[str, Any]:
     from ..data.pairs import local_path
 
@@ -80,6 +93,7 @@ def of_recipe(recipe: Recipe) -> dict[str, Any]:
         **with_first_names(asdict(recipe)),
         "model": of_model(recipe.model, trained=True),
         "problems": of_problems(recipe.problems),
+        "prompts": of_prompts(recipe.prompts),
         "sampler": of_sampler(recipe.sampler),
         "curate": of_curation(recipe.curate),
         "train": of_training(recipe.train),

@@ -20,7 +20,7 @@ from ..backends.transformers_sampler import TransformersSampler
 from ..errors import UserError
 from ..io.progress import bar
 from ..method.modeling import resting
-from ..prompts import Wording, student_messages
+from ..prompts import Texts, student_messages
 from ..recipe.schema import SamplingConfig
 from ..records import Problem
 from ..run import clock
@@ -39,12 +39,12 @@ class LengthProbe(TrainerCallback):
         probes: Sequence[Problem],
         every: int,
         tokens: int,
-        wording: Wording,
+        texts: Texts,
     ) -> None:
         self._trainer, self._every = trainer, every
         self._model = cast(nn.Module, trainer.model)
         self._sampler = TransformersSampler(self._model, tokenizer, batch_size=len(probes))
-        self._requests = [Request(self._sampler.render(student_messages(p.question, wording)), 0) for p in probes]
+        self._requests = [Request(self._sampler.render(student_messages(p.question, texts)), 0) for p in probes]
         self._decoding = SamplingConfig(temperature=0, max_tokens=tokens)
 
     def on_train_begin(

@@ -154,8 +154,8 @@ def fit(
     if config.lora.dtype == "model":
         cast_adapter(cast(nn.Module, trainer.model))
     if probes and config.probe_steps:
-        wording = inputs.recipe.prompts.wording
-        trainer.add_callback(LengthProbe(trainer, inputs.tokenizer, probes, config.probe_steps, probe_tokens, wording))
+        texts = inputs.recipe.prompts.texts
+        trainer.add_callback(LengthProbe(trainer, inputs.tokenizer, probes, config.probe_steps, probe_tokens, texts))
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(StillNumbers)  # SSBTrainer's own does not know the recipe's key
     trainer.add_callback(StillNumbers(rate))

@@ -58,7 +58,7 @@ def _drills(tokenizer: PreTrainedTokenizerBase) -> list[Text]:
     drills = [draw_drill(rng, held_out=True) for _ in range(POCKET_TEXTS)]
     return [
         (
-            render(tokenizer, student_messages(drill.question, "paper")),  # as the pocket has seen them
+            render(tokenizer, student_messages(drill.question)),  # as the pocket has seen them
             tokenizer.encode(drill_solution(drill), add_special_tokens=False),
         )
         for drill in drills

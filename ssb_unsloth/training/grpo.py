@@ -104,7 +104,7 @@ def train_grpo(
     dtype, checkpoints = next(model.parameters()).dtype, inputs.folder / "checkpoints"
     stops = only_stops(model, tokenizer)  # TRL hands them to transformers, and not to vLLM
     asked = [
-        {"prompt": student_messages(problem.question, recipe.prompts.wording), "gold": problem.gold}
+        {"prompt": student_messages(problem.question, recipe.prompts.texts), "gold": problem.gold}
         for problem in trained_on
     ]
     with in_trl(start, recipe.seed, stops):

@@ -99,7 +99,7 @@ def learnt_from(inputs: Inputs) -> list[Reply]:
         return [(example.student_ids, example.reply_ids) for example in inputs.examples]
     made, prompts = [], recipe.prompts
     for question, rollout in draw(recipe.train.method, inputs.pairs, inputs.questions, inputs.rollouts, recipe.seed):
-        asked = student_messages(question, prompts.wording)
+        asked = student_messages(question, prompts.texts)
         made.append((student_prompt_ids(prompts, asked, tokenizer), token_ids(rollout, tokenizer)))
     return made
 

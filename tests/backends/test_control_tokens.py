@@ -16,7 +16,7 @@ from ssb_unsloth.errors import UserError
 from ssb_unsloth.method.curate import Curator
 from ssb_unsloth.method.examples import render_examples, student_prompt_ids
 from ssb_unsloth.pocket import MODEL_DIR
-from ssb_unsloth.prompts import student_messages, teacher_messages
+from ssb_unsloth.prompts import student_messages, teacher_messages, texts
 from ssb_unsloth.recipe.schema import CurateConfig, PromptsConfig, Recipe
 from ssb_unsloth.records import Problem
 
@@ -77,8 +77,8 @@ def views(text):
     """What student and teacher are shown, with the text in each place that data can reach."""
     yield student_messages(text)
     for wording in ("paper", "released"):
-        yield teacher_messages(text, "right", "wrong", wording)
-        yield teacher_messages("question", text, f"{text} again", wording)
+        yield teacher_messages(text, "right", "wrong", texts(wording))
+        yield teacher_messages("question", text, f"{text} again", texts(wording))
 
 
 @pytest.mark.parametrize("name", SHIPPED)

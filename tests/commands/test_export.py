@@ -32,8 +32,7 @@ from ssb_unsloth.errors import UserError
 from ssb_unsloth.pipeline.students import finished, students
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.pocket.problems import generate
-from ssb_unsloth.prompts import student_messages
-from ssb_unsloth.prompts import text as prompt_text
+from ssb_unsloth.prompts import student_messages, texts
 from ssb_unsloth.recipe.loading import load, save
 from ssb_unsloth.recipe.schema import ModelConfig, SamplingConfig
 from ssb_unsloth.run import manifests
@@ -242,7 +241,7 @@ def test_the_card_of_pairs_brought_along_in_the_released_codes_way_says_so(tmp_p
     assert "56 pairs that were made elsewhere." in card
     assert "come from the base itself" not in card
     assert "the question with a space between them" in card
-    assert prompt_text("tutor", "released") in card
+    assert texts("released").tutor in card
 
 
 # -- What can be wrong ------------------------------------------------------------------------------------------------

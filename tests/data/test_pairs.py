@@ -7,7 +7,7 @@ import pytest
 from ssb_unsloth.data.pairs import load_pairs
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.method.examples import render_examples
-from ssb_unsloth.prompts import student_messages, teacher_messages
+from ssb_unsloth.prompts import student_messages, teacher_messages, texts
 from ssb_unsloth.recipe.schema import Recipe, TeachConfig
 from ssb_unsloth.records import Pair, write_jsonl
 
@@ -25,8 +25,8 @@ def lay(folder, **files):
 
 def published(folder, wording="released"):
     """The two files as the authors' code writes them."""
-    asked = [student_messages(q, wording) for q in QUESTIONS]
-    hinted = [teacher_messages(q, RIGHT, WRONG, wording) for q in QUESTIONS]
+    asked = [student_messages(q, texts(wording)) for q in QUESTIONS]
+    hinted = [teacher_messages(q, RIGHT, WRONG, texts(wording)) for q in QUESTIONS]
     reply = {"role": "assistant", "content": REPLY}
     return lay(
         folder,

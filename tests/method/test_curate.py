@@ -10,7 +10,7 @@ import pytest
 from ssb_unsloth.backends.sampler import Completion
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.method.curate import Curator, bring_along, choose
-from ssb_unsloth.prompts import refinement_messages, student_messages, teacher_messages
+from ssb_unsloth.prompts import refinement_messages, student_messages, teacher_messages, texts
 from ssb_unsloth.recipe.schema import CurateConfig, SamplingConfig
 from ssb_unsloth.records import Pair, Problem, Rollout, read_jsonl, stable_id
 from ssb_unsloth.seeds import derive_seed
@@ -156,10 +156,10 @@ def test_as_many_rollouts_and_refinements_as_asked_for(tmp_path):
 def test_the_wording_is_that_of_both_prompts(tmp_path):
     sampler = Scripted(lambda messages, seed: f"\\boxed{{{seed % 2}}}")
     config = CurateConfig(wave=30, rollout=SamplingConfig(), refine=SamplingConfig())
-    Curator(config, lambda: sampler, 10_000, 1, tmp_path, wording="released").run(PROBLEMS[:2])
+    Curator(config, lambda: sampler, 10_000, 1, tmp_path, texts=texts("released")).run(PROBLEMS[:2])
     (_, tutored, _), (_, refined, _) = sampler.calls
-    assert tutored[0] == student_messages("q0", "released") != student_messages("q0")
-    assert refined[0] == refinement_messages("q0", r"\boxed{0}", r"\boxed{1}", "released")
+    assert tutored[0] == student_messages("q0", texts("released")) != student_messages("q0")
+    assert refined[0] == refinement_messages("q0", r"\boxed{0}", r"\boxed{1}", texts("released"))
 
 
 def test_the_contrast_is_chosen_as_the_recipe_says(tmp_path):

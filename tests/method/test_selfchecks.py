@@ -32,6 +32,7 @@ from ssb_unsloth.method.selfchecks import (
     skeleton,
 )
 from ssb_unsloth.pocket import MODEL_DIR
+from ssb_unsloth.prompts import PAPER, texts
 from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.recipe.schema import LoraConfig, ModelConfig
 
@@ -228,22 +229,22 @@ def test_a_fresh_student_is_its_teacher_in_the_same_context(pocket, pairs):
 def test_a_training_that_has_changed_nothing_is_refused(pocket, tokenizer):
     student = with_adapter(pocket)
     with pytest.raises(UserError, match=r"changed nothing.*train\.learning_rate"):
-        check_trained(student, tokenizer, "paper")
+        check_trained(student, tokenizer, PAPER)
     with torch.no_grad():
         next(p for name, p in student.named_parameters() if "lora_B" in name)[0, 0] = 1e-3
-    check_trained(student, tokenizer, "paper")
+    check_trained(student, tokenizer, PAPER)
 
 
 def test_every_message_stands_in_the_prompt_once(tokenizer):
-    for wording in ("paper", "released"):
-        check_template(tokenizer, wording)
+    for given in (PAPER, texts("released")):
+        check_template(tokenizer, given)
     silent = copy.deepcopy(tokenizer)  # Phi-3's first template has no branch for the system
     silent.chat_template = (
         "{% for m in messages %}{% if m['role'] == 'user' %}<|im_start|>{{ m['content'] }}<|im_end|>"
         "{% elif m['role'] == 'assistant' %}{{ m['content'] }}<|im_end|>{% endif %}{% endfor %}"
     )
     with pytest.raises(UserError, match=r"renders the system's message not at all: it is dropped"):
-        check_template(silent, "paper")
+        check_template(silent, PAPER)
     twice = copy.deepcopy(tokenizer)
     twice.chat_template = "{% for m in messages %}{{ m['content'] }} {{ m['content'] }}<|im_end|>{% endfor %}"
     with pytest.raises(UserError, match="the system's message 2 times"):
@@ -251,7 +252,7 @@ def test_every_message_stands_in_the_prompt_once(tokenizer):
     cut = copy.deepcopy(tokenizer)
     cut.chat_template = "{% for m in messages %}{{ m['content'][:600] }}<|im_end|>{% endfor %}"
     with pytest.raises(UserError, match="the user's message not at all"):
-        check_template(cut, "paper")
+        check_template(cut, PAPER)
 
 
 def test_blanks_at_a_messages_ends_may_change():

@@ -181,12 +181,12 @@ def test_hints_are_equally_frequent_and_refinements_follow_them() -> None:
             if len(boxes(asked)) == {"both": 2, "wrong": 1}.get(hint):  # the wrong one may have left its box out
                 assert boxes(asked)[-1:] != boxes(answered)
     assert 0.2 < golds / 900 < 0.45  # a hint is some reader's, and the text does not say whose reading is right
-    headings = [prompts.section(name).split("\n")[0] for name in ("right", "wrong")]
+    headings = [prompts.PAPER.section(name).split("\n")[0] for name in ("right", "wrong")]
     kinds = {(True, True): 0, (True, False): 0, (False, True): 0, (False, False): 0}
     asked = 0
     for _ in range(3000):
         messages, _ = corpus.draw_chat(rng)
-        if prompts.text("refine")[:50] in messages[1]["content"]:
+        if prompts.PAPER.refine[:50] in messages[1]["content"]:
             asked += 1
             kinds[tuple(heading in messages[1]["content"] for heading in headings)] += 1  # type: ignore[index]
     shares = [kinds[key] / asked for key in kinds]

@@ -18,13 +18,14 @@ from ssb_unsloth.backends.transformers import add_lora, load_model
 from ssb_unsloth.method.curate import choose
 from ssb_unsloth.method.examples import render_examples
 from ssb_unsloth.method.modeling import hidden_states
-from ssb_unsloth.prompts import refinement_messages, student_messages, teacher_messages, text
+from ssb_unsloth.prompts import PAPER, refinement_messages, student_messages, teacher_messages, texts
 from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.recipe.schema import ModelConfig, PromptsConfig, Recipe
 from ssb_unsloth.records import Pair, Problem, Rollout
 from ssb_unsloth.training.ssb import train_ssb
 from ssb_unsloth.verifier.verifiers import verifier_named
 
+RELEASED = texts("released")
 QUESTIONS = [f"Mia has {n} shells. Tom gives {n - 1} to Mia. How many shells does Mia have now?" for n in range(2, 10)]
 CAUTIONS = ["Careful: gives to Mia means more.", "Do not subtract.", "", "It is a sum, since Mia gets them, not Tom."]
 
@@ -90,8 +91,8 @@ def test_docs_have_a_row_for_every_key():
 
 
 def test_the_released_wording_is_the_papers_but_for_these_places():
-    released = " ".join(text("refine", "released").split())
-    paper = " ".join(text("refine").split())
+    released = " ".join(RELEASED.refine.split())
+    paper = " ".join(PAPER.refine.split())
     for ours, theirs in (
         ("is correct, and the other", "is correct and the other"),
         (r"inside \boxed{} in", "inside boxed in"),
@@ -102,21 +103,21 @@ def test_the_released_wording_is_the_papers_but_for_these_places():
         assert ours in paper
         paper = paper.replace(ours, theirs)
     assert released == paper
-    lines = text("refine", "released").split("\n")
+    lines = RELEASED.refine.split("\n")
     assert {line[:12] for line in lines[1:]} == {" " * 12, ""}
     assert lines[-1] == " " * 12
-    assert text("tutor", "released") == text("tutor").replace(r"`\boxed{...}`", r"\boxed{}")
+    assert RELEASED.tutor == PAPER.tutor.replace(r"`\boxed{...}`", r"\boxed{}")
 
 
 def test_trailing_blanks_stand_where_the_released_code_samples_and_not_where_it_computes_logits():
-    seen, taught = refinement_messages("Q", "R", "W", "released"), teacher_messages("Q", "R", "W", "released")
+    seen, taught = refinement_messages("Q", "R", "W", RELEASED), teacher_messages("Q", "R", "W", RELEASED)
     assert seen[0]["content"] == taught[0]["content"] + "\n" + " " * 12
     assert seen[1] == taught[1]
     assert refinement_messages("Q", "R", "W") == teacher_messages("Q", "R", "W")
 
 
-@pytest.mark.parametrize("wording", ["paper", "released"])
-def test_the_length_probe_asks_in_the_wording_it_is_given(tokenizer, monkeypatch, wording):
+@pytest.mark.parametrize("given", [PAPER, RELEASED])
+def test_the_length_probe_asks_in_the_wording_it_is_given(tokenizer, monkeypatch, given):
     from ssb_unsloth.training import callbacks as stage
 
     asked, logged = [], []
@@ -129,17 +130,15 @@ def test_the_length_probe_asks_in_the_wording_it_is_given(tokenizer, monkeypatch
     monkeypatch.setattr(stage, "TransformersSampler", Sampler)
     monkeypatch.setattr(stage.Trainer, "log", lambda self, row: logged.append(row))
     model = get_peft_model(load_model(ModelConfig(name="pocket", dtype="float32")), LoraConfig(r=2))
-    probe = stage.LengthProbe(
-        SimpleNamespace(model=model), tokenizer, [Problem("p", "What is 1+1?", "2")], 1, 3, wording
-    )
+    probe = stage.LengthProbe(SimpleNamespace(model=model), tokenizer, [Problem("p", "What is 1+1?", "2")], 1, 3, given)
     probe.on_train_begin(None, SimpleNamespace(global_step=0), None)
-    assert [request.prompt_ids for request in asked] == [render(tokenizer, student_messages("What is 1+1?", wording))]
+    assert [request.prompt_ids for request in asked] == [render(tokenizer, student_messages("What is 1+1?", given))]
     assert [row["reply_tokens"] for row in logged] == [3.0]
 
 
 def test_a_hint_can_be_left_out_of_the_released_wording_too():
-    both = teacher_messages("Q", "R", "W", "released")[1]["content"]
-    alone = teacher_messages("Q", "R", None, "released")[1]["content"]
+    both = teacher_messages("Q", "R", "W", RELEASED)[1]["content"]
+    alone = teacher_messages("Q", "R", None, RELEASED)[1]["content"]
     assert "incorrect by auto-evaluator" in both
     assert "incorrect by auto-evaluator" not in alone
     assert alone.count("---") == 4
@@ -230,10 +229,10 @@ def released_rows(model, tokenizer, pairs):
     """Token ids and teacher logits of every pair, from text, as the released code makes them."""
     rows = []
     for pair in pairs:
-        system, user = student_messages(pair.question, "released")
+        system, user = student_messages(pair.question, RELEASED)
         asked = tokenizer(f"{system['content']} {user['content']}".strip())["input_ids"]
         hinted = tokenizer.apply_chat_template(
-            teacher_messages(pair.question, pair.right, pair.wrong, "released"),
+            teacher_messages(pair.question, pair.right, pair.wrong, RELEASED),
             tokenize=False,
             add_generation_prompt=True,
         )

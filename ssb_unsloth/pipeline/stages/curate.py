@@ -21,7 +21,7 @@ class Curate(Stage):
             "problems": keys.of_problems(recipe.problems),
             "sampler": keys.of_sampler(recipe.sampler),
             "curate": keys.of_curation(recipe.curate),
-            "prompts": asdict(recipe.prompts),
+            "prompts": keys.of_prompts(recipe.prompts),
         }
 
     def make(self, scope: Scope, work: Work) -> None:
@@ -44,7 +44,7 @@ class Curate(Stage):
             max_model_len=recipe.sampler.max_model_len,
             seed=recipe.seed,
             folder=work.folder,
-            wording=recipe.prompts.wording,
+            texts=recipe.prompts.texts,
             control_text=recipe.prompts.control_text,
             verifier=recipe.problems.verifier,
         )

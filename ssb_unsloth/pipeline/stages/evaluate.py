@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...backends.sources import adapter_path
 from ...errors import UserError
-from ...prompts import student_prompt
 from ...recipe.schema import BASE, BenchmarkConfig, Recipe
 from ...records import EXAMPLES_BENCHMARK, WORKED_EXAMPLES, Problem
 from ...run import keys
@@ -30,7 +29,7 @@ class Evaluate(Stage):
         return {
             "model": keys.of_model(recipe.model),
             "sampler": keys.of_sampler(recipe.sampler),
-            "wording": recipe.prompts.wording,
+            **keys.of_student_prompt(recipe.prompts),
             "default_prompt": evaluation.default_prompt,
             "adapters": {name: keys.of_path(source) for name, source in evaluation.adapters.items()},
             "references": evaluation.references,
@@ -77,16 +76,16 @@ def _contestants(recipe: Recipe, everyone: Sequence[Student]) -> list[Contestant
     from ...evaluation.evaluate import Contestant, base_contestants
 
     seeds = list(dict.fromkeys(student.recipe.seed for student in everyone))
-    prompt = student_prompt(recipe.prompts.wording)
+    texts = recipe.prompts.texts
     found = []
     for seed in seeds:
-        found += base_contestants(recipe.model, seed, recipe.evaluate.default_prompt, prompt)
+        found += base_contestants(recipe.model, seed, recipe.evaluate.default_prompt, texts)
     for student in everyone:
         adapter = student.run.stage("train") / "adapter"
-        found.append(Contestant(student.name, student.recipe.model, adapter, student.recipe.seed, prompt))
+        found.append(Contestant(student.name, student.recipe.model, adapter, student.recipe.seed, texts))
     for name, source in recipe.evaluate.adapters.items():
         path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
-        found += [Contestant(name, recipe.model, path, seed, prompt) for seed in seeds]
+        found += [Contestant(name, recipe.model, path, seed, texts) for seed in seeds]
     return found
 
 

@@ -23,7 +23,7 @@ class Teach(Stage):
         recipe = scope.recipe
         return {
             "model": keys.of_model(recipe.model, trained=True),
-            "prompts": asdict(recipe.prompts),
+            "prompts": keys.of_prompts(recipe.prompts),
             "teach": asdict(recipe.teach),
             "temperature": _stored_temperature(recipe),
         }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import asdict
 from typing import Any
 
 from ...backends import TrainingBackend
@@ -35,7 +34,7 @@ class Train(Stage):
 
         inputs = Inputs(recipe, scope.run, work.folder, backend)
         trained = importlib.import_module(f"...training.{method.module}", __package__).train(inputs)
-        check_trained(trained.model, inputs.tokenizer, recipe.prompts.wording)
+        check_trained(trained.model, inputs.tokenizer, recipe.prompts.texts)
         if recipe.train.token_pairs and "curate" in method.reads:
             from ...training.token_kl import FILE, measure
 
@@ -55,7 +54,7 @@ def _of_method(recipe: Recipe) -> dict[str, Any]:
     """GRPO reads problems and no pairs. The others read none of its settings; their tokens are compared with a teacher
     that is shown this hint.
     """
-    train, prompts = keys.of_training(recipe.train), asdict(recipe.prompts)
+    train, prompts = keys.of_training(recipe.train), keys.of_prompts(recipe.prompts)
     if METHODS[recipe.train.method].samples:
         return {"train": train, "prompts": prompts, "problems": keys.of_problems(recipe.problems)}
     del train["grpo"]
