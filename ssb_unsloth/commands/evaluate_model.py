@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..machine.hardware import here
 from ..machine.out_of_memory import explained
 from ..pocket import MODEL_DIR, NAME, is_pocket
 from ..recipe.benchmarks import BENCHMARKS
-from ..recipe.loading import resolve, save
+from ..recipe.loading import load, resolve, save
 from ..recipe.schema import Recipe, SamplerConfig
 from ..records import Problem, read_jsonl
 from ..report.sections import evaluation_section
@@ -58,11 +58,12 @@ def evaluate_model(arguments: argparse.Namespace) -> str:
     if len(adapters) < len(own) + len(arguments.adapter):
         raise UserError("--adapter: two adapters have the same name; say NAME=DIR.")
     out = arguments.out or arguments.runs / f"evaluate-{_file_name(word)}-{_distinction(word)}"
-    recipe = _recipe(arguments, model)
+    recipe = _recipe(arguments, model, adapters)
+    texts = recipe.prompts.texts
     contestants = []
     if not own:  # MODEL is itself an adapter otherwise, and is not asked without it
         name = "base" if adapters else MODEL
-        bases = base_contestants(recipe.model, recipe.seed, arguments.default_prompt)
+        bases = base_contestants(recipe.model, recipe.seed, arguments.default_prompt, texts)
         contestants = [replace(contestant, name=contestant.name.replace("base", name, 1)) for contestant in bases]
     for name in adapters:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name in [contestant.name for contestant in contestants]:
@@ -70,7 +71,7 @@ def evaluate_model(arguments: argparse.Namespace) -> str:
                 f"--adapter: {name!r} cannot be its name; say NAME=DIR, with a name of letters, digits, -, _ and dots"
                 " that no other row has."
             )
-    contestants += [Contestant(name, recipe.model, path, recipe.seed) for name, path in adapters.items()]
+    contestants += [Contestant(name, recipe.model, path, recipe.seed, texts) for name, path in adapters.items()]
     return _evaluate(recipe, contestants, RunDir(out), arguments.force)
 
 
@@ -191,8 +192,28 @@ def _limits(model: str) -> dict[str, Any]:
     return {"sampler": {"max_model_len": context}, "curate": {"rollout": unused, "refine": unused}}
 
 
-def _recipe(arguments: argparse.Namespace, model: str) -> Recipe:
-    """The command as a recipe."""
+def _prompts(adapters: Mapping[str, Path]) -> dict[str, Any]:
+    """The prompts that these adapters were trained under: of those that lie in the folder of a run, its recipe's.
+
+    Raises:
+        UserError: they were trained under different ones, so no table of them would compare them alone.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name, path in adapters.items():
+        saved = path.resolve().parent.parent / "recipe.yaml"
+        if path.resolve().parent.name == "train" and saved.is_file():
+            found[name] = asdict(load(saved).prompts)
+    kinds = list(found.values())
+    if other := next((name for name, prompts in found.items() if prompts != kinds[0]), None):
+        raise UserError(
+            f"--adapter: {next(iter(found))} and {other} were trained under different `prompts`; evaluate them one by"
+            " one."
+        )
+    return kinds[0] if kinds else {}
+
+
+def _recipe(arguments: argparse.Namespace, model: str, adapters: Mapping[str, Path]) -> Recipe:
+    """The command as a recipe, under the prompts of the run that its adapters come from."""
     if not arguments.benchmark:
         raise UserError(f"--benchmark: name at least one: {', '.join(BENCHMARKS)}, or NAME=FILE.")
     sampled = arguments.samples is not None or arguments.temperature is not None
@@ -212,6 +233,7 @@ def _recipe(arguments: argparse.Namespace, model: str) -> Recipe:
         "name": "evaluate",
         "model": {"name": model},
         "problems": {"source": NAME},  # a recipe has to name some; nothing here reads them
+        "prompts": _prompts(adapters),
         "evaluate": {"benchmarks": benchmarks, "default_prompt": arguments.default_prompt},
         **_limits(model),
     }

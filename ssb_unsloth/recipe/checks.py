@@ -29,6 +29,8 @@ TEMPLATE_WORDS = {
     *("bos_token", "eos_token", "strftime_now", "raise_exception"),
 }
 
+EXAMPLE = "42"  # an answer
+
 Lines = Iterator[str]
 
 
@@ -182,13 +184,11 @@ def _prompts(r: Recipe) -> Lines:
     if wrong or own.answer_form == BOX:  # every verifier that comes with the package reads the box
         return
     for key, problems in _with_verifiers(r).items():
-        if (
-            problems.verifier in VERIFIERS
-            and verifier_named(problems.verifier).answer_in(own.texts.answered("42")) != "42"
-        ):
+        name = problems.verifier
+        if name in VERIFIERS and verifier_named(name).answer_in(own.texts.answered(EXAMPLE)) != EXAMPLE:
             yield (
-                f"prompts.answer_form: {own.answer_form!r} is no form that {key}.verifier ({problems.verifier}) reads an"
-                f" answer from; take {BOX}, or another verifier."
+                f"prompts.answer_form: {own.answer_form!r} is no form that {key}.verifier ({name}) reads an answer from;"
+                f" take {BOX}, or another verifier."
             )
 
 
