@@ -111,9 +111,12 @@ def _json(path: Path) -> Iterator[Placed]:
         value = parse_json(text)
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); expected a list of objects.") from None
-    lists = [held for held in value.values() if isinstance(held, list)] if isinstance(value, dict) else [value]
-    if len(lists) != 1 or not isinstance(lists[0], list):
-        found = f"an object with {len(lists)} lists" if isinstance(value, dict) else kind_of(value)
+    held = value.values() if isinstance(value, dict) else [value]
+    lists = [one for one in held if isinstance(one, list)]
+    if isinstance(value, dict) and not lists:
+        lists = [[value]]  # objects one a line, of which there is one
+    if len(lists) != 1:
+        found = f"an object with {len(lists)} lists" if lists else kind_of(value)
         raise UserError(f"{path}: {found}; expected a list of objects, one a row, or an object with one such list.")
     for number, row in enumerate(lists[0], start=1):
         if not isinstance(row, dict):

@@ -187,8 +187,8 @@ def _prompts(r: Recipe) -> Lines:
         name = problems.verifier
         if name in VERIFIERS and verifier_named(name).answer_in(own.texts.answered(EXAMPLE)) != EXAMPLE:
             yield (
-                f"prompts.answer_form: {own.answer_form!r} is no form that {key}.verifier ({name}) reads an answer from;"
-                f" take {BOX}, or another verifier."
+                f"prompts.answer_form: {own.answer_form!r} is no form in which {key}.verifier ({name}) finds an"
+                f" answer; take {BOX}, or another verifier."
             )
 
 

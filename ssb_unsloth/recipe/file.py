@@ -133,7 +133,7 @@ def _prose(value: Any, key: str, folder: Path) -> Any:
         if "${" in text:
             raise UserError(f"{path}: holds ${{, which is a reference in a recipe; put a blank between the two signs.")
         value = _Values(str(path), object).checked(text, str, key, "")
-    return value.removesuffix("\n")
+    return value.rstrip("\n")
 
 
 def _compose(text: str, what: str) -> yaml.Node | None:

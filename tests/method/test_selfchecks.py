@@ -248,7 +248,7 @@ def test_every_message_stands_in_the_prompt_once(tokenizer):
     twice = copy.deepcopy(tokenizer)
     twice.chat_template = "{% for m in messages %}{{ m['content'] }} {{ m['content'] }}<|im_end|>{% endfor %}"
     with pytest.raises(UserError, match="the system's message 2 times"):
-        check_template(twice, "released")
+        check_template(twice, texts("released"))
     cut = copy.deepcopy(tokenizer)
     cut.chat_template = "{% for m in messages %}{{ m['content'][:600] }}<|im_end|>{% endfor %}"
     with pytest.raises(UserError, match="the user's message not at all"):

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.prompts import student_messages, teacher_messages
+from ssb_unsloth.prompts import BOX, PAPER, faults, gold_only, student_messages, teacher_messages, texts
 from ssb_unsloth.prompts.hints import derangement, hinted_prompts
 from ssb_unsloth.records import Pair
 
-PAPER = (Path(__file__).parents[1] / "fixtures" / "paper" / "prompts.md").read_text(encoding="utf-8")
+PRINTED = (Path(__file__).parents[1] / "fixtures" / "paper" / "prompts.md").read_text(encoding="utf-8")
 AWKWARD = [
     r"Is {x} in \{1, 2\}? \boxed{} \1 \g<0> \n",
     "{question} {right} {0} %s %(wrong)s $question",
@@ -23,7 +23,7 @@ AWKWARD = [
 
 def quoted(section: str) -> str:
     """What stands between the quotation marks of a section of the paper, without Markdown's escapes."""
-    text = PAPER.split(f"# {section} ")[1]
+    text = PRINTED.split(f"# {section} ")[1]
     return re.sub(r"\\([*_#])", r"\1", text[text.index("“") + 1 : text.index("”")])
 
 
@@ -129,3 +129,100 @@ def test_the_seed_decides_whose_hints_are_shown():
 def test_hints_cannot_be_shuffled_among_too_few_questions(groups):
     with pytest.raises(UserError, match=r"teach\.hint: shuffled"):
         derangement(groups, random.Random(1))
+
+
+# -- Texts of a recipe's own ------------------------------------------------------------------------------------------
+
+MINE = """A question:
+
+<question>
+
+Somebody's good try, in two lines:
+<right>
+
+<wrong>
+was wrong.
+
+Write it well, and end in <answer_form>."""
+
+
+def test_ones_own_texts_are_shown_with_their_gaps_filled():
+    mine = texts(tutor="Answer in <answer_form>.", refine=MINE, answer_form=r"**\boxed{...}**")
+    system, user = teacher_messages("Q <wrong>", "R <question>", "W", mine)
+    assert system["content"] == r"Answer in **\boxed{...}**."
+    assert user["content"] == MINE.replace("<answer_form>", r"**\boxed{...}**").replace("<wrong>", "W").replace(
+        "<question>", "Q <wrong>"
+    ).replace("<right>", "R <question>")
+    assert student_messages("Q", mine) == [system, {"role": "user", "content": "Q"}]
+    assert gold_only("7", mine) == r"The answer is **\boxed{7}**."
+    assert gold_only("7") == r"The answer is \boxed{7}."
+
+
+def test_a_hint_that_is_left_out_takes_its_paragraph_along():
+    mine = texts(refine=MINE)
+    assert content(teacher_messages("Q", None, "W", mine), "user") == (
+        "A question:\n\nQ\n\nW\nwas wrong.\n\nWrite it well, and end in \\boxed{...}."
+    )
+    assert content(teacher_messages("Q", "R", None, mine), "user") == (
+        "A question:\n\nQ\n\nSomebody's good try, in two lines:\nR\n\nWrite it well, and end in \\boxed{...}."
+    )
+    ruled = texts(refine=f"{PAPER.refine} In short.")  # the paper's sections are known in a text of one's own, too
+    assert content(teacher_messages("Q", None, None, ruled), "user") == (
+        content(teacher_messages("Q", None, None), "user") + " In short."
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "tutor", "refine"),
+    [
+        ({"answer_form": "Answer: ..."}, "within `Answer: ...` at the end", "inside `Answer: ...` in their responses"),
+        (
+            {"answer_form": "```python\n...\n```"},
+            "within ```python\n...\n``` at",
+            "enclosed in ```python\n...\n```, at",
+        ),
+        ({"answer_form": r"\boxed{\text{...}}"}, r"within `\boxed{\text{...}}` at", r"inside `\boxed{\text{...}}` in"),
+        ({"wording": "unquoted"}, r"within \boxed{...} at the end", r"inside \boxed{} in their responses"),
+        ({"wording": "unquoted", "answer_form": "Answer: ..."}, "within Answer: ... at", "inside Answer: ... in"),
+    ],
+)
+def test_the_papers_texts_name_the_answers_form_where_they_name_the_box(given, tutor, refine):
+    mine = texts(**given)
+    assert tutor in mine.tutor
+    assert refine in mine.refine
+    box = re.compile(r"`\\boxed{\.\.\.}`|\\boxed{(\.\.\.)?}")
+    assert len(box.findall(PAPER.tutor)) == 1
+    assert len(box.findall(PAPER.refine)) == 2
+    pieces = [re.escape(piece) for piece in re.split(r"`?\\boxed{[.]*}`?", PAPER.tutor)]
+    assert re.fullmatch(".*".join(pieces), mine.tutor, re.DOTALL)  # and nothing else is another
+
+
+def test_replies_under_different_prompts_have_different_names():
+    names = [texts(**given).name for given in ({}, {"wording": "unquoted"}, {"wording": "released"})]
+    assert names == ["tutor", "unquoted", "released"]
+    assert texts(refine=MINE).name == "tutor"  # the student and the evaluation do not see it
+    assert texts(tutor=PAPER.tutor).name == "tutor"
+    own = {texts(tutor=tutor, answer_form=form).name for tutor in ("A <answer_form>", "B") for form in (BOX, "C ...")}
+    assert len(own) == 3  # B names no form
+    assert all(re.fullmatch("own-[0-9a-f]{12}", name) for name in own)
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "message"),
+    [
+        ({"tutor": " \n"}, "tutor", "empty"),
+        ({"answer_form": "Answer:"}, "answer_form", "expected three dots, once"),
+        ({"answer_form": "... or ..."}, "answer_form", "expected three dots, once"),
+        ({"wording": "released", "answer_form": "Answer: ..."}, "answer_form", "speak of a box; give prompts.tutor"),
+        ({"refine": MINE.replace("<right>", "")}, "refine", "has the gap <right> 0 times"),
+        ({"refine": MINE + "<question>"}, "refine", "has the gap <question> 2 times"),
+        ({"refine": MINE.replace("\n\n<wrong>", "\n<wrong>")}, "refine", "<wrong> stands in the paragraph of <right>"),
+        ({"refine": "<question> <right>\n\n<wrong>"}, "refine", "<question> stands in the paragraph of <right>"),
+    ],
+)
+def test_what_is_wrong_with_ones_own_texts_is_said_by_key(given, key, message):
+    found = list(faults(**{"wording": "paper", "tutor": None, "refine": None, "answer_form": BOX, **given}))
+    assert found
+    assert found[0][0] == key
+    assert message in found[0][1]
+    assert not list(faults("paper", "Own.", MINE, "Answer: ..."))
