@@ -252,6 +252,7 @@ TITLES = {
     "train-step": "Training step",
     "train-step-memory": "Training step: memory against vocabulary and length",
     "curate": "Curation",
+    "problems": "Reading problems",
     "startup": "Start",
 }
 
