@@ -110,7 +110,7 @@ def _model_arguments(command: argparse.ArgumentParser) -> None:
         "--benchmark",
         action="append",
         metavar="NAME[=FILE]",
-        help=f"{', '.join(BENCHMARKS)}, or any name with a .jsonl or .parquet file; may be repeated",
+        help=f"{', '.join(BENCHMARKS)}, or any name with a file of problems (docs/data.md); may be repeated",
     )
     options.add_argument("--adapter", action="append", default=[], metavar="[NAME=]DIR", help="may be repeated")
     options.add_argument("--samples", type=int, metavar="N", help="replies a question at --temperature (0.8)")

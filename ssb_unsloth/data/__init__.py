@@ -1,6 +1,7 @@
 """What is read before anything is sampled: problems with their gold answers, and pairs that were made elsewhere.
 
-    problems  a file, a hub data set or the built-in generator to Problems     pairs  three forms of rows to Pairs
+    readers   rows of files, folders and hub data sets, one at a time
+    problems  these rows, or the built-in generator, to Problems     pairs  three forms of rows to Pairs
 
 Every row is looked at, and what is wrong with one is said with its file and line.
 

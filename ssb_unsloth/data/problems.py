@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 from ..errors import UserError
@@ -20,13 +21,14 @@ POCKET_PROBLEMS = 1000
 EXACT = 2**53  # integers below it are the same as floats
 
 
-def load_problems(config: ProblemsConfig) -> list[Problem]:
-    """The recipe's problems in their order, without repeated questions: all that `iter_problems` gives.
+def load_problems(config: ProblemsConfig, most: int | None = None) -> list[Problem]:
+    """The recipe's problems in their order, without repeated questions: all that `iter_problems` gives, or the first
+    `most`.
 
     Raises:
         UserError: as `iter_problems`; or there is none.
     """
-    problems = list(iter_problems(config))
+    problems = list(islice(iter_problems(config), most))
     if not problems:
         raise UserError(f"{config.source}: holds no problem.")
     return problems

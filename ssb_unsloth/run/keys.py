@@ -11,7 +11,6 @@ from typing import Any
 from ..backends.sources import model_path
 from ..io.files import local
 from ..pocket import is_pocket
-from ..prompts import BOX, texts
 from ..recipe.renamed import with_first_names
 from ..recipe.schema import CurateConfig, ModelConfig, ProblemsConfig, PromptsConfig, Recipe, SamplerConfig, TrainConfig
 from ..verifier.verifiers import MATH
@@ -53,15 +52,17 @@ def as_written(config: ProblemsConfig) -> dict[str, Any]:
 
 
 def of_prompts(config: PromptsConfig) -> dict[str, Any]:
-    """Without the keys that there were not always, where they are as they were before."""
-    later = {"tutor": None, "refine": None, "answer_form": BOX}
-    return {key: value for key, value in asdict(config).items() if key not in later or value != later[key]}
+    """Without the keys that there were not always, where they are at their defaults."""
+    later, default = ("tutor", "refine", "answer_form"), PromptsConfig()
+    values = asdict(config)
+    return {key: values[key] for key in values if key not in later or values[key] != getattr(default, key)}
 
 
 def of_student_prompt(config: PromptsConfig) -> dict[str, Any]:
     """What the student is asked under: the wording, and a text that is another than that wording's."""
-    own = config.texts.tutor != texts(config.wording).tutor
-    return {"wording": config.wording, **({"tutor": config.texts.tutor} if own else {})}
+    tutor = config.texts.tutor
+    own = tutor != PromptsConfig(wording=config.wording).texts.tutor
+    return {"wording": config.wording, **({"tutor": tutor} if own else {})}
 
 
 def of_curation(config: CurateConfig) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Curate(Stage):
         from ...method.curate import Curator, bring_along
 
         recipe = scope.recipe
-        problems = load_problems(recipe.problems)
+        problems = load_problems(recipe.problems, recipe.curate.questions)
         if recipe.curate.pairs_file is not None:
             from ...backends.transformers import load_tokenizer
             from ...data.pairs import load_pairs
