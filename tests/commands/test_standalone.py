@@ -8,6 +8,7 @@ import pytest
 from evaluating import ENGINE, evaluate
 from fake_server import Server
 
+from ssb_unsloth.prompts import texts
 from ssb_unsloth.recipe import schema as config
 from ssb_unsloth.records import Generation, read_jsonl, write_jsonl
 
@@ -61,6 +62,12 @@ def test_an_adapter_is_compared_with_its_base(tmp_path, problems, capsys):
     assert evaluate(adapter, *asked, "--out", tmp_path / "alone") == 0
     both, alone = tmp_path / "both/evaluate/ssb-3407-mine-0.jsonl", tmp_path / "alone/evaluate/model-3407-mine-0.jsonl"
     assert [g.text for g in read_jsonl(both, Generation)] == [g.text for g in read_jsonl(alone, Generation)]
+    recipe = "name: x\nmodel: {name: pocket}\nproblems: {source: pocket}\nprompts: {tutor: Answer in <answer_form>.}\n"
+    (adapter.parent.parent / "recipe.yaml").write_text(recipe)  # now it lies in a run
+    assert evaluate(adapter, *asked, "--out", tmp_path / "own") == 0
+    told = {g.prompt for g in read_jsonl(tmp_path / "own/evaluate/model-3407-mine-0.jsonl", Generation)}
+    assert told == {texts(tutor=r"Answer in \boxed{...}.").name}
+    assert "\nAnswer in \\boxed{...}.\n" in (tmp_path / "own/evaluate/report.md").read_text()
     capsys.readouterr()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -178,6 +179,11 @@ class Reads:
         path.write_bytes(content)
         return complaint(load_problems, ProblemsConfig(source=str(path)))
 
+    def tables(self, given: tuple[str, bytes], folder: Path) -> str | None:
+        name, content = given
+        (folder / name).write_bytes(content)
+        return complaint(load_problems, ProblemsConfig(source=str(folder / name)))
+
     def pairs(self, content: bytes, folder: Path) -> str | None:
         path = folder / "pairs.jsonl"
         path.write_bytes(content)
@@ -337,6 +343,14 @@ def parquet_files() -> list[bytes]:
     return files
 
 
+def tables() -> Any:
+    """Files of problems in other forms, damaged: their name and content."""
+    lines = b'question,answer\r\n"1 + 1, in\nall ""?""",2\r\n2 + 1?,3\r\n'
+    whole = as_json({"data": [PROBLEM, PROBLEM]}).encode()
+    goods = {"a.csv": lines, "a.tsv": lines.replace(b",", b"\t"), "a.csv.gz": gzip.compress(lines), "a.json": whole}
+    return st.one_of(*(st.tuples(st.just(name), damaged([content])) for name, content in goods.items()))
+
+
 @dataclass(frozen=True)
 class Kind:
     share: float  # of all inputs
@@ -361,8 +375,9 @@ def kinds() -> dict[str, Kind]:
     return {
         "recipes": Kind(0.08, text | flat | damaged([path.read_bytes() for path in RECIPES]), Reads.recipe),
         "overrides": Kind(0.07, st.lists(word, min_size=1, max_size=3), Reads.overrides),
-        "problems": Kind(0.2, st.tuples(rows([PROBLEM]), formats, st.booleans()), Reads.problems),
-        "parquet": Kind(0.1, damaged(parquet_files()), Reads.parquet),
+        "problems": Kind(0.15, st.tuples(rows([PROBLEM]), formats, st.booleans()), Reads.problems),
+        "parquet": Kind(0.05, damaged(parquet_files()), Reads.parquet),
+        "tables": Kind(0.1, tables(), Reads.tables),
         "pairs": Kind(0.15, rows(PAIRS), Reads.pairs),
         "records": Kind(0.15, rows(RECORDS), Reads.records),
         "generations": Kind(0.05, rows([GENERATION]), Reads.generations),
