@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import common, curate, kd_loss, report, startup, targets, teacher_pass, train_step
+from benchmarks import common, curate, kd_loss, problems, report, startup, targets, teacher_pass, train_step
 
 LOSS = ["--square", "64", "--hidden", "16", "--vocab", "300", "--no-memory", "--repeats", "2"]
 TINY = ["--geometry", "tiny", "--prompt", "6", "--teacher-prompt", "12", "--repeats", "1", "--no-memory"]
@@ -134,6 +134,13 @@ def test_curation_with_vllm(tmp_path):
     size = ["--questions", "8", "--loop-requests", "2", "--repeats", "1"]
     rows = rows_of(curate.main, tmp_path / "rows.json", "--engine", "vllm", *size)
     assert {name.partition("@")[0] for name in rows} == {"ours", "raw", "paper"}  # raw's replies are those of ours
+
+
+@pytest.mark.slow
+def test_the_reading_of_problems(tmp_path):
+    rows = rows_of(problems.main, tmp_path / "rows.json", "--rows", "300")
+    assert {name.partition("@")[0] for name in rows} == {"ours:csv", "ours:jsonl", "ours:parquet", "ours:list"}
+    assert all(row["peak_bytes"] is not None and row["rows"] == 300 for row in rows.values())
 
 
 def test_the_start(tmp_path):
