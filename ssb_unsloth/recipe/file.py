@@ -127,13 +127,19 @@ def with_prose(layer: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _prose(value: Any, key: str, folder: Path) -> Any:
     if not isinstance(value, str):
         return value
-    if value.endswith((".txt", ".md")) and "\n" not in value:
+    if _names_a_file(value):
         path = folder / local(value, key)
-        text = read_text(path, PROSE_BYTES).replace("\r\n", "\n")
+        text = read_text(path, PROSE_BYTES).replace("\r\n", "\n").rstrip("\n")
         if "${" in text:
             raise UserError(f"{path}: holds ${{, which is a reference in a recipe; put a blank between the two signs.")
+        if _names_a_file(text):
+            raise UserError(f"{path}: {key} holds nothing but the name of a file, {text[:80]!r}; name that one.")
         value = _Values(str(path), object).checked(text, str, key, "")
     return value.rstrip("\n")
+
+
+def _names_a_file(text: str) -> bool:
+    return text.endswith((".txt", ".md")) and "\n" not in text
 
 
 def _compose(text: str, what: str) -> yaml.Node | None:

@@ -46,6 +46,7 @@ def test_a_text_stands_in_the_recipe_or_in_a_file_beside_the_place_that_names_it
     ("prompts", "message"),
     [
         ("{tutor: none.txt}", "none.txt: no such file"),
+        ("{tutor: name.txt}", r"name\.txt: prompts\.tutor holds nothing but the name of a file, 'tutor\.txt'"),
         ("{tutor: reference.txt}", r"reference\.txt: holds \$\{, which is a reference"),
         ("{tutor: control.txt}", r"prompts\.tutor: holds the control character"),
         ("{refine: 'no gaps'}", r"prompts\.refine: has the gap <question> 0 times"),
@@ -55,6 +56,7 @@ def test_a_text_stands_in_the_recipe_or_in_a_file_beside_the_place_that_names_it
 )
 def test_a_text_that_cannot_be_shown_is_refused_by_its_key(tmp_path, prompts, message):
     (tmp_path / "reference.txt").write_text("The set ${x}$")
+    (tmp_path / "name.txt").write_text("tutor.txt\n")
     (tmp_path / "control.txt").write_text("a \x1b[2J b")
     (tmp_path / "recipe.yaml").write_text(HEAD + f"prompts: {prompts}\n")
     with pytest.raises(UserError, match=message):
