@@ -2,73 +2,18 @@
 
 import peft
 import pytest
-import torch
+from architectures import ARCHITECTURES, KINDS, build
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.machine.lora_targets import SEVEN, linear_layers, lora_targets, select
+from ssb_unsloth.machine.lora_targets import linear_layers, lora_targets, select
+from ssb_unsloth.recipe.schema import SEVEN
 
-SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "vocab_size": 64,
-    "pad_token_id": 0,
-}
-MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_expand": 2, "mamba_n_groups": 1}
-HYBRID = SMALL | MAMBA | {"shared_intermediate_size": 40, "num_local_experts": 0, "layer_types": ["mamba", "attention"]}
-VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
-FAMILIES = {
-    "llama": SMALL,
-    "phi3": SMALL,
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 64},
-    "gpt_neox": SMALL,
-    "lfm2": SMALL | {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
-    "granitemoehybrid": HYBRID,
-    "gemma3": {"text_config": SMALL, "vision_config": VISION, "mm_tokens_per_image": 4},
-    "qwen2_moe": SMALL | {"num_experts": 4, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24},
-    "mixtral": SMALL | {"num_local_experts": 4},
-    "falcon_h1": SMALL | MAMBA | {"mamba_d_ssm": 64, "mamba_chunk_size": 8},
-}
-KINDS = {  # by auto; the same by all-linear but for Falcon-H1
-    "llama": dict.fromkeys(SEVEN, 2),
-    "phi3": {"o_proj": 2, "qkv_proj": 2, "gate_up_proj": 2, "down_proj": 2},
-    "gpt2": {"c_attn": 2, "c_proj": 4, "c_fc": 2},
-    "gpt_neox": {"query_key_value": 2, "dense": 2, "dense_h_to_4h": 2, "dense_4h_to_h": 2},
-    "lfm2": {"in_proj": 1, "out_proj": 2, "w1": 2, "w3": 2, "w2": 2, "q_proj": 1, "k_proj": 1, "v_proj": 1},
-    "granitemoehybrid": {
-        "in_proj": 1,
-        "input_linear": 2,
-        "output_linear": 2,
-        "q_proj": 1,
-        "k_proj": 1,
-        "v_proj": 1,
-        "o_proj": 1,
-    },
-    "gemma3": dict.fromkeys(SEVEN, 2),
-    "qwen2_moe": dict.fromkeys(SEVEN, 2),
-    "mixtral": dict.fromkeys(SEVEN[:4], 2),
-    "falcon_h1": dict.fromkeys(SEVEN, 2),
-}
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", ARCHITECTURES)
 
 
 def bones(family):
-    config = AutoConfig.for_model(family, **FAMILIES[family])
-    auto = AutoModelForImageTextToText if family == "gemma3" else AutoModelForCausalLM
-    with torch.device("meta"):
-        return auto.from_config(config)
+    return build(family, "meta")
 
 
 @every_family
@@ -86,6 +31,7 @@ def test_peft_finds_the_same_layers_by_the_short_names_and_saves_as_many_paramet
     assert set(student.base_model.targeted_module_names) == set(chosen.targets)
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     assert trained == chosen.parameters(4)
+    assert select(student) == select(student.get_base_model()) == chosen  # an adapter hides no layer
 
 
 @every_family
@@ -130,6 +76,11 @@ def test_a_regular_expression_is_over_whole_names():
     found = lora_targets(bones("llama"), r"model\.layers\.1\..*_proj")
     assert found == [name for name in linear_layers(bones("llama")) if ".1." in name]
     assert lora_targets(bones("llama"), ".*") == list(linear_layers(bones("llama")))
+
+
+def test_mambas_kernel_reads_past_what_is_put_on_its_matrices():
+    with pytest.raises(UserError, match=r"has no layer mamba\.out_proj; its layers are"):
+        select(bones("granitemoehybrid"), ["mamba.out_proj"])
 
 
 def test_a_list_can_name_head_embedding_and_router():
