@@ -65,10 +65,9 @@ def lora(rank: int = 32) -> Any:
     """The paper's adapter (§4.1), on the released code's seven projections."""
     from peft import LoraConfig
 
-    from ssb_unsloth.recipe.schema import LoraConfig as Defaults
+    from ssb_unsloth.recipe.schema import SEVEN
 
-    targets = Defaults().target_modules
-    return LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, task_type="CAUSAL_LM")
+    return LoraConfig(r=rank, lora_alpha=rank, target_modules=list(SEVEN), task_type="CAUSAL_LM")
 
 
 def wake(model: nn.Module) -> None:

@@ -42,7 +42,7 @@ ROOMS = {
         "data": "errors io records prompts recipe verifier pocket backends",
         "run": "errors io records verifier recipe pocket backends data",
         "method": "errors seeds io records prompts recipe verifier backends run",
-        "training": "errors seeds io records prompts recipe verifier pocket backends data run method",
+        "training": "errors seeds io records prompts recipe verifier pocket machine backends data run method",
         "evaluation": "errors seeds io records prompts recipe verifier backends run",
         "report": "published io records prompts recipe run training evaluation",
         "pipeline": "errors io records prompts recipe machine backends data run method training evaluation report",

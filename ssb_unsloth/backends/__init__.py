@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool) -> Sampler:
     """The engine that the recipe names; `auto` takes vLLM where it is installed, and says so where it is not.
 
-    `adapters`: whether it will be asked to put LoRA adapters on; vLLM sets memory and time aside for that.
+    `adapters`: whether it is to put LoRA adapters on; vLLM sets memory and time aside for that. Without, it
+    merges an adapter that it is asked for into its weights.
     """
     if model.name.startswith(("http://", "https://")):
         from .server import ServerSampler

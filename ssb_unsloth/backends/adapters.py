@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 NOWHERE = ("alora_invocation_tokens", "arrow_config", "layer_replication", "use_bdlora", "use_qalora")
 ELSEWHERE = {  # what vLLM does not put on: how its tensors are named, and what it is called
-    "lora_magnitude_vector": "DoRA",
     "trainable_tokens_delta": "trainable tokens",
     "lora_embedding_": "LoRA on the embedding",
     ".bias": "trained biases",
@@ -116,6 +115,13 @@ def _without_weights(model: str) -> nn.Module:
     except (OSError, ValueError) as error:
         raise unloadable(f"Model {named.name!r}", named, error) from None
     return empty
+
+
+def merged_for_vllm(adapter: Path) -> bool:
+    """Whether vLLM does not put this adapter on, and is given the base with the adapter merged into it: DoRA. A folder
+    that holds no adapter is left to whoever loads it.
+    """
+    return (adapter / "adapter_config.json").is_file() and bool(adapter_config(adapter).get("use_dora"))
 
 
 def _not_by_vllm(config: Mapping[str, Any], found: Shapes) -> list[str]:

@@ -9,6 +9,7 @@ from ..errors import UserError
 from ..io.progress import hide_loading_bars
 from ..machine.auto import choose_model
 from ..machine.hardware import here
+from ..machine.lora_targets import select
 from ..recipe.schema import LoraConfig, ModelConfig
 from .adapters import assert_fits, merge
 from .chat_template import end_of_turn, pad_id, set_date, set_variables, stop_ids
@@ -111,15 +112,24 @@ def _quantized(model: ModelConfig, dtype: Any, device: str) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": device}}
 
 
-def peft_config(lora: LoraConfig) -> peft.LoraConfig:
-    """The recipe's adapter as PEFT takes it."""
-    import peft
+def peft_config(lora: LoraConfig, model: torch.nn.Module) -> peft.LoraConfig:
+    """The recipe's adapter as PEFT takes it, on the layers of this model that the recipe means.
 
+    Raises:
+        UserError: it has none of these.
+    """
+    import peft
+    from transformers.pytorch_utils import Conv1D
+
+    chosen = select(model, lora.target_modules)
     return peft.LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
+        target_modules=chosen.short,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in chosen.targets),
         task_type="CAUSAL_LM",
     )
 
@@ -130,7 +140,7 @@ def add_lora(model: torch.nn.Module, lora: LoraConfig, seed: int, gradient_check
     from transformers import set_seed
 
     set_seed(seed)  # the adapter's first weights are drawn here
-    student: Any = peft.get_peft_model(cast(Any, model), peft_config(lora))
+    student: Any = peft.get_peft_model(cast(Any, model), peft_config(lora, model))
     if gradient_checkpointing:
         student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     trained: torch.nn.Module = student.eval()

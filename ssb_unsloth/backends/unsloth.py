@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +24,8 @@ from ..errors import UserError
 from ..io.progress import hide_loading_bars
 from ..machine.auto import choose_model
 from ..machine.hardware import here
-from ..recipe.schema import LoraConfig, ModelConfig
+from ..machine.lora_targets import select
+from ..recipe.schema import SEVEN, LoraConfig, ModelConfig
 from .sources import model_path
 
 if TYPE_CHECKING:
@@ -121,12 +123,16 @@ def load(
 def _add_lora(model: Any, lora: LoraConfig, seed: int, gradient_checkpointing: bool) -> nn.Module:
     import torch
 
-    student: nn.Module = prepare().FastLanguageModel.get_peft_model(
+    if lora.use_dora:
+        raise UserError("train.lora.use_dora: Unsloth's fast layers are not made for DoRA, which PEFT's own are.")
+    chosen = select(model, lora.target_modules)
+    student: Any = prepare().FastLanguageModel.get_peft_model(
         model,
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
+        target_modules=chosen.short if {*chosen.short} <= {*SEVEN} else _pattern(chosen.targets),
+        use_rslora=lora.use_rslora,
         bias="none",
         random_state=seed,
         # Its own kind keeps activations in the host's memory, which takes a GPU to copy from.
@@ -134,7 +140,22 @@ def _add_lora(model: Any, lora: LoraConfig, seed: int, gradient_checkpointing: b
         if gradient_checkpointing and torch.cuda.is_available()
         else gradient_checkpointing,
     )
-    return student
+    others = {*student.targeted_module_names} ^ chosen.targets.keys() | {*student.targeted_parameter_names}
+    if others:  # as the experts, which it trains beside what it is asked for
+        raise UserError(
+            f"Unsloth would train other layers than train.lora.target_modules means here, as {min(others)}; set"
+            " model.backend=transformers."
+        )
+    student.peft_config["default"].target_modules = {*chosen.short}  # the same layers, as it is saved
+    trained: nn.Module = student
+    return trained
+
+
+def _pattern(names: Iterable[str]) -> str:
+    """A regular expression for these layers alone. In a list Unsloth takes only names that it knows as attention's or
+    an MLP's.
+    """
+    return "|".join(map(re.escape, names))
 
 
 def save_gguf(merged: Path, target: Path, quantization: str) -> None:

@@ -5,7 +5,8 @@ ends. Prefix caching is on: the K rollouts of a question share the work on their
 
 On a GPU adapters are put on by vLLM, many in one engine. On a CPU their small products, with a copy of the matrices for
 every token, take five times as long as the model, so the engine is given weights with the adapter merged into them: in
-float32, where that changes no more than the order of a sum.
+float32, where that changes no more than the order of a sum. So it is given those that vLLM does not put on, on any
+machine: DoRA, and all on an architecture for which it has no LoRA.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..machine.environment import prepare
 from ..machine.hardware import here
 from ..prompts import Messages
 from ..recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
+from .adapters import merged_for_vllm
 from .chat_template import completion, render, stop_ids
 from .sampler import Adapter, Completion, Keep, Request
 from .sources import check_rank, model_path
@@ -31,6 +33,9 @@ from .vllm_errors import explained, not_imported, refuse_what_cannot_be_compiled
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+NO_LORA = "does not support LoRA"  # vLLM's words (0.32, v1/worker/lora_model_runner_mixin.py)
 
 
 def library() -> Any:
@@ -155,8 +160,15 @@ class VLLMSampler:
         self._stop = stop_ids(self._tokenizer, load_generation_config(model))
         self._adapters: dict[Adapter, Any] = {}
         self._merged: Adapter | None = None  # the adapter that is in the engine's weights
-        self._merges = _on_cpu() and self._model.dtype == "float32"
-        self._engine = start(model, config, seed, adapters and not self._merges)
+        self._merges = not adapters or (_on_cpu() and self._model.dtype == "float32")
+        try:
+            self._engine = start(model, config, seed, not self._merges)
+        except UserError as error:
+            if self._merges or NO_LORA not in str(error):
+                raise
+            say("vLLM has no LoRA for this architecture, so it is given weights with the adapter merged into them.")
+            self._merges = True
+            self._engine = start(model, config, seed, adapters=False)
 
     def render(self, messages: Messages) -> list[int]:
         return render(self._tokenizer, messages)
@@ -195,6 +207,8 @@ class VLLMSampler:
         """Give the engine the base's weights with this adapter merged into them, or the base's own."""
         if adapter == self._merged:
             return
+        if adapter is not None and merged_for_vllm(adapter.path):
+            say(f"{adapter.name}: vLLM does not put DoRA on, so it samples from weights with the adapter merged in.")
         with tempfile.TemporaryDirectory() as folder:
             save_merged(self._model, None if adapter is None else adapter.path, Path(folder))
             self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})

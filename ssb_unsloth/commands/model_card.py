@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ..io.markdown import code, escaped, fenced, pipes
+from ..machine.lora_targets import kind_of, spell
 from ..pipeline.students import scores_of
 from ..pocket import is_pocket
 from ..recipe.methods import METHODS
@@ -55,7 +56,7 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
 - **Method**: {METHODS[method].card}.
 - **Data**: {code(source)}, split {code(recipe.problems.split)}: {asked}.
 - **Training**: {trained["steps"]:,} steps at a learning rate of {recipe.train.learning_rate:g}; loss {losses};
-  LoRA of rank {recipe.train.lora.r}, {share:.1f} % of all parameters.
+  {kind_of(recipe.train.lora)} of rank {recipe.train.lora.r}{_layers(trained)}, {share:.1f} % of all parameters.
 
 ## Scores
 
@@ -87,6 +88,11 @@ Versions: {", ".join(f"{name} {escaped(version)}" for name, version in manifest.
 
 </details>
 """
+
+
+def _layers(trained: dict[str, Any]) -> str:
+    """What the adapter is on; nothing of a run from before that was written down."""
+    return f" on {escaped(spell(trained['lora']['layers']))}" if "lora" in trained else ""
 
 
 def without_folders(value: Any) -> Any:

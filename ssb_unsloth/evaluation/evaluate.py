@@ -1,6 +1,7 @@
 """The evaluate stage: every contestant on every benchmark, every reply kept and graded. `scores` makes the statistics.
 
-Contestants that share a model share an engine, with all their adapters in it; engines run one after another.
+Contestants that share a model share an engine, with all their adapters in it; engines run one after another. Adapters
+that vLLM does not put on (DoRA) share another, which is given one merged model after the other.
 """
 
 from __future__ import annotations
@@ -80,13 +81,13 @@ def evaluate(
             raise UserError(f"Two of those to be evaluated are named {name!r} (seed {seed}); give one another name.")
     jobs = [_jobs(contestant, benchmarks, folder) for contestant in contestants]
     places = [job.path for own in jobs for job in own if not job.path.exists()]
-    engines: dict[str, list[_Job]] = {}
+    engines: dict[tuple[str, bool], list[_Job]] = {}
     for contestant, own in zip(contestants, jobs, strict=True):
-        engines.setdefault(json.dumps(asdict(contestant.model)), []).extend(own)
-    for group in engines.values():
+        engines.setdefault((json.dumps(asdict(contestant.model)), _merged(contestant, sampler)), []).extend(own)
+    for (_, merged), group in engines.items():
         missing = [job for job in group if not job.path.exists()]
         if any(job.unasked for job in missing):
-            with_adapters = any(job.contestant.adapter is not None for job in missing)
+            with_adapters = not merged and any(job.contestant.adapter is not None for job in missing)
             first = missing[0].contestant
             engine = make_sampler(first.model, sampler, first.seed, adapters=with_adapters)
             try:
@@ -115,6 +116,15 @@ def assert_adapters_fit(contestants: Sequence[Contestant], sampler: SamplerConfi
     for contestant in contestants:
         if contestant.adapter is not None and not contestant.model.name.startswith(("http://", "https://")):
             assert_fits(contestant.model, contestant.adapter, engine_of(sampler), contestant.name)
+
+
+def _merged(contestant: Contestant, sampler: SamplerConfig) -> bool:
+    """Whether its adapter is one that the engine is given merged into the base."""
+    if contestant.adapter is None or engine_of(sampler) != "vllm":
+        return False
+    from ..backends.adapters import merged_for_vllm
+
+    return merged_for_vllm(contestant.adapter)
 
 
 def decodings(config: BenchmarkConfig) -> list[tuple[SamplingConfig, int]]:

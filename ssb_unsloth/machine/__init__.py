@@ -4,5 +4,5 @@ What is asked before the packages are installed (`hardware`, `cards`, `environme
 library alone. No model is loaded.
 
 May import: errors, published, io, recipe, pocket.
-May be imported by: backends, pipeline, commands, cli.
+May be imported by: backends, training, pipeline, commands, cli.
 """

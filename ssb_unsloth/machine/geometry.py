@@ -67,9 +67,10 @@ class Geometry:
         bias = self.Q + 2 * self.KV if self.biased else 0
         return self.V * self.H * (1 if self.tied else 2) + self.linear + self.L * (norms + bias) + self.H
 
-    def lora_parameters(self, r: int, modules: list[str]) -> int:
-        """r x (inputs + outputs) for each module of each layer."""
-        return self.L * sum(r * (a + b) for name, (a, b) in self.projections.items() if name in modules)
+    def lora_parameters(self, r: int, modules: str | list[str]) -> int:
+        """r x (inputs + outputs) for each module of each layer; of all where `modules` is a word."""
+        every = isinstance(modules, str)
+        return self.L * sum(r * (a + b) for name, (a, b) in self.projections.items() if every or name in modules)
 
     def weight_bytes(self, itemsize: int, quantization: str = "none") -> int:
         """With 4 bits the projections take half a byte each and 1/64 more for the scales (bitsandbytes' nf4, blocks of

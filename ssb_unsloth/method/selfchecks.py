@@ -1,9 +1,9 @@
 """What is looked at once, before a GPU works for hours: that model and tokenizer are what the method takes them for.
 
 Of a chat template: that everything said stands in the prompt, once. Of an architecture, from its config alone: what the
-head does to logits, and LoRA's targets. Of a loaded model, on short sequences: head(hidden) against its own logits, the
-likelihood that the teacher gives its own replies, the fresh student against the teacher in the same context, and after
-the training the student against its base. Every complaint is a UserError that says what was found and what to do.
+head does to logits. Of a loaded model, on short sequences: head(hidden) against its own logits, the likelihood that the
+teacher gives its own replies, the fresh student against the teacher in the same context, and after the training the
+student against its base. Every complaint is a UserError that says what was found and what to do.
 
 Shapes: S sequence, N reply tokens, V vocabulary, H hidden.
 """
@@ -25,7 +25,7 @@ from ..backends.wrapped import causal_lm
 from ..errors import UserError
 from ..prompts import Texts, student_messages, teacher_messages
 from ..recipe.methods import METHODS
-from ..recipe.schema import LoraConfig, ModelConfig, Recipe
+from ..recipe.schema import ModelConfig, Recipe
 from .collator import Example, make_view
 from .distributions import StoredTeacher, placed
 from .losses import head_logits, kd_loss, row_weights
@@ -64,24 +64,6 @@ def skeleton(model: ModelConfig) -> nn.Module:
     except Exception as error:  # what a config can be wrong in has no end
         raise unloadable(f"Model {model.name!r}", model, error) from None
     return lm.eval()
-
-
-def check_lora_layers(model: nn.Module, lora: LoraConfig, name: str) -> None:
-    """Each of `train.lora.target_modules` names at least one layer of the model, called `name`."""
-    layers = {path: path.rpartition(".")[2] for path, module in model.named_modules() if _takes_lora(module)}
-    missing = [t for t in lora.target_modules if not any(path == t or path.endswith(f".{t}") for path in layers)]
-    if missing or not lora.target_modules:
-        known = [layer for layer in dict.fromkeys(layers.values()) if not layer.isdigit()]
-        raise UserError(
-            f"train.lora.target_modules: {name} has no layer {', '.join(missing) or 'where none is named'}; its layers"
-            f" are {', '.join(known)}. Name those that are to be trained."
-        )
-
-
-def _takes_lora(module: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, nn.Linear | nn.Embedding | Conv1D)
 
 
 @dataclass

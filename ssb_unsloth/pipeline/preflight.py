@@ -16,6 +16,7 @@ from ..backends.sources import adapter_path
 from ..data.problems import load_benchmark
 from ..errors import UserError
 from ..evaluation.evaluate import Contestant, assert_adapters_fit, base_contestants, check_room
+from ..machine.lora_targets import select
 from ..prompts import student_messages
 from ..recipe.methods import METHODS
 from ..recipe.schema import BenchmarkConfig, Recipe
@@ -68,7 +69,7 @@ def _check_model(same: Sequence[Recipe], whole: Recipe, benchmarks: Benchmarks) 
         _check_rooms(tokenizer, whole, benchmarks)
     lm = selfchecks.skeleton(model)
     for recipe in same:
-        selfchecks.check_lora_layers(lm, recipe.train.lora, model.name)
+        select(lm, recipe.train.lora.target_modules, model.name)
     if any("teach" in METHODS[recipe.train.method].reads for recipe in same):
         selfchecks.check_arithmetic(lm, model.name)
 

@@ -108,6 +108,11 @@ def _adapter(r: Recipe) -> Lines:
             f"train.lora.r: {r.train.lora.r} is above sampler.max_lora_rank ({r.sampler.max_lora_rank}), so the adapter"
             " could not be sampled; raise the latter."
         )
+    if r.train.lora.use_dora and r.train.method == "grpo" and r.train.grpo.use_vllm is not False:
+        yield (
+            "train.lora.use_dora: GRPO gives vLLM its weights anew at each step, and cannot with DoRA; leave it out, or"
+            " set train.grpo.use_vllm to false."
+        )
     if r.train.lora.dtype == "model" and r.model.dtype == "float16":
         yield "train.lora.dtype: model; gradients of float16 weights cannot be scaled, so leave it at float32."
 

@@ -142,6 +142,12 @@ def _names_a_file(text: str) -> bool:
     return text.endswith((".txt", ".md")) and "\n" not in text
 
 
+def item_of(kind: Any) -> Any:
+    """The type of a list's items, where a key of that type can hold a list; else None."""
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    return next((typing.get_args(one)[0] for one in kinds if typing.get_origin(one) is list), None)
+
+
 def _compose(text: str, what: str) -> yaml.Node | None:
     try:
         return yaml.compose(text, Loader=_Loader)
@@ -173,7 +179,7 @@ class _Values:
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, kind, path, depth)
         if isinstance(node, yaml.SequenceNode):
-            item = typing.get_args(kind)[0] if typing.get_origin(kind) is list else Any
+            item = item_of(kind) or Any
             return [self.value(one, item, path, depth + 1) for one in node.value]
         return self._scalar(node, kind, path)
 

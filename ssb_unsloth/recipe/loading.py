@@ -20,7 +20,7 @@ from ..io import disk
 from ..io.files import local
 from .benchmarks import BENCHMARKS
 from .checks import LONGEST_NAME, impossible, names_a_file, servers_among, too_many
-from .file import merged, overrides_merged, read, with_prose, with_references
+from .file import item_of, merged, overrides_merged, read, with_prose, with_references
 from .presets import PRESETS
 from .renamed import RENAMED, todays_name, with_todays_names
 from .schema import BASE, DEFAULT_PROMPT, BenchmarkConfig, Recipe
@@ -206,17 +206,13 @@ def _unfit(value: Any, kind: Any) -> str | None:
     if isinstance(value, dict):
         return None if typing.get_origin(kind) is dict else "a mapping"
     if isinstance(value, list):
-        within = (_unfit(one, typing.get_args(kind)[0]) for one in value) if typing.get_origin(kind) is list else ()
-        return next((reason for reason in within if reason is not None), None) if _is_list(kind) else "a list"
+        item = item_of(kind)
+        return "a list" if item is None else next((no for one in value if (no := _unfit(one, item)) is not None), None)
     if isinstance(value, int) and abs(value) > LARGEST:
         return "a number of too many digits"
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value} is no number to compute with"
     return None
-
-
-def _is_list(kind: Any) -> bool:
-    return typing.get_origin(kind) is list
 
 
 def _with_preset(key: str, entry: dict[str, Any], here: str, wrong: list[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Keys that had another name before. A recipe can still give the old one, in every layer of it and in references.
 
-In what determines a stage a value keeps the first name that its key had, so that what was finished then is fresh now.
+In what determines a stage a value keeps the first name that its key had, so that what was finished then is fresh now;
+for the same reason LoRA's keys stand there as they did when they were fewer.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from .schema import AUTO, SEVEN
+
 RENAMED = {"train": {"temperature": "kd_temperature"}}  # by section: a key's first name to today's
 _FIRST = {section: {today: first for first, today in keys.items()} for section, keys in RENAMED.items()}
+LATER = (("use_rslora", False), ("use_dora", False))  # keys of train.lora that came later, and what was so before
 _OF_VARIANT = re.compile(r"variants\.[^.]+\.")
 
 
@@ -20,8 +24,20 @@ def with_todays_names(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_first_names(values: dict[str, Any], section: str = "") -> dict[str, Any]:
-    """The values of a recipe, or of that section of it, by the first names of their keys."""
-    return _named(values, _FIRST, section)
+    """The values of a recipe, or of that section of it, by the first names of their keys, and LoRA's as they were."""
+    found = _named(values, _FIRST, section)
+    train = found if section == "train" else found.get("train", {})
+    if isinstance(train.get("lora"), dict):
+        train["lora"] = _as_first(train["lora"])
+    return found
+
+
+def _as_first(lora: dict[str, Any]) -> dict[str, Any]:
+    """LoRA's section as it was first: the seven projections by name, which is what `auto` means wherever naming them is
+    no mistake, and none of the later keys at their defaults.
+    """
+    seven = {"target_modules": list(SEVEN)} if lora.get("target_modules") == AUTO else {}
+    return {key: value for key, value in {**lora, **seven}.items() if (key, value) not in LATER}
 
 
 def todays_name(path: str) -> str:

@@ -16,6 +16,8 @@ from ..prompts.hints import Hint
 from .methods import MethodName
 from .ranges import as_in, each, number
 
+SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # released code's LoRA layers
+AUTO, ALL_LINEAR = "auto", "all-linear"  # words of train.lora.target_modules
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank (0.32, config/lora.py)
 
 
@@ -135,9 +137,12 @@ class LoraConfig:
     alpha: int = number(32, above=0)  # released code
     dropout: float = number(0.0, at_least=0, below=1)  # released code
     dtype: Literal["float32", "model"] = "float32"  # of the trained weights; released code: cast to the model's
-    target_modules: list[str] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    )
+    # Which layers of the language model (machine/lora_targets.py): auto, the released code's seven projections where
+    # the model has them all, else all-linear, which leaves out head and routers; a list of names or ends of names; or
+    # a regular expression that whole names match.
+    target_modules: str | list[str] = AUTO
+    use_rslora: bool = False  # PEFT's default: scale by alpha / sqrt(r) in place of alpha / r
+    use_dora: bool = False  # PEFT's default: train each output's magnitude too; vLLM samples it merged into the base
 
 
 @dataclass

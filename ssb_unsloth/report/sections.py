@@ -213,12 +213,25 @@ def _training_section(report: dict[str, Any]) -> str:
 
 {pipes(table)}
 
+{_layers_section(report["training"])}\
 A loss compares with others of its own method alone. The figure has the panels of the paper's Figure 2; its length is
 that of the student's own greedy replies to held-out questions{others}.{_targets(report["targets"])}
 
 ![Loss, gradient norm and reply length over training](training.png)
 
 """
+
+
+def _layers_section(training: Mapping[str, Any]) -> str:
+    """On which layers the adapters were put, said once where it is the same for all; nothing of runs from before."""
+    said: dict[str, list[str]] = {}
+    for method, t in training.items():
+        if "lora" in t:
+            trained, left = t["lora"]["layers"], t["lora"]["left_out"]
+            layers = ", ".join(f"{count:,} x {escaped(kind)}" for kind, count in trained.items())
+            others = ", ".join(f"{escaped(what)} ({count:,} parameters)" for what, count in left.items())
+            said.setdefault(f"{layers}. Left out: {others or 'nothing'}.", []).append(method)
+    return "".join(f"LoRA ({', '.join(methods)}) was on {what}\n\n" for what, methods in said.items())
 
 
 def _student_section(report: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ from .worked_examples import worked_examples
 REPORT_FORMAT = 1  # of report.json
 SHOWN = ("curate", "teach", "train", "evaluate")
 CURATION = ("questions", "all_right", "all_wrong", "mixed", "refined", "accepted", "no_answer", "truncated")
-TRAINING = ("steps", "first_loss", "last_loss", "trainable_parameters", "total_parameters")
+TRAINING = ("steps", "first_loss", "last_loss", "trainable_parameters", "total_parameters", "lora")
 
 
 def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[Student]) -> None:
@@ -54,7 +54,9 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[S
         "recipe": recipe.name,
         "scores": scored["scores"],
         "differences": scored["differences"],
-        "training": {name: {key: summary[key] for key in TRAINING} for name, summary in summaries.items()},
+        "training": {
+            name: {key: summary[key] for key in TRAINING if key in summary} for name, summary in summaries.items()
+        },
         "targets": manifests.get("teach", {}).get("summary", {}),
         "cost": {name: manifest["cost"] for name, manifest in manifests.items()},
         "versions": versions(),

@@ -22,6 +22,8 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from ..backends import TrainingBackend
 from ..backends.control_tokens import markers
 from ..backends.transformers import load_tokenizer, peft_config
+from ..io.progress import say
+from ..machine.lora_targets import select
 from ..method.collator import Example
 from ..method.examples import render_examples
 from ..pocket import MODEL_DIR, NAME
@@ -87,6 +89,7 @@ class Trained:
     sampled_tokens: int | None = None  # where the method samples
     learnt_tokens: int | None = None  # of the replies that a control learns from
     drift: float | None = None  # KL(base ‖ student) on unrelated text, nats a token, where that is measured
+    lora: dict[str, dict[str, int]] | None = None  # "layers" trained, by kind, and "left_out", with their parameters
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -94,7 +97,7 @@ class Trained:
         losses = [row["loss"] for row in self.history if "loss" in row]
         steps = {"steps": self.history[-1]["step"], "first_loss": losses[0], "last_loss": losses[-1]}
         counted = ("trainable_parameters", "total_parameters", "backend", "sampled_tokens", "learnt_tokens", "drift")
-        return steps | {name: value for name in counted if (value := getattr(self, name)) is not None}
+        return steps | {name: value for name in (*counted, "lora") if (value := getattr(self, name)) is not None}
 
 
 def common_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: Any) -> dict[str, Any]:
@@ -129,9 +132,9 @@ def common_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: A
     }
 
 
-def lora(config: TrainConfig) -> LoraConfig:
-    """The adapter of every method that TRL puts on."""
-    return peft_config(config.lora)
+def lora(config: TrainConfig, model: nn.Module) -> LoraConfig:
+    """The adapter of every method that TRL puts on `model`."""
+    return peft_config(config.lora, model)
 
 
 def fit(
@@ -151,6 +154,8 @@ def fit(
         UserError: the adapter's weights are no numbers any more; or the disk is full.
     """
     config = inputs.recipe.train
+    chosen = select(cast(nn.Module, trainer.model), config.lora.target_modules)
+    say(chosen.sentence(config.lora))
     if config.lora.dtype == "model":
         cast_adapter(cast(nn.Module, trainer.model))
     if probes and config.probe_steps:
@@ -170,6 +175,7 @@ def fit(
         history(trainer.state.log_history),
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         total_parameters=sum(p.numel() for p in parameters),
+        lora={"layers": chosen.kinds, "left_out": chosen.left_out},
     )
 
 

@@ -114,7 +114,7 @@ def train_grpo(
             args=arguments(config, recipe.sampler.max_model_len, recipe.seed, dtype, checkpoints),
             train_dataset=Dataset.from_list(asked),
             processing_class=tokenizer,
-            peft_config=lora(config),
+            peft_config=lora(config, model),
             callbacks=[Bar(), EqualRewards()],
         )
     if trainer.use_vllm:

@@ -78,7 +78,7 @@ def train_sft(inputs: Inputs, model: nn.Module, replies: Sequence[Reply]) -> Tra
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=inputs.tokenizer,
-        peft_config=lora(config),
+        peft_config=lora(config, model),
         callbacks=[Bar()],
     )
     return replace(

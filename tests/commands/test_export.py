@@ -41,6 +41,7 @@ from ssb_unsloth.training.common import save_adapter
 RECIPE = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
 POCKET = ModelConfig(name="pocket", dtype="float32")
 TRAINED = {"steps": 4, "first_loss": 1.0, "last_loss": 0.5, "trainable_parameters": 10, "total_parameters": 100}
+TRAINED["lora"] = {"layers": {"qkv_proj": 4, "o_proj": 4}, "left_out": {}}
 GREEDY = SamplingConfig(temperature=0, max_tokens=80)
 TOKEN = "hf_" + "secret" * 5
 
@@ -221,7 +222,7 @@ def test_the_card_says_what_it_is_and_how_to_load_it(exported, run, format_, lib
         "check it",
         "seed 7",
         "4 steps",
-        "10.0 % of all",
+        "LoRA of rank 32 on 4 x qkv_proj, 4 x o_proj, 10.0 % of all",
         "torch",
     ):
         assert word in body, word

@@ -1,5 +1,6 @@
 """Evaluation: one engine a model, every reply graded and kept, and nothing scored on a part of its problems."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,19 @@ def test_the_models_differ_in_the_adapter_alone(tmp_path):
     assert [(call[1].temperature, len(call[2])) for call in base] == [(0.0, 8), (0.8, 24)]
     assert [(c[1].max_tokens, c[1].top_p, c[1].top_k, c[1].repetition_penalty) for c in base] == [(50, 1.0, 0, 1.0)] * 2
     assert len({request.seed for request in base[1][2]}) == 24
+
+
+def test_an_adapter_that_vllm_does_not_put_on_has_an_engine_without_room_for_adapters(tmp_path):
+    folders = {"plain": tmp_path / "plain", "dora": tmp_path / "dora"}
+    for kind, folder in folders.items():
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "use_dora": kind == "dora"}))
+    contestants = [*CONTESTANTS[:1], *(Contestant(f"ssb-{k}", MODEL, folder, 1) for k, folder in folders.items())]
+    for engine, started in {"vllm": [True, False], "transformers": [True]}.items():
+        sampler, limits = ScriptedSampler(), SamplerConfig(max_model_len=100, engine=engine)
+        (tmp_path / engine).mkdir()
+        evaluate(contestants, {"test": (TEST, PROBLEMS)}, limits, tmp_path / engine, sampler.start)
+        assert sampler.started == [(MODEL.name, room) for room in started]
 
 
 def test_a_second_call_takes_what_is_kept_and_samples_only_the_rest(tmp_path):

@@ -31,11 +31,11 @@ from ssb_unsloth.machine.planner import target_bytes
 from ssb_unsloth.pipeline import process
 from ssb_unsloth.pipeline.stage import Stage
 from ssb_unsloth.recipe.loading import load
-from ssb_unsloth.recipe.schema import LoraConfig, ModelConfig
+from ssb_unsloth.recipe.schema import SEVEN, ModelConfig
 from ssb_unsloth.run.rundir import RunDir
 
 ROOT = Path(__file__).parents[2]
-MODULES = LoraConfig().target_modules
+MODULES = list(SEVEN)
 TABLE = {name: entry for name, entry in json.loads(SHIPPED.read_text()).items() if name != "about"}
 THREE_B = """
 name: three-b

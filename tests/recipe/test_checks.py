@@ -113,6 +113,13 @@ def test_the_last_numbers_that_work_are_taken():
     load(POCKET, [f"{key}=0" for key in AT_LEAST_0 if key not in ("train.kd_weight", "curate.rollout.temperature")])
 
 
+def test_grpo_gives_vllm_no_dora():
+    asked = ["train.method=grpo", "train.lora.use_dora=true"]
+    with pytest.raises(UserError, match=r"train\.lora\.use_dora: .* set train\.grpo\.use_vllm to false"):
+        load(POCKET, asked)
+    assert load(POCKET, [*asked, "train.grpo.use_vllm=false"]).train.lora.use_dora
+
+
 @pytest.mark.parametrize(
     "override",
     ["seeds=[1, 1]", "evaluate.benchmarks.test.k=[1, 9]", "model.date=1st of May", "sampler.max_lora_rank=33"],

@@ -79,6 +79,8 @@ def test_a_key_that_resembles_none_is_answered_with_the_known_ones(complaint):
         ("train: {denominator: tokens}", "train.denominator"),
         ("train: {report_to: tensorboard}", "train.report_to"),
         ("train: {lora: {target_modules: [[q_proj]]}}", "train.lora.target_modules"),
+        ("train: {lora: {target_modules: 3}}", "train.lora.target_modules"),
+        ("train: {lora: {target_modules:}}", "train.lora.target_modules"),
         ("train:", "train"),
         ("train: 3", "train"),
         ("train: [1]", "train"),
@@ -93,6 +95,19 @@ def test_a_key_that_resembles_none_is_answered_with_the_known_ones(complaint):
 def test_a_value_of_the_wrong_type_is_named(complaint, text, path):
     (line,) = complaint(f"{SMALLEST}{text}\n")
     assert line.startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("wanted", ["auto", "all-linear", ".*\\.(q|v)_proj", ["q_proj", "no", "0x1"]])
+def test_where_lora_goes_is_a_word_a_regular_expression_or_a_list(wanted, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    given = f"[{', '.join(wanted)}]" if isinstance(wanted, list) else wanted
+    quoted = given if isinstance(wanted, list) else f"'{given}'"
+    path.write_text(f"{SMALLEST}train: {{lora: {{target_modules: {quoted}}}}}\n")
+    assert load(path).train.lora.target_modules == wanted
+    r = load(POCKET, [f"train.lora.target_modules={given}"])
+    assert r.train.lora.target_modules == wanted
+    save(r, tmp_path / "saved.yaml")
+    assert load(tmp_path / "saved.yaml") == r
 
 
 def test_every_missing_key_is_named(complaint):

@@ -20,7 +20,7 @@ from ssb_unsloth.method.examples import render_examples
 from ssb_unsloth.method.modeling import hidden_states
 from ssb_unsloth.prompts import PAPER, refinement_messages, student_messages, teacher_messages, texts
 from ssb_unsloth.recipe.loading import load
-from ssb_unsloth.recipe.schema import ModelConfig, PromptsConfig, Recipe
+from ssb_unsloth.recipe.schema import SEVEN, ModelConfig, PromptsConfig, Recipe
 from ssb_unsloth.records import Pair, Problem, Rollout
 from ssb_unsloth.training.ssb import train_ssb
 from ssb_unsloth.verifier.verifiers import verifier_named
@@ -265,9 +265,7 @@ def released_losses(tmp_path, tokenizer, make_model, pairs):
     rows = released_rows(model, tokenizer, pairs)
     chosen = recipe(tmp_path).train.lora
     set_seed(42)
-    student = get_peft_model(
-        model, LoraConfig(r=chosen.r, lora_alpha=chosen.alpha, target_modules=chosen.target_modules)
-    )
+    student = get_peft_model(model, LoraConfig(r=chosen.r, lora_alpha=chosen.alpha, target_modules=list(SEVEN)))
     trainer = ReleasedTrainer(
         student,
         TrainingArguments(

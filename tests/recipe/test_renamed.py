@@ -15,7 +15,7 @@ from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.pipeline.table import stage
 from ssb_unsloth.recipe.loading import is_as_saved, load, save, variant
 from ssb_unsloth.recipe.renamed import RENAMED
-from ssb_unsloth.recipe.schema import Recipe, TrainConfig
+from ssb_unsloth.recipe.schema import SEVEN, LoraConfig, Recipe, TrainConfig
 from ssb_unsloth.run import keys
 from ssb_unsloth.run.manifests import digest
 from ssb_unsloth.run.rundir import RunDir
@@ -179,11 +179,29 @@ def test_what_determines_a_training_is_the_same_dictionary_as_before():
     assert digest(keys.of_training(TrainConfig(kd_temperature=3.0))) == digest({**TRAINING, "temperature": 3.0})
 
 
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"target_modules": "auto"}, True),
+        ({"target_modules": list(SEVEN)}, True),
+        ({"use_rslora": False, "use_dora": False}, True),
+        ({"target_modules": "all-linear"}, False),
+        ({"target_modules": list(SEVEN[:2])}, False),
+        ({"use_rslora": True}, False),
+        ({"use_dora": True}, False),
+    ],
+)
+def test_where_lora_goes_is_of_a_training_as_it_was_before_there_was_a_choice(change, same):
+    changed = keys.of_training(TrainConfig(lora=LoraConfig(**change)))
+    assert (digest(changed) == digest(TRAINING)) is same
+
+
 def test_the_train_stages_key_is_made_of_it(tmp_path):
     recipe = load(POCKET, ["train.kd_temperature=3"])
     found = stage("train").determined_by(Scope(recipe, RunDir(tmp_path)))["train"]
     before = {**asdict(recipe.train), "temperature": 3.0}
-    del before["kd_temperature"], before["grpo"]
+    del before["kd_temperature"], before["grpo"], before["lora"]["use_rslora"], before["lora"]["use_dora"]
+    before["lora"]["target_modules"] = list(SEVEN)
     assert digest(found) == digest(before)
 
 

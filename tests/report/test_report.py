@@ -92,6 +92,7 @@ def _evaluate(folder: Path) -> None:
     (folder / "scores.json").write_text(json.dumps(rows))
 
 
+LAYERS = {"layers": {"qkv_proj": 4, "o_proj": 4}, "left_out": {"the vision_tower": 1234}}
 TAUGHT = {"targets": "top_k", "mean_mass": 0.987, "least_mass": 0.5, "mass_temperature": 2.0}
 
 
@@ -100,6 +101,7 @@ def run(tmp_path_factory):
     """A finished run: the first four stages made by hand, the report by `write_report`."""
     recipe, run = load(POCKET, ["name=mine", "seed=7"]), RunDir(tmp_path_factory.mktemp("runs") / "mine")
     trained = {"steps": 40, "first_loss": 1.0, "last_loss": 0.025, "trainable_parameters": 10, "total_parameters": 110}
+    trained["lora"] = LAYERS
     for name, make in {"curate": _curate, "teach": None, "train": _train, "evaluate": _evaluate}.items():
         with run.write(name, "key", {}) as work:
             work.tokens, work.summary = 1234, {"train": trained, "teach": TAUGHT}.get(name, {})
@@ -148,7 +150,14 @@ def test_report_json_has_the_names_that_others_read(report):
     expected = ["questions", "all_right", "all_wrong", "mixed", "refined", "accepted", "no_answer", "truncated"]
     assert [report["curation"][name] for name in expected] == [20, 5, 9, 6, 6, 4, 3, 1]
     assert report["training"] == {
-        "ssb": {"steps": 40, "first_loss": 1.0, "last_loss": 0.025, "trainable_parameters": 10, "total_parameters": 110}
+        "ssb": {
+            "steps": 40,
+            "first_loss": 1.0,
+            "last_loss": 0.025,
+            "trainable_parameters": 10,
+            "total_parameters": 110,
+            "lora": LAYERS,
+        }
     }
     assert list(report["cost"]) == ["curate", "teach", "train", "evaluate"]
     for spent in report["cost"].values():
@@ -168,6 +177,12 @@ def test_scores_lie_between_0_and_1(report):
 
 
 # -- For people -------------------------------------------------------------------------------------------------------
+
+
+def test_report_md_says_on_which_layers_the_adapter_was(run):
+    page = text(run, "report.md")
+    said = "LoRA (ssb) was on 4 x qkv_proj, 4 x o_proj. Left out: the vision_tower (1,234 parameters)."
+    assert f"\n\n{said}\n\nA loss compares" in page
 
 
 def test_report_md_holds_the_table_and_the_figures(run, report):

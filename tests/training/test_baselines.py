@@ -364,7 +364,7 @@ def test_the_first_step_of_grpo_is_the_policy_gradient(make_model, tokenizer, tm
     result = run_grpo(make_model, tokenizer, tmp_path, steps=1)
     base = make_model("qwen2")
     set_seed(5)
-    model = get_peft_model(base, lora(config()))
+    model = get_peft_model(base, lora(config(), base))
     rewards = torch.tensor(Even()(seen["replies"])).view(2, 4)
     advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)).view(-1)
     total = 0.0

@@ -70,6 +70,8 @@ def test_the_summary_has_the_figures_that_there_are_in_their_order():
     assert list(bare.summary.items()) == start
     ssb = dataclasses.replace(bare, backend="transformers", drift=0.0)
     assert list(ssb.summary.items()) == [*start, ("backend", "transformers"), ("drift", 0.0)]
+    lora = {"layers": {"q_proj": 2}, "left_out": {"the head": 9}}
+    assert list(dataclasses.replace(bare, lora=lora).summary.items()) == [*start, ("lora", lora)]
     assert list(dataclasses.replace(bare, sampled_tokens=3).summary.items()) == [*start, ("sampled_tokens", 3)]
     assert list(dataclasses.replace(bare, learnt_tokens=4).summary.items()) == [*start, ("learnt_tokens", 4)]
 

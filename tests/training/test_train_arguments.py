@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from ssb_unsloth.recipe.schema import GrpoConfig, TrainConfig
+from ssb_unsloth.recipe.schema import SEVEN, GrpoConfig, TrainConfig
 from ssb_unsloth.training import grpo
 from ssb_unsloth.training.common import common_arguments, lora
 from ssb_unsloth.training.ssb import trainer_arguments
@@ -89,12 +89,15 @@ def test_checkpointing_is_the_controls_trainers_and_for_ssb_the_backends(tmp_pat
     assert not trainer_arguments(config, tmp_path, 1, torch.float32).gradient_checkpointing
 
 
-def test_the_adapter_is_the_recipes():
+def test_the_adapter_is_the_recipes(make_model):
     config = TrainConfig()
     config.lora.r, config.lora.alpha, config.lora.dropout, config.lora.target_modules = 5, 7, 0.25, ["q_proj"]
-    found = lora(config)
+    found = lora(config, make_model("qwen2"))
     assert (found.r, found.lora_alpha, found.lora_dropout, set(found.target_modules)) == (5, 7, 0.25, {"q_proj"})
-    assert (found.bias, found.task_type) == ("none", "CAUSAL_LM")
+    assert (found.bias, found.task_type, found.use_rslora, found.use_dora) == ("none", "CAUSAL_LM", False, False)
+    config.lora.target_modules, config.lora.use_rslora, config.lora.use_dora = "auto", True, True
+    found = lora(config, make_model("qwen2"))
+    assert (set(found.target_modules), found.use_rslora, found.use_dora) == (set(SEVEN), True, True)
 
 
 OF_GRPO = {
