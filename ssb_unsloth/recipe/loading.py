@@ -204,10 +204,14 @@ def _unfit(value: Any, kind: Any) -> str | None:
     if value == "???":
         return "??? is OmegaConf's word for what is missing"
     if isinstance(value, dict):
-        return None if typing.get_origin(kind) is dict else "a mapping"
+        return None if typing.get_origin(kind) is dict or kind is Any else "a mapping"
     if isinstance(value, list):
         within = (_unfit(one, typing.get_args(kind)[0]) for one in value) if typing.get_origin(kind) is list else ()
-        return next((reason for reason in within if reason is not None), None) if _is_list(kind) else "a list"
+        return (
+            next((reason for reason in within if reason is not None), None)
+            if _is_list(kind) or kind is Any
+            else "a list"
+        )
     if isinstance(value, int) and abs(value) > LARGEST:
         return "a number of too many digits"
     if isinstance(value, float) and not math.isfinite(value):
