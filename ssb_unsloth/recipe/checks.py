@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..io.files import is_finite
+from ..prompts import BOX, faults
 from ..verifier.verifiers import CHOICE, CODE, VERIFIERS, parts, title, verifier_for, wrong_with
 from . import trackers
 from .ranges import range_of
