@@ -34,7 +34,7 @@ ROOMS = {
         "io": "errors",
         "records": "errors io",
         "prompts": "errors records",
-        "verifier": "errors",
+        "verifier": "errors io",
         "recipe": "errors io prompts verifier",
         "pocket": "errors io records prompts",
         "machine": "errors published io recipe pocket",
@@ -44,7 +44,7 @@ ROOMS = {
         "method": "errors seeds io records prompts recipe verifier backends run",
         "training": "errors seeds io records prompts recipe verifier pocket machine backends data run method",
         "evaluation": "errors seeds io records prompts recipe verifier backends run",
-        "report": "published io records prompts recipe run training evaluation",
+        "report": "published io records prompts recipe verifier run training evaluation",
         "pipeline": "errors io records prompts recipe machine backends data run method training evaluation report",
         "commands": "errors published io records prompts recipe verifier pocket machine backends data run evaluation"
         " report pipeline",

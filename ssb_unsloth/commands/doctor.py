@@ -29,6 +29,7 @@ from ..machine.plan import make_plan
 from ..pocket import is_pocket
 from ..recipe.loading import load
 from ..recipe.schema import Recipe
+from ..verifier.verifiers import CODE, parts, sandbox_layers, sandbox_wants
 
 IMPORT_SECONDS = 180
 
@@ -75,6 +76,7 @@ def examine(recipe: Recipe | None = None, machine_only: bool = False) -> Finding
     found = [*look(recipe)]
     if recipe is not None:
         found += _recipe(recipe, kind or GPU, machine_only)
+    found += [*_sandbox(recipe, kind)]
     found += [*_hub(recipe, kind)]
     if not machine_only:
         found += [*_packages(), *_imports(recipe)]
@@ -196,6 +198,26 @@ def _on_hub(kind: str, name: str, revision: str | None, blocks: tuple[str, ...])
         fix = f"connect, set HF_ENDPOINT to a mirror, or copy it here and name its folder in the recipe{more}"
         return Finding("hub", said, fix, blocks)
     return None
+
+
+# -- What holds programs
+
+
+def _sandbox(recipe: Recipe | None, kind: str | None) -> Iterator[Finding]:
+    """The sandbox of the verifier `code`; only where the recipe asks for that does it stand in anyone's way."""
+    asked = [recipe.problems, *recipe.evaluate.benchmarks.values()] if recipe else []
+    specs = [parts(problems.verifier) for problems in asked]
+    needed = any(name == CODE and options.get("sandbox", "full") == "full" for name, options in specs)
+    if recipe is not None and not needed:
+        return
+    missing = sandbox_wants()
+    said = "; ".join(f"{name}: {gives}" for name, _, gives in sandbox_layers())
+    if missing is None:
+        yield Finding("sandbox", f"holds programs (verifier code). {said}")
+    else:
+        fix = "use Linux 6.2 or newer, or in a machine that you can lose {name: code, sandbox: limits}"
+        blocks = (kind,) if needed and kind else ()
+        yield Finding("sandbox", f"holds no programs (verifier code): {missing}. {said}", fix, blocks)
 
 
 # -- The packages

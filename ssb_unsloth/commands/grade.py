@@ -16,7 +16,7 @@ from ..records import Problem, generations_file, read_jsonl, read_rows, write_js
 from ..run import manifests
 from ..run.rundir import refuse_in_stage
 from ..verifier.protocol import VERDICTS, Verdict, Verifier
-from ..verifier.verifiers import MATH, VERIFIERS, unknown, verifier_named
+from ..verifier.verifiers import MATH, Spec, is_own, parts, prepare, verifier_for, wrong_with
 
 SHOWN = 20  # changes listed for a file; the rest is counted
 ASKED = ("model", "run_seed", "benchmark", "temperature")  # what all replies to one set of problems share
@@ -60,7 +60,10 @@ def regrade(path: Path, verifier: str | None = None) -> Regraded:
     rows, changes, known = [], [], True
     counts = {"before": 0, "right": 0, "string": 0, "format_free": 0}
     verifiers = Verifiers(path, verifier)
-    for number, row in _checked(path, verifiers):
+    checked = list(_checked(path, verifiers))
+    for judge in {id(one): one for _, row in checked for one in [verifiers.of(row)]}.values():
+        prepare(judge, ((row["text"], row["gold"]) for _, row in checked if verifiers.of(row) is judge))
+    for number, row in checked:
         text, gold, asked = row["text"], row["gold"], verifiers.of(row)
         old = row["verdict"] if row.get("verdict") in VERDICTS else None  # others' verdicts have other names
         finish = str(row.get("finish_reason", "stop"))
@@ -93,11 +96,17 @@ class Verifiers:
 
     def __init__(self, path: Path, name: str | None) -> None:
         manifest = None if manifests.is_foreign(path.parent) else manifests.read(path.parent)
-        self._by_benchmark: dict[str, str] = (manifest or {"summary": {}})["summary"].get("verifiers", {})
+        self._by_benchmark: dict[str, Spec] = (manifest or {"summary": {}})["summary"].get("verifiers", {})
         self._name = name
 
     def of(self, row: dict[str, Any]) -> Verifier:
-        return verifier_named(self._name or self._by_benchmark.get(str(row.get("benchmark")), MATH))
+        """Raises UserError for code that the run's folder names, and nobody here: a folder may come from anywhere."""
+        spec = self._name or self._by_benchmark.get(str(row.get("benchmark")), MATH)
+        if self._name is None and is_own(own := parts(spec)[0]):
+            raise UserError(
+                f"this run was graded by {own}, which is code of its own; if you trust it, --verifier {own}."
+            )
+        return verifier_for(spec)
 
 
 def _checked(path: Path, verifiers: Verifiers) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -201,8 +210,8 @@ def graded_again(paths: Sequence[Path], out: Path | None, verifier: str | None =
     """Grade all files again; with `out`, write them there with the verdicts of today. Returns what is to be shown."""
     from ..report.tables import percent, plain
 
-    if verifier is not None and verifier not in VERIFIERS:
-        raise UserError(f"--verifier: {unknown(verifier)}")
+    if verifier is not None and (wrong := wrong_with(verifier)) is not None:
+        raise UserError(f"--verifier: {wrong}")
     results = [regrade(path, verifier) for path in files_in(paths)]
     names = [result.path.name for result in results]
     if out is not None:

@@ -16,7 +16,7 @@ from ..pocket import is_pocket
 from ..recipe.methods import METHODS
 from ..recipe.schema import BASE, Recipe
 from ..run.student import Student
-from ..verifier.verifiers import MATH
+from ..verifier.verifiers import MATH, title, written
 
 LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 
@@ -150,7 +150,9 @@ def _scores(scores: Sequence[dict[str, Any]], student: Student) -> str:
         figures = f"{100 * s['value']:.1f} %", f"{100 * s['low']:.1f} to {100 * s['high']:.1f}"
         table.append([s["benchmark"], decoding, s["model"], f"{s['n_questions']:,}", *figures])
     benchmarks = student.recipe.evaluate.benchmarks
-    others = [f"{code(name)}: {code(b.verifier)}" for name, b in benchmarks.items() if b.verifier != MATH]
+    others = [
+        f"{code(name)}: {code(title(b.verifier))}" for name, b in benchmarks.items() if written(b.verifier) != MATH
+    ]
     verified = f" (by another verifier on {', '.join(others)})" if others else ""
     scoring = f"pass@1 by the last `\\boxed{{}}`, mathematically equal to the gold answer{verified}, one training run."
     return pipes(table) + f"\n\nAccuracy is {scoring}"

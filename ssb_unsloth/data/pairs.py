@@ -26,7 +26,7 @@ from ..io.progress import say
 from ..prompts import Messages
 from ..records import Pair, read_rows, stable_id
 from ..verifier.protocol import Verifier
-from ..verifier.verifiers import MATH, verifier_named
+from ..verifier.verifiers import MATH, Spec, verifier_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,18 +37,18 @@ FORMS = "our own pairs.jsonl (question, right, wrong, reply), or prompt, teacher
 
 
 def load_pairs(
-    source: str, tokenizer: PreTrainedTokenizerBase, control_text: str = "skip", verifier: str = MATH
+    source: str, tokenizer: PreTrainedTokenizerBase, control_text: str = "skip", verifier: Spec = MATH
 ) -> list[Pair]:
     """The pairs of a .jsonl file, of a folder with one or two of them, or of a data set on the hub.
 
     A reply without token ids is tokenized here and gets the model's end of turn. A pair whose texts spell a control
     token that cannot be told from the model's own is left out and counted, or refused (`prompts.control_text`). A gold
-    answer that a row leaves out is what the verifier of that name finds in its reply.
+    answer that a row leaves out is what the verifier finds in its reply.
 
     Raises:
         UserError: nothing is there, or a row is not as it should be; file and line are named.
     """
-    files, reads = _files(source), verifier_named(verifier)
+    files, reads = _files(source), verifier_for(verifier)
     rows = _aligned(*files) if len(files) == 2 else read_rows(files[0])
     pairs: dict[str, Pair] = {}
     lines: dict[str, int] = {}

@@ -13,7 +13,7 @@ from ..io.progress import say
 from ..pocket import is_pocket
 from ..recipe.schema import BenchmarkConfig, ProblemsConfig
 from ..records import LARGEST, Problem, stable_id
-from ..verifier.verifiers import MATH, verifier_named
+from ..verifier.verifiers import CODE, MATH, parts, verifier_for
 from .readers import Row, cell, rows_of
 
 POCKET_SEED = 0  # the generated sets are data like any other: they do not change with a recipe's seed
@@ -108,19 +108,35 @@ def _problem(row: Row, where: str, config: ProblemsConfig) -> Problem:
         raise UserError(f"{where}: the question is empty or no text (column {config.question!r}).")
     if gold is None or gold == "":
         raise UserError(f"{where}: the gold answer is empty (column {config.gold!r}).")
-    text = text_of(gold, booleans=config.verifier != MATH)
+    name = parts(config.verifier)[0]
+    if name == CODE and isinstance(gold, list) and all(isinstance(line, str) for line in gold):
+        gold = "\n".join(gold)  # a list of asserts
+    text = text_of(gold, booleans=name != MATH)
     if text is None:
         raise UserError(
             f"{where}: the gold answer is {_short(gold)} ({type(gold).__name__}), no text and no number (column"
             f" {config.gold!r}){_remedy(gold, config.gold)}."
         )
-    verifier = verifier_named(config.verifier)
+    verifier = verifier_for(config.verifier)
     try:
-        return Problem(stable_id(question), question, verifier.gold_from(text, config.gold_format))
+        asked, answer = verifier.posed(question, text, config.gold_format, _more(row, where, config))
     except ValueError as error:
+        columns = " and ".join(map(repr, [config.gold, *_more_columns(config)]))
         raise UserError(
-            f"{where}: {error} Is gold_format: {config.gold_format!r} right for this file, and column {config.gold!r}?"
+            f"{where}: {error} Is gold_format: {config.gold_format!r} right for this file, and column {columns}?"
         ) from None
+    return Problem(stable_id(asked), asked, answer)
+
+
+def _more_columns(config: ProblemsConfig) -> list[str]:
+    columns = config.choices if isinstance(config.choices, list) else [config.choices]
+    return [column for column in [*columns, config.entry_point] if column is not None]
+
+
+def _more(row: Row, where: str, config: ProblemsConfig) -> Any:
+    """What the verifier is given beside the gold answer: one column as it is, several as a list."""
+    values = [cell(row, column, where) for column in _more_columns(config)]
+    return values if isinstance(config.choices, list) and len(values) > 1 else next(iter(values), None)
 
 
 def text_of(value: Any, booleans: bool = False) -> str | None:

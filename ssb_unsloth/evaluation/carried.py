@@ -23,7 +23,7 @@ from ..run import keys as identity
 from ..run import manifests
 from ..run.manifests import digest
 from ..run.rundir import fingerprint
-from ..verifier.verifiers import MATH
+from ..verifier.verifiers import MATH, written
 from .evaluate import Benchmarks, Contestant, decodings
 
 ORIGINS = "origins.json"
@@ -37,7 +37,8 @@ def origins(contestants: Sequence[Contestant], benchmarks: Benchmarks, sampler: 
         who = [identity.of_model(e.model), adapter, e.prompt, identity.of_sampler(sampler)]
         for name, (config, problems) in benchmarks.items():
             asked = [asdict(problem) for problem in problems]
-            judged = [config.verifier] * (config.verifier != MATH)  # nobody was asked before there were several
+            judge = written(config.verifier)
+            judged = [judge] * (judge != MATH)  # nobody was asked before there were several
             for decoding, samples in decodings(config):
                 file = generations_file(e.name, e.seed, name, decoding.temperature)
                 found[file] = digest([*who, asked, asdict(decoding), samples, *judged])

@@ -24,7 +24,7 @@ from ..records import Generation, Problem, generations_file, read_jsonl, write_j
 from ..run.kept import Kept
 from ..seeds import derive_seed
 from ..verifier.protocol import VERDICTS
-from ..verifier.verifiers import MATH, verifier_named
+from ..verifier.verifiers import MATH, Spec, prepare, verifier_for
 
 Benchmarks = Mapping[str, tuple[BenchmarkConfig, Sequence[Problem]]]
 
@@ -172,7 +172,7 @@ class _Job:
     problems: Sequence[Problem]
     decoding: SamplingConfig
     samples: int
-    verifier: str
+    verifier: Spec
     folder: Path
 
     @property
@@ -220,7 +220,9 @@ class _Job:
 
     def grade(self) -> None:
         if not self.path.exists():
-            write_jsonl(self.path, (graded(generation, self.verifier) for generation in self._generations()))
+            generations = list(self._generations())
+            prepare(verifier_for(self.verifier), ((g.text, g.gold) for g in generations))
+            write_jsonl(self.path, (graded(generation, self.verifier) for generation in generations))
 
     def _generations(self) -> Iterator[Generation]:
         for name, (problem, sample) in self.wanted.items():
@@ -284,9 +286,9 @@ class _Job:
         return generations
 
 
-def graded(g: Generation, verifier: str = MATH) -> Generation:
-    """The generation with the verdict of the verifier of that name, from its text, gold and finish reason alone."""
-    result = verifier_named(verifier).grade(g.text, g.gold, g.finish_reason)
+def graded(g: Generation, verifier: Spec = MATH) -> Generation:
+    """The generation with this verifier's verdict, from its text, gold and finish reason alone."""
+    result = verifier_for(verifier).grade(g.text, g.gold, g.finish_reason)
     return dataclasses.replace(g, verdict=result.verdict.value, answer=result.answer, note=result.note)
 
 

@@ -18,7 +18,7 @@ from ..io import disk
 from ..recipe.schema import SamplerConfig
 from ..records import EXAMPLES_BENCHMARK, write_jsonl
 from ..run.rundir import Work
-from ..verifier.verifiers import MATH
+from ..verifier.verifiers import MATH, written
 from .carried import carry_over, origins
 from .evaluate import Benchmarks, Contestant, evaluate
 from .scores import as_rows, score
@@ -70,6 +70,7 @@ class Evaluation:
         rows = {"scores": as_rows(scores), "differences": as_rows(differences)}
         disk.write_text(work.folder / "scores.json", json.dumps(rows, indent=1) + "\n")
         work.tokens = sum(g.n_tokens for g in generations)
-        verifiers = {name: config.verifier for name, (config, _) in self.benchmarks.items() if config.verifier != MATH}
+        judges = {name: written(config.verifier) for name, (config, _) in self.benchmarks.items()}
+        verifiers = {name: judge for name, judge in judges.items() if judge != MATH}
         work.summary = {"generations": len(generations), **({"verifiers": verifiers} if verifiers else {})}
         return rows

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..recipe.schema import BASE, BenchmarkConfig
 from ..records import Generation
 from ..verifier.protocol import Verdict, Verifier
-from ..verifier.verifiers import MATH, verifier_named
+from ..verifier.verifiers import MATH, Spec, verifier_for
 from .stats import bootstrap_mean, holm, majority, mcnemar_exact, paired_bootstrap, pass_at_k, wilson
 
 ALPHA = 0.05
@@ -95,8 +95,8 @@ class Difference:
 class Run:
     """One model and seed on one benchmark under one decoding: its replies, question by question."""
 
-    def __init__(self, generations: Sequence[Generation], verifier: str = MATH) -> None:
-        self.first, self.verifier = generations[0], verifier_named(verifier)
+    def __init__(self, generations: Sequence[Generation], verifier: Spec = MATH) -> None:
+        self.first, self.verifier = generations[0], verifier_for(verifier)
         self.questions: dict[str, list[Generation]] = {}
         for g in generations:
             self.questions.setdefault(g.problem_id, []).append(g)

@@ -4,6 +4,6 @@ Names and contents from outside are looked at here before anything is made of th
 disk or not there at all (`disk`), and what is shown holds no secret and no control character (`terminal`).
 
 May import: errors.
-May be imported by: records, recipe, pocket, machine, backends, data, run, method, training, evaluation, report,
-    pipeline, commands, cli.
+May be imported by: records, verifier, recipe, pocket, machine, backends, data, run, method, training, evaluation,
+    report, pipeline, commands, cli.
 """

@@ -30,7 +30,7 @@ from ..run import clock
 from ..run.kept import Kept
 from ..seeds import derive_seed
 from ..verifier.protocol import Verdict
-from ..verifier.verifiers import MATH, verifier_named
+from ..verifier.verifiers import MATH, Spec, prepare, verifier_for
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Curator:
         folder: Path,
         texts: Texts = PAPER,
         control_text: str = "skip",
-        verifier: str = MATH,
+        verifier: Spec = MATH,
     ) -> None:
         self.config, self.seed, self.folder, self.texts = config, seed, folder, texts
         self.control_text, self.verifier = control_text, verifier
@@ -169,11 +169,9 @@ class Curator:
         self, number: int, wave: Sequence[Problem], brought: dict[str, list[Completion]] | None
     ) -> list[Rollout]:
         if brought is not None:
-            return [
-                self._graded(problem, "rollout", k, completion, None)
-                for problem in wave
-                for k, completion in enumerate(brought.get(problem.id, []))
-            ]
+            given = [(problem, k, reply) for problem in wave for k, reply in enumerate(brought.get(problem.id, []))]
+            prepare(verifier_for(self.verifier), ((reply.text, problem.gold) for problem, _, reply in given))
+            return [self._graded(problem, "rollout", k, reply, None) for problem, k, reply in given]
         wanted = [
             _Wanted(problem, student_messages(problem.question, self.texts), "rollout", k)
             for problem in wave
@@ -217,15 +215,13 @@ class Curator:
             sampler = self.sampler  # started here at the latest, which both kinds of reply need
             with clock.on(clock.ROLLOUTS if title == "rollouts" else clock.REFINEMENTS):
                 kept.sample(sampler, requests, decoding, title=title)
-        return [
-            self._graded(w.problem, w.purpose, w.k, reply, w.seed(self.seed))
-            for w in wanted
-            if (reply := kept.replies[w.name]) is not None
-        ]
+        replies = [(w, reply) for w in wanted if (reply := kept.replies[w.name]) is not None]
+        prepare(verifier_for(self.verifier), ((reply.text, w.problem.gold) for w, reply in replies))
+        return [self._graded(w.problem, w.purpose, w.k, reply, w.seed(self.seed)) for w, reply in replies]
 
     def _graded(self, problem: Problem, purpose: str, k: int, completion: Completion, seed: int | None) -> Rollout:
         exact = self.config.equality == "string"
-        verdict = verifier_named(self.verifier).grade(completion.text, problem.gold, completion.finish_reason, exact)
+        verdict = verifier_for(self.verifier).grade(completion.text, problem.gold, completion.finish_reason, exact)
         return Rollout(
             id=f"{problem.id}-{purpose}-{k}",
             problem_id=problem.id,
@@ -260,7 +256,7 @@ def choose(
     rng: random.Random,
     how: str = "random",
     unboxed: str = "wrong",
-    verifier: str = MATH,
+    verifier: Spec = MATH,
 ) -> Contrast | None:
     """The contrast of one question's rollouts (§3.1.2), or None where they are not mixed.
 
@@ -280,7 +276,7 @@ def choose(
     if not answered:
         return Contrast(right[0] if how == "first" else rng.choice(right), rng.choice(wrong), repeated=False)
     answers = [r.answer or "" for r in answered]
-    classes = verifier_named(verifier).answer_classes(answers, exact=how == "first")
+    classes = verifier_for(verifier).answer_classes(answers, exact=how == "first")
     counts = Counter(classes)
     most = max(counts.values())
     modes = sorted(c for c, n in counts.items() if n == most)  # in the order in which the answers were given

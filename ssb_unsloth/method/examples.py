@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..backends.chat_template import render
@@ -11,6 +12,7 @@ from ..prompts import Messages, student_messages
 from ..prompts.hints import hinted_prompts
 from ..recipe.schema import PromptsConfig, Recipe
 from ..records import Pair
+from ..verifier.verifiers import verifier_for
 from .collator import Example
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 def render_examples(recipe: Recipe, pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
     """The pairs as the teacher pass and the trainer take them, by the recipe's `prompts` and `teach.hint`."""
     prompts = recipe.prompts
+    if recipe.teach.hint == "gold":
+        verifier = verifier_for(recipe.problems.verifier)
+        pairs = [replace(pair, gold=verifier.shown(pair.gold)) for pair in pairs]
     hinted = hinted_prompts(pairs, recipe.teach.hint, recipe.seed, prompts.texts)
     made = []
     for pair, teacher in zip(pairs, hinted, strict=True):

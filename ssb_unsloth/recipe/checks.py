@@ -14,7 +14,7 @@ from typing import Any
 
 from ..io.files import is_finite
 from ..prompts import BOX, faults
-from ..verifier.verifiers import VERIFIERS, unknown, verifier_named
+from ..verifier.verifiers import CHOICE, CODE, VERIFIERS, parts, title, verifier_for, wrong_with
 from . import trackers
 from .ranges import range_of
 from .schema import BASE, DEFAULT_PROMPT, LORA_RANKS, ProblemsConfig, Recipe
@@ -29,7 +29,6 @@ TEMPLATE_WORDS = {
     *("bos_token", "eos_token", "strftime_now", "raise_exception"),
 }
 
-EXAMPLE = "42"  # an answer
 
 Lines = Iterator[str]
 
@@ -178,8 +177,23 @@ def _benchmarks(r: Recipe) -> Lines:
 
 def _verifiers(r: Recipe) -> Lines:
     for key, problems in _with_verifiers(r).items():
-        if problems.verifier not in VERIFIERS:
-            yield f"{key}.verifier: {unknown(problems.verifier)}"
+        if (wrong := wrong_with(problems.verifier)) is not None:
+            yield f"{key}.verifier: {wrong}"
+            continue
+        name, choices = parts(problems.verifier)[0], problems.choices
+        columns = choices if isinstance(choices, list) else [choices]
+        if choices is not None and not (columns and all(isinstance(column, str) and column for column in columns)):
+            yield f"{key}.choices: {str(choices)[:60]!r}; expected the name of a column, or a list of names."
+        if name == CHOICE and choices is None:
+            yield f"{key}.choices: missing; the verifier choice needs the column of the options, or a list of columns."
+        if choices is not None and name in VERIFIERS and name != CHOICE:
+            yield f"{key}.choices: read by the verifier choice, and the verifier is {name}; leave it out."
+        if problems.entry_point is not None and name in VERIFIERS and name != CODE:
+            yield f"{key}.entry_point: read by the verifier code, and the verifier is {name}; leave it out."
+        if problems.gold_format in ("letter", "text", "index", "index1") and name in VERIFIERS and name != CHOICE:
+            yield f"{key}.gold_format: {problems.gold_format} is for the verifier choice, and the verifier is {name}."
+        if name == CODE and key == "problems" and r.teach.hint == "gold":
+            yield "teach.hint: gold shows the answer alone, and the gold answers of the verifier code are tests."
 
 
 def _prompts(r: Recipe) -> Lines:
@@ -189,11 +203,17 @@ def _prompts(r: Recipe) -> Lines:
     if wrong or own.answer_form == BOX:  # every verifier that comes with the package reads the box
         return
     for key, problems in _with_verifiers(r).items():
-        name = problems.verifier
-        if name in VERIFIERS and verifier_named(name).answer_in(own.texts.answered(EXAMPLE)) != EXAMPLE:
+        spec = r.judge(problems)
+        wrong_form = wrong_with(spec)
+        if wrong_form is None and parts(spec)[0] in VERIFIERS:
+            verifier = verifier_for(spec)
+            wrong_form = (
+                None if verifier.answer_in(own.texts.answered(verifier.example)) else "no answer is found in it"
+            )
+        if wrong_form is not None:
             yield (
-                f"prompts.answer_form: {own.answer_form!r} is no form in which {key}.verifier ({name}) finds an"
-                f" answer; take {BOX}, or another verifier."
+                f"prompts.answer_form: {own.answer_form!r} is no form in which {key}.verifier ({title(spec)}) finds an"
+                f" answer ({wrong_form}); take {BOX}, or another verifier."
             )
 
 

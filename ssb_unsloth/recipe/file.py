@@ -305,10 +305,21 @@ _NOTHING = object()
 
 
 def merged(below: Any, above: Any) -> Any:
-    """`above` put over `below`, key by key where both are mappings."""
+    """`above` put over `below`, key by key where both are mappings. Another verifier brings options of its own."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
-    return {**below, **{key: merged(below.get(key), value) for key, value in above.items()}}
+    return {
+        **below,
+        **{
+            key: value if key == "verifier" and _is_another(below.get(key), value) else merged(below.get(key), value)
+            for key, value in above.items()
+        },
+    }
+
+
+def _is_another(below: Any, above: Any) -> bool:
+    names = [one.get("name") if isinstance(one, dict) else one for one in (below, above)]
+    return isinstance(above, dict) and "name" in above and names[0] != names[1]
 
 
 def overrides_merged(words: Sequence[str], kind: type) -> dict[str, Any]:

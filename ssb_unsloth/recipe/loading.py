@@ -204,8 +204,10 @@ def _unfit(value: Any, kind: Any) -> str | None:
     if value == "???":
         return "??? is OmegaConf's word for what is missing"
     if isinstance(value, dict):
-        return None if typing.get_origin(kind) is dict else "a mapping"
+        return None if typing.get_origin(kind) is dict or kind is Any else "a mapping"
     if isinstance(value, list):
+        if kind is Any:
+            return None
         item = item_of(kind)
         return "a list" if item is None else next((no for one in value if (no := _unfit(one, item)) is not None), None)
     if isinstance(value, int) and abs(value) > LARGEST:

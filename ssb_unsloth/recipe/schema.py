@@ -13,6 +13,7 @@ from omegaconf import MISSING
 
 from ..prompts import BOX, Texts, Wording, texts
 from ..prompts.hints import Hint
+from ..verifier.verifiers import Spec, with_form
 from .methods import MethodName
 from .ranges import as_in, each, number
 
@@ -50,9 +51,15 @@ class ProblemsConfig:
     streaming: bool = False  # hub data set: read as it comes, up to `limit`, without a copy of all of it on the disk
     question: str = "question"  # names of columns; `answer.value` and `turns.0.content` lead into nested ones
     gold: str = "answer"
-    gold_format: Literal["####", "boxed", "plain"] = "plain"  # how the gold answer stands in its column
+    # How the gold answer stands in its column. Of a multiple choice also by its letter (or label), its text, or its
+    # place: index counts from 0 and index1 from 1. plain: letter or text.
+    gold_format: Literal["####", "boxed", "plain", "letter", "text", "index", "index1"] = "plain"
     limit: int | None = number(None, above=0)  # the first so many; pocket: how many to make (1,000 if null)
-    verifier: str = "math"  # which decides whether an answer is right (verifier/verifiers.py has the names)
+    # Which decides whether an answer is right: a name (verifier/verifiers.py), package.module:name of your own, or a
+    # mapping of name and options, as {name: numeric, absolute: 1e-6} (docs/verifiers.md).
+    verifier: Any = "math"
+    choices: Any = None  # verifier choice: the column of the options, or a list of columns that hold one each
+    entry_point: str | None = None  # verifier code: the column of the function's name, for tests of check(candidate)
 
 
 @dataclass
@@ -269,3 +276,7 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     card: CardConfig = field(default_factory=CardConfig)
+
+    def judge(self, problems: ProblemsConfig) -> Spec:
+        """The verifier of these problems, which reads answers in the form that this recipe's prompts ask for."""
+        return with_form(problems.verifier, self.prompts.answer_form)

@@ -2,6 +2,6 @@
 
 Everything is made from what the other stages left in their folders; no model is loaded.
 
-May import: published, io, records, prompts, recipe, run, training, evaluation.
+May import: published, io, records, prompts, recipe, verifier, run, training, evaluation.
 May be imported by: pipeline, commands.
 """

@@ -11,6 +11,7 @@ from ..prompts import DEFAULT, PAPER, SHIPPED, Texts
 from ..published import PAIRS, QUESTIONS
 from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe
+from ..verifier.verifiers import title
 from .tables import Row, difference_table, gain_table, published_table, samples_table, score_table, student_table
 
 
@@ -115,7 +116,7 @@ def _how(benchmarks: Mapping[str, Row], questions: Mapping[str, int]) -> str:
         n = f"{questions.get(name, 0):,}"
         if b["count"] and questions.get(name) != b["count"]:
             n = f"**only the first {n} of {b['count']:,}**"
-        judge = f", verifier {escaped(b['verifier'])}" if "verifier" in b else ""
+        judge = f", verifier {escaped(title(b['verifier']))}" if "verifier" in b else ""
         limits = f"{penalty}, at most {b['max_tokens']:,} tokens{judge}"
         told.append(f"- {opening(name)}: {n} questions, {' and '.join(ways)}{limits}")
     return "\n".join(["The decoding is ours, the paper's being unstated:\n", *told])

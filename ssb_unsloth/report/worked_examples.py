@@ -32,13 +32,19 @@ def worked_examples(run: RunDir, student: str, seed: int) -> str:
         for before, after in _telling(replies.get("base", []), replies.get(student, [])):
             problem = problems[before.problem_id]
             parts += [
-                f"### {opening(benchmark)}, {escaped(problem.id)}, gold answer {code(problem.gold)}",
+                f"### {opening(benchmark)}, {escaped(problem.id)}, gold answer {_first_line(problem.gold)}",
                 "",
                 _fenced("Question", problem.question),
                 _fenced(f"Base: {before.verdict}", before.text),
                 _fenced(f"Student: {after.verdict}", after.text),
             ]
     return "\n".join(parts)
+
+
+def _first_line(gold: str) -> str:
+    """Below it stand the options of a multiple choice, or more tests."""
+    first, *more = gold.splitlines() or [""]
+    return code(first) + " ..." * bool(more)
 
 
 def _shown_to_teacher(pair: Pair, rollouts: Mapping[str, Rollout]) -> list[str]:
@@ -60,7 +66,7 @@ def _pairs(run: RunDir, student: str, seed: int) -> list[str]:
     parts = ["## From a question to a pair, and what base and student now answer", ""]
     for pair in pairs:
         parts += [
-            f"### {opening(pair.problem_id)}, gold answer {code(pair.gold)}",
+            f"### {opening(pair.problem_id)}, gold answer {_first_line(pair.gold)}",
             "",
             _fenced("Question", pair.question),
             *_shown_to_teacher(pair, rollouts),

@@ -13,7 +13,7 @@ from ..io.files import local
 from ..pocket import is_pocket
 from ..recipe.renamed import with_first_names
 from ..recipe.schema import CurateConfig, ModelConfig, ProblemsConfig, PromptsConfig, Recipe, SamplerConfig, TrainConfig
-from ..verifier.verifiers import MATH
+from ..verifier.verifiers import MATH, written
 from .rundir import fingerprint
 
 
@@ -43,12 +43,13 @@ def of_problems(config: ProblemsConfig) -> dict[str, Any]:
 
 
 def as_written(config: ProblemsConfig) -> dict[str, Any]:
-    """The keys as manifests and reports have them: `verifier` only where it is another than the one that there was
-    before it could be chosen, so that what was finished then stays up to date. `streaming` changes no row.
+    """The keys as manifests and reports have them: those of verifiers only where they are others than what there was
+    before they could be chosen, so that what was finished then stays up to date. `streaming` changes no row.
     """
-    identity = {key: value for key, value in asdict(config).items() if (key, value) != ("verifier", MATH)}
+    identity = {**asdict(config), "verifier": written(config.verifier)}
     del identity["streaming"]
-    return identity
+    before = {"verifier": MATH, "choices": None, "entry_point": None}
+    return {key: value for key, value in identity.items() if key not in before or value != before[key]}
 
 
 def of_prompts(config: PromptsConfig) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from transformers import (
 
 from ..backends.chat_template import completion, spells_control_tokens
 from ..backends.control_tokens import REMEDY
+from ..backends.sampler import Completion
 from ..backends.transformers import load_model, only_stops
 from ..backends.vllm import start as start_vllm
 from ..data.problems import load_problems
@@ -39,7 +40,7 @@ from ..prompts import student_messages
 from ..recipe.schema import TrainConfig
 from ..records import Problem
 from ..verifier.protocol import Verdict
-from ..verifier.verifiers import verifier_named
+from ..verifier.verifiers import Spec, prepare, verifier_for
 from .callbacks import Bar
 from .checkpoints import Sealed
 from .common import Inputs, Trained, common_arguments, fit, lora, steps_of
@@ -110,7 +111,7 @@ def train_grpo(
     with in_trl(start, recipe.seed, stops):
         trainer = Trainer(
             cast(PreTrainedModel, model),
-            reward_funcs=Reward(tokenizer, stops, recipe.problems.verifier),
+            reward_funcs=Reward(tokenizer, stops, recipe.judge(recipe.problems)),
             args=arguments(config, recipe.sampler.max_model_len, recipe.seed, dtype, checkpoints),
             train_dataset=Dataset.from_list(asked),
             processing_class=tokenizer,
@@ -175,15 +176,16 @@ class Reward:
 
     __name__ = "verifier"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], verifier: str) -> None:
-        self._tokenizer, self._stops, self._verifier = tokenizer, stops, verifier_named(verifier)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], verifier: Spec) -> None:
+        self._tokenizer, self._stops, self._verifier = tokenizer, stops, verifier_for(verifier)
 
     def __call__(self, completion_ids: Sequence[list[int]], gold: Sequence[str], **_: Any) -> list[float | None]:
         """`completion_ids`: the sampled replies, end of turn included; `gold`: the answer of each."""
-        return [self._reward(ids, answer) for ids, answer in zip(completion_ids, gold, strict=True)]
+        replies = [completion(self._tokenizer, ids, self._stops) for ids in completion_ids]
+        prepare(self._verifier, ((reply.text, answer) for reply, answer in zip(replies, gold, strict=True)))
+        return [self._reward(reply, answer) for reply, answer in zip(replies, gold, strict=True)]
 
-    def _reward(self, ids: list[int], gold: str) -> float:
-        reply = completion(self._tokenizer, ids, self._stops)
+    def _reward(self, reply: Completion, gold: str) -> float:
         grade = self._verifier.grade(reply.text, gold, reply.finish_reason)
         return float(grade.verdict == Verdict.RIGHT)
 

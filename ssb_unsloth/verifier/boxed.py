@@ -1,18 +1,22 @@
-r"""What most verifiers share: the answer is the last `\boxed{}`, as the prompts ask for it.
+r"""What most verifiers share: the answer is the last `\boxed{}`, or what the recipe's answer form has in its place.
 
 A verifier of its own inherits `Boxed` and says what is different: which answers are equal (`equal`), which gold answers
-there are (`is_gold`), and where else than in a box an answer may be (`answer_in`, `format_free`).
+there are (`is_gold`), and where else an answer may be (`answer_in`, `format_free`). Its options are the fields of a
+dataclass, with their defaults.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import ParamSpec
+from dataclasses import dataclass
+from typing import Any, ClassVar, ParamSpec
 
 from ..errors import UserError
+from .forms import answer_in_form, check_form, is_boxed
 from .protocol import Grade, Verdict, note_on
 from .replies import last_boxed
+from .verifiers import FORM
 
 Arguments = ParamSpec("Arguments")
 
@@ -45,8 +49,20 @@ def classes(answers: Sequence[str], equal: Callable[[str, str], bool]) -> list[i
     return [known[answer] for answer in answers]
 
 
+@dataclass(eq=False)
 class Boxed:
     """A `Verifier` to which the last box is the answer, and answers are equal where their characters are."""
+
+    form: str = FORM  # how a reply gives its answer (`forms`)
+
+    example: ClassVar[str] = "42"
+
+    def __post_init__(self) -> None:
+        check_form(self.form)
+
+    @property
+    def is_boxed(self) -> bool:
+        return is_boxed(self.form)
 
     # -- What another verifier may see otherwise
 
@@ -59,7 +75,17 @@ class Boxed:
         return True
 
     def answer_in(self, text: str) -> str | None:
-        return last_boxed(text)
+        return answer_in_form(text, self.form)
+
+    def posed(self, question: str, gold: str, how: str, more: Any = None) -> tuple[str, str]:
+        return question, self.gold_from(gold, how)
+
+    def shown(self, gold: str) -> str:
+        return gold
+
+    def strictly(self, gold: str) -> str:
+        """What a reply has to say, character for character, to be right in the strictest scoring."""
+        return gold.strip()
 
     def verdict_on(self, text: str, answer: str, gold: str) -> Grade:
         """The verdict on a whole reply that has an answer. Whatever it raises is the verdict WRONG with a note."""
@@ -87,7 +113,7 @@ class Boxed:
             if answer is None:
                 return Grade(Verdict.NO_ANSWER, None)
             if exact:
-                return Grade(Verdict.RIGHT if answer == gold else Verdict.WRONG, answer)
+                return Grade(Verdict.RIGHT if answer == self.strictly(gold) else Verdict.WRONG, answer)
             return self.verdict_on(text, answer, gold)
         except UserError:
             raise
@@ -97,7 +123,7 @@ class Boxed:
     @false_if_raised
     def string_equal(self, text: str, gold: str) -> bool:
         answer = self.answer_in(text)
-        return answer is not None and answer.strip() == gold.strip()
+        return answer is not None and answer.strip() == self.strictly(gold)
 
     def gold_from(self, text: str, how: str) -> str:
         if how == "####":

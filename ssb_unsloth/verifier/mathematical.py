@@ -32,7 +32,7 @@ class Mathematical(Boxed):
 
     def verdict_on(self, text: str, answer: str, gold: str) -> Grade:
         compared = compare(answer, gold)
-        if not compared.equal and read(gold).kind in ("list", "set"):
+        if self.is_boxed and not compared.equal and read(gold).kind in ("list", "set"):
             answer, compared = _spread(text, gold)
         return Grade(Verdict.RIGHT if compared.equal else Verdict.WRONG, answer, compared.note)
 

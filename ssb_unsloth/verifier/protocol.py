@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Verdict(StrEnum):
@@ -36,9 +36,17 @@ class Verifier(Protocol):
     The same arguments always give the same result. Nothing that a text holds makes a method raise: what cannot be
     compared, memory and recursion that ran out included, is not right, since one reply must never cost the others.
 
+    A verifier may also have `prepare(asked)`, which is told the (text, gold) of replies that are to be graded next: one
+    that runs programs does so for several at a time. It changes no verdict.
+
     Raises (every method):
         UserError: the verifier cannot work at all here, as where a library that it needs is missing.
     """
+
+    @property
+    def example(self) -> str:
+        """An answer that it can read, as it stands in a reply in the place of the answer form's dots."""
+        ...
 
     def grade(self, text: str, gold: str, finish_reason: str = "stop", exact: bool = False) -> Grade:
         """The verdict on a reply.
@@ -76,6 +84,24 @@ class Verifier(Protocol):
 
     def format_free(self, text: str, gold: str) -> bool:
         """The loosest scoring: the answer is right wherever and however the reply gives it, cut off or not."""
+        ...
+
+    def posed(self, question: str, gold: str, how: str, more: Any = None) -> tuple[str, str]:
+        """The question as it is asked and its gold answer, from a row of a data set.
+
+        Args:
+            gold: The gold answer's column as text.
+            how: As in `gold_from`, and for multiple choice "letter", "text", "index" (from 0) or "index1".
+            more: What else the recipe names: the options of a multiple choice (`problems.choices`), the name of the
+                function that the tests of a program are about (`problems.entry_point`).
+
+        Raises:
+            ValueError: as `gold_from`.
+        """
+        ...
+
+    def shown(self, gold: str) -> str:
+        """The gold answer as a reply would give it, for hints and reports."""
         ...
 
     def gold_from(self, text: str, how: str) -> str:

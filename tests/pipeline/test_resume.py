@@ -203,7 +203,7 @@ def test_a_grader_that_fails_costs_no_rollout(tmp_path, monkeypatch):
 
     first, again = Answering(), Answering()
     with monkeypatch.context() as patch:
-        patch.setattr("ssb_unsloth.method.curate.verifier_named", broken)
+        patch.setattr("ssb_unsloth.method.curate.verifier_for", broken)
         with pytest.raises(RuntimeError, match="no grader"):
             curate(tmp_path, first)
     assert len(first.asked) == 8 * 4

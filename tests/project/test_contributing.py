@@ -70,18 +70,18 @@ def test_the_verifier_grades_and_a_recipe_may_name_it(changed):
     code = r"""
 from pathlib import Path
 from ssb_unsloth.recipe.loading import load
-from ssb_unsloth.verifier.verifiers import verifier_named
-choice = verifier_named(load(Path("recipes/pocket.yaml"), ["problems.verifier=choice"]).problems.verifier)
-for answer in ("B", "(b)", r"\text{B}", "B) 12", "C", "12", "Bob"):
-    print(choice.grade(f"So it is \\boxed{{{answer}}}.", choice.gold_from("(B)", "plain")).verdict)
-print(choice.grade("It is B.", "B").verdict, choice.grade(r"\boxed{B}", "B", "length").verdict)
-print(choice.answer_classes(["A", "(a)", "B", "A) 7"]))
+from ssb_unsloth.verifier.verifiers import verifier_for
+letters = verifier_for(load(Path("recipes/pocket.yaml"), ["problems.verifier=letters"]).problems.verifier)
+for answer in ("A, C", "ca", r"\text{C and A}", "{(A), (C)}", "A", "12", "Both"):
+    print(letters.grade(f"So it is \\boxed{{{answer}}}.", letters.gold_from("A and C", "plain")).verdict)
+print(letters.grade("It is A, C.", "AC").verdict, letters.grade(r"\boxed{AC}", "AC", "length").verdict)
+print(letters.answer_classes(["A", "(a)", "B, A", "AB"]))
 """
     assert run(changed, code).split("\n") == [
         *["right"] * 4,
         *["wrong"] * 3,
         "no_answer truncated",
-        "[0, 0, 1, 0]",
+        "[0, 0, 1, 1]",
         "",
     ]
 

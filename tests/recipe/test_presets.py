@@ -23,7 +23,7 @@ from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.recipe.schema import SEVEN, ModelConfig, PromptsConfig, Recipe
 from ssb_unsloth.records import Pair, Problem, Rollout
 from ssb_unsloth.training.ssb import train_ssb
-from ssb_unsloth.verifier.verifiers import verifier_named
+from ssb_unsloth.verifier.verifiers import verifier_for
 
 RELEASED = texts("released")
 QUESTIONS = [f"Mia has {n} shells. Tom gives {n - 1} to Mia. How many shells does Mia have now?" for n in range(2, 10)]
@@ -184,7 +184,7 @@ def test_an_unboxed_rollout_makes_a_question_mixed_in_the_paper_only():
 
 @pytest.mark.parametrize(("answer", "gold"), [("5,600", "5600"), (r"\$18", "18"), ("18.00", "18")])
 def test_string_equality_calls_these_right_answers_wrong(answer, gold):
-    grade = verifier_named("math").grade
+    grade = verifier_for("math").grade
     reply = f"So \\boxed{{{answer}}}."
     assert grade(reply, gold).verdict == "right"
     assert grade(reply, gold, exact=True).verdict == "wrong"

@@ -27,9 +27,9 @@ from ssb_unsloth.verifier.answers import MAX_LENGTH, read
 from ssb_unsloth.verifier.equality import Compared, compare, equivalent, normal_form
 from ssb_unsloth.verifier.protocol import Grade, Verdict
 from ssb_unsloth.verifier.replies import last_boxed
-from ssb_unsloth.verifier.verifiers import verifier_named
+from ssb_unsloth.verifier.verifiers import verifier_for
 
-MATH = verifier_named("math")
+MATH = verifier_for("math")
 grade, answer_classes, gold_from = MATH.grade, MATH.answer_classes, MATH.gold_from
 string_equal, format_free = MATH.string_equal, MATH.format_free
 
@@ -490,7 +490,7 @@ def test_numbers_are_fast_and_need_no_math_verify():
         assert (grade(rf"\boxed{{{number}}}", str(other)).verdict == "right") is (number == other)
     assert time.process_time() - start < 2  # a quarter of a second on one free core
     code = (
-        "import sys; from ssb_unsloth.verifier.verifiers import verifier_named as named;"
+        "import sys; from ssb_unsloth.verifier.verifiers import verifier_for as named;"
         r" named('math').grade(r'\boxed{$1,000}', '999'); print(*sys.modules)"
     )
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

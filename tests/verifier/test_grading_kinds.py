@@ -15,9 +15,9 @@ from ssb_unsloth.verifier.equality import equivalent, normal_form
 from ssb_unsloth.verifier.protocol import Verdict
 from ssb_unsloth.verifier.spelling import characters
 from ssb_unsloth.verifier.units import differ, in_base_unit, number_in_words, totals, unit_of
-from ssb_unsloth.verifier.verifiers import verifier_named
+from ssb_unsloth.verifier.verifiers import verifier_for
 
-MATH = verifier_named("math")
+MATH = verifier_for("math")
 grade, answer_classes, format_free = MATH.grade, MATH.answer_classes, MATH.format_free
 
 MATH500 = Path(__file__).parents[1] / "fixtures" / "math500" / "solutions.jsonl"

@@ -39,19 +39,19 @@ from ssb_unsloth.run import keys
 from ssb_unsloth.run.rundir import RunDir
 from ssb_unsloth.verifier.boxed import Boxed
 from ssb_unsloth.verifier.protocol import Grade, Verdict
-from ssb_unsloth.verifier.verifiers import VERIFIERS, verifier_named
+from ssb_unsloth.verifier.verifiers import VERIFIERS, verifier_for
 
 PACKAGE = Path(ssb_unsloth.__file__).parent
 POCKET = PACKAGE.parent / "recipes" / "pocket.yaml"
-KNOWN = ", ".join([*VERIFIERS, "choice"])
+KNOWN = ", ".join([*VERIFIERS, "letters", "package.module:name of your own"]).replace(", package", ", or package")
 ADDED = Path(__file__).parents[1] / "support" / "multiple_choice.py"
 
 
 @pytest.fixture
 def choice(monkeypatch):
     """The name of a verifier of multiple choice."""
-    monkeypatch.setitem(VERIFIERS, "choice", "multiple_choice")
-    return "choice"
+    monkeypatch.setitem(VERIFIERS, "letters", "multiple_choice")
+    return "letters"
 
 
 # -- The door ---------------------------------------------------------------------------------------------------------
@@ -59,8 +59,8 @@ def choice(monkeypatch):
 
 def test_a_verifier_that_nobody_knows_is_refused_with_the_known_ones(choice):
     with pytest.raises(UserError, match=rf"no verifier 'maths'; known: {KNOWN}\."):
-        verifier_named("maths")
-    assert type(verifier_named(choice)).__name__ == "MultipleChoice"
+        verifier_for("maths")
+    assert type(verifier_for(choice)).__name__ == "MultipleChoice"
 
 
 def test_the_table_imports_no_verifier():
@@ -244,7 +244,7 @@ def test_evaluation_scores_and_grade_are_by_the_verifier_of_the_benchmark(choice
 
     described = keys.as_written(BenchmarkConfig(source="x", verifier=choice))
     said = evaluation_section(rows["scores"], rows["differences"], {"mine": described}, 1)
-    assert "tokens, verifier choice" in said
+    assert "tokens, verifier letters" in said
     assert "names, its answer is right), and the reply was not cut off" in said
     folder, file = tmp_path / "run" / "evaluate", "base-1-mine-0.8.jsonl"
     assert regrade(folder / file).changes == []  # the run's folder says which verifier it was
@@ -276,7 +276,7 @@ def test_two_files_are_all_that_a_verifier_takes(tmp_path):
     row = '    MATH: ".mathematical",\n'
     text = table.read_text(encoding="utf-8")
     assert row in text
-    table.write_text(text.replace(row, row + '    "choice": ".multiple_choice",\n'), encoding="utf-8")
+    table.write_text(text.replace(row, row + '    "letters": ".multiple_choice",\n'), encoding="utf-8")
     write_jsonl(tmp_path / "replies.jsonl", [{"text": r"\boxed{(b)}", "gold": "B", "verdict": "wrong"}])
 
     def ssb(*words):
@@ -284,18 +284,18 @@ def test_two_files_are_all_that_a_verifier_takes(tmp_path):
         environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
-    graded = ssb("grade", "replies.jsonl", "--verifier", "choice")
+    graded = ssb("grade", "replies.jsonl", "--verifier", "letters")
     assert "'(b)' for gold 'B': wrong -> right" in graded.stdout, graded.stderr
     refused = ssb("grade", "replies.jsonl", "--verifier", "choices")
-    known = ", ".join(["math", "choice", *(name for name in VERIFIERS if name != "math")])  # as the row stands
-    assert f"known: {known}." in refused.stderr
+    known = ", ".join(["math", "letters", *(name for name in VERIFIERS if name != "math")])  # as the row stands
+    assert f"known: {known}, or package.module:name" in refused.stderr
 
 
 # -- The recipe -------------------------------------------------------------------------------------------------------
 
 
 def test_a_recipe_names_its_verifier_and_each_benchmark_its_own(choice):
-    recipe = load(POCKET, ["problems.verifier=choice", "evaluate.benchmarks.test.verifier=choice"])
+    recipe = load(POCKET, ["problems.verifier=letters", "evaluate.benchmarks.test.verifier=letters"])
     benchmarks = recipe.evaluate.benchmarks
     assert (recipe.problems.verifier, benchmarks["test"].verifier) == (choice, choice)
     assert {config.verifier for name, config in benchmarks.items() if name != "test"} == {"math"}

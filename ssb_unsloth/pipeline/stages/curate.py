@@ -30,12 +30,13 @@ class Curate(Stage):
 
         recipe = scope.recipe
         problems = load_problems(recipe.problems, recipe.curate.questions)
+        verifier = recipe.judge(recipe.problems)
         if recipe.curate.pairs_file is not None:
             from ...backends.transformers import load_tokenizer
             from ...data.pairs import load_pairs
 
             tokenizer, control_text = load_tokenizer(recipe.model), recipe.prompts.control_text
-            pairs = load_pairs(recipe.curate.pairs_file, tokenizer, control_text, recipe.problems.verifier)
+            pairs = load_pairs(recipe.curate.pairs_file, tokenizer, control_text, verifier)
             work.summary = asdict(bring_along(pairs, problems, recipe.curate, work.folder))
             return
         curator = Curator(
@@ -46,7 +47,7 @@ class Curate(Stage):
             folder=work.folder,
             texts=recipe.prompts.texts,
             control_text=recipe.prompts.control_text,
-            verifier=recipe.problems.verifier,
+            verifier=verifier,
         )
         statistics = curator.run(problems)
         work.tokens, work.summary = statistics.tokens, asdict(statistics)

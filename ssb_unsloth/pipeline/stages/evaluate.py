@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...backends.sources import adapter_path
@@ -33,7 +34,9 @@ class Evaluate(Stage):
             "default_prompt": evaluation.default_prompt,
             "adapters": {name: keys.of_path(source) for name, source in evaluation.adapters.items()},
             "references": evaluation.references,
-            "benchmarks": {name: keys.of_problems(benchmark) for name, benchmark in evaluation.benchmarks.items()},
+            "benchmarks": {
+                name: keys.of_problems(_by_form(benchmark, recipe)) for name, benchmark in evaluation.benchmarks.items()
+            },
             "students": {s.label: (s.run.manifest("train") or {})["id"] for s in scope.trained()},
         }
 
@@ -46,7 +49,9 @@ class Evaluate(Stage):
         recipe, run, asked = scope.recipe, scope.run, scope.recipe.evaluate
         if not asked.benchmarks:
             raise UserError("evaluate.benchmarks: empty, so there is nothing to evaluate on; name one in the recipe.")
-        benchmarks = {name: (config, load_benchmark(name, config)) for name, config in asked.benchmarks.items()}
+        benchmarks = {
+            name: (_by_form(config, recipe), load_benchmark(name, config)) for name, config in asked.benchmarks.items()
+        }
         everyone = scope.trained()
         for student in everyone:
             student.run.check("train")
@@ -68,7 +73,13 @@ def _worked_examples(recipe: Recipe, run: RunDir) -> tuple[BenchmarkConfig, list
     """
     first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:WORKED_EXAMPLES]]
     limit, verifier = recipe.curate.rollout.max_tokens, recipe.problems.verifier
-    return BenchmarkConfig(source="pairs", verifier=verifier, temperature=None, max_tokens=limit), first
+    config = BenchmarkConfig(source="pairs", verifier=verifier, temperature=None, max_tokens=limit)
+    return _by_form(config, recipe), first
+
+
+def _by_form(config: BenchmarkConfig, recipe: Recipe) -> BenchmarkConfig:
+    """The benchmark, graded by the answer form that the recipe asks its replies for."""
+    return replace(config, verifier=recipe.judge(config))
 
 
 def _contestants(recipe: Recipe, everyone: Sequence[Student]) -> list[Contestant]:
