@@ -16,6 +16,7 @@ from ..records import Problem, generations_file, read_jsonl, read_rows, write_js
 from ..run import manifests
 from ..run.rundir import refuse_in_stage
 from ..verifier.protocol import VERDICTS, Verdict, Verifier
+from ..verifier.replies import answer_part
 from ..verifier.verifiers import MATH, VERIFIERS, unknown, verifier_named
 
 SHOWN = 20  # changes listed for a file; the rest is counted
@@ -61,7 +62,7 @@ def regrade(path: Path, verifier: str | None = None) -> Regraded:
     counts = {"before": 0, "right": 0, "string": 0, "format_free": 0}
     verifiers = Verifiers(path, verifier)
     for number, row in _checked(path, verifiers):
-        text, gold, asked = row["text"], row["gold"], verifiers.of(row)
+        text, gold, asked = answer_part(row["text"]), row["gold"], verifiers.of(row)
         old = row["verdict"] if row.get("verdict") in VERDICTS else None  # others' verdicts have other names
         finish = str(row.get("finish_reason", "stop"))
         new = asked.grade(text, gold, finish)

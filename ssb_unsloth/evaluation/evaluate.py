@@ -23,6 +23,7 @@ from ..records import Generation, Problem, generations_file, read_jsonl, write_j
 from ..run.kept import Kept
 from ..seeds import derive_seed
 from ..verifier.protocol import VERDICTS
+from ..verifier.replies import answer_part
 from ..verifier.verifiers import MATH, verifier_named
 
 Benchmarks = Mapping[str, tuple[BenchmarkConfig, Sequence[Problem]]]
@@ -275,8 +276,9 @@ class _Job:
 
 
 def graded(g: Generation, verifier: str = MATH) -> Generation:
-    """The generation with the verdict of the verifier of that name, from its text, gold and finish reason alone."""
-    result = verifier_named(verifier).grade(g.text, g.gold, g.finish_reason)
+    """The generation with the verdict of the verifier of that name, from its text behind any thoughts, gold and finish
+    reason alone."""
+    result = verifier_named(verifier).grade(answer_part(g.text), g.gold, g.finish_reason)
     return dataclasses.replace(g, verdict=result.verdict.value, answer=result.answer, note=result.note)
 
 

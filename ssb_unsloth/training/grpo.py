@@ -39,6 +39,7 @@ from ..prompts import student_messages
 from ..recipe.schema import TrainConfig
 from ..records import Problem
 from ..verifier.protocol import Verdict
+from ..verifier.replies import answer_part
 from ..verifier.verifiers import verifier_named
 from .callbacks import Bar
 from .checkpoints import Sealed
@@ -184,7 +185,7 @@ class Reward:
 
     def _reward(self, ids: list[int], gold: str) -> float:
         reply = completion(self._tokenizer, ids, self._stops)
-        grade = self._verifier.grade(reply.text, gold, reply.finish_reason)
+        grade = self._verifier.grade(answer_part(reply.text), gold, reply.finish_reason)
         return float(grade.verdict == Verdict.RIGHT)
 
 

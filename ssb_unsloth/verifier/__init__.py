@@ -9,5 +9,5 @@ A new verifier is a module here and its row in the table. `recipe` reads the tab
 the rooms above import `protocol` and `verifiers`, and no more.
 
 May import: errors.
-May be imported by: recipe, data, run, method, training, evaluation, commands.
+May be imported by: recipe, backends, data, run, method, training, evaluation, commands.
 """
