@@ -13,5 +13,5 @@ A new verifier is a module here and its row in the table. `recipe` reads the tab
 the rooms above import `protocol` and `verifiers`, and no more.
 
 May import: errors, io.
-May be imported by: recipe, data, run, method, training, evaluation, report, commands.
+May be imported by: recipe, backends, data, run, method, training, evaluation, report, commands.
 """
