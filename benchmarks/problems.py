@@ -18,6 +18,7 @@ import pyarrow
 import pyarrow.parquet
 
 from ssb_unsloth.data.problems import iter_problems, load_problems
+from ssb_unsloth.data.readers import rows_of
 from ssb_unsloth.recipe.schema import ProblemsConfig
 
 from . import common
@@ -49,14 +50,18 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def contestants(folder: Path) -> dict[str, Callable[[], Any]]:
-    """What is measured: each form read one problem at a time, none of them kept; and one of them as a list."""
+    """What is measured: each form's rows alone; its problems one at a time, none of them kept; and a list of them."""
 
     def passed(name: str) -> Callable[[], Any]:
         return lambda: deque(iter_problems(ProblemsConfig(source=str(folder / name))), maxlen=0)
 
+    def read(name: str) -> Callable[[], Any]:
+        return lambda: deque(rows_of(ProblemsConfig(source=str(folder / name))), maxlen=0)
+
+    rows_alone = {f"raw:{kind}": read(f"rows.{kind}") for kind in ("csv", "jsonl", "parquet")}
     whole = ProblemsConfig(source=str(folder / "rows.jsonl"))
     each = {f"ours:{kind}": passed(f"rows.{kind}") for kind in ("csv", "jsonl", "parquet")}
-    return {**each, "ours:list": lambda: load_problems(whole)}
+    return {**rows_alone, **each, "ours:list": lambda: load_problems(whole)}
 
 
 def rows(count: int) -> Iterator[dict[str, str]]:

@@ -139,7 +139,8 @@ def test_curation_with_vllm(tmp_path):
 @pytest.mark.slow
 def test_the_reading_of_problems(tmp_path):
     rows = rows_of(problems.main, tmp_path / "rows.json", "--rows", "300")
-    assert {name.partition("@")[0] for name in rows} == {"ours:csv", "ours:jsonl", "ours:parquet", "ours:list"}
+    forms = {f"{which}:{form}" for which in ("raw", "ours") for form in ("csv", "jsonl", "parquet")}
+    assert {name.partition("@")[0] for name in rows} == {*forms, "ours:list"}
     assert all(row["peak_bytes"] is not None and row["rows"] == 300 for row in rows.values())
 
 
