@@ -38,7 +38,7 @@ ROOMS = {
         "recipe": "errors io prompts verifier",
         "pocket": "errors io records prompts",
         "machine": "errors published io recipe pocket",
-        "backends": "errors io prompts recipe pocket machine",
+        "backends": "errors io prompts verifier recipe pocket machine",
         "data": "errors io records prompts recipe verifier pocket backends",
         "run": "errors io records verifier recipe pocket backends data",
         "method": "errors seeds io records prompts recipe verifier backends run",

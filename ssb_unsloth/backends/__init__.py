@@ -3,11 +3,12 @@ changes every month.
 
     load_sampler     vllm, server, transformers_sampler; all offer what `sampler.Sampler` says
     TrainingBackend  unsloth, transformers
-    and beside them  chat_template, control_tokens, adapters, sources, wrapped: what rendering and loading take
+    and beside them  template_choice, chat_template, rendered, thinking, control_tokens: what is asked, what a reply is;
+                     adapters, sources, wrapped: what loading takes
 
 What is heavy is imported by the two doors above, when they are called.
 
-May import: errors, io, prompts, recipe, pocket, machine.
+May import: errors, io, prompts, verifier, recipe, pocket, machine.
 May be imported by: data, run, method, training, evaluation, pipeline, commands.
 """
 

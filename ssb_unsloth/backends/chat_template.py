@@ -6,6 +6,7 @@ One file says which tokens end a reply, for every sampler and trainer.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..prompts import Messages
 from .control_tokens import ControlText, encode_rendered, markers, spelt_out
+from .rendered import advice, applied, as_text, own_tokens
 from .sampler import Completion
+from .thinking import decoded, within_reply
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 REPLY = "The answer is 2."  # stands in a turn that is rendered to see how it ends
+END_OF_TURN = "ssb_end_of_turn"  # the variable at a template's head that names the token, where a recipe does
 # strftime's directives, but for those of a time zone.
 DIRECTIVES = [*("%" + letter for letter in "aAwdbBmyYHIpMSfjUWcxX"), *("%-" + letter for letter in "dmHIMSj"), "%%"]
 
@@ -47,6 +51,11 @@ def set_date(template: str, date: str) -> str:
     return f"{{%- macro strftime_now(format) %}}{{{{ format{named} }}}}{{%- endmacro %}}\n{template}"
 
 
+def set_end_of_turn(template: str, token: str) -> str:
+    """The chat template in which it is written that replies end in this token, whatever else would follow them."""
+    return set_variables(template, {END_OF_TURN: token})
+
+
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     """The prompt's token ids under the model's own chat template, up to where the reply begins.
 
@@ -59,7 +68,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
     texts = [message["content"] for message in messages]
     stand_ins = spelt_out(tokenizer, texts)
     if not stand_ins and not markers(*texts):
-        return list(_applied(tokenizer, messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+        return list(applied(tokenizer, messages, add_generation_prompt=True, tokenize=True, return_dict=False))
     for token, character in stand_ins.items():
         texts = [text.replace(token, character) for text in texts]
     messages = [{**message, "content": text} for message, text in zip(messages, texts, strict=True)]
@@ -68,7 +77,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> list[int]:
         if prompt.count(marker) > sum(text.count(marker) for text in texts):
             raise ControlText(f"the text holds {marker!r}, with which the model's chat template marks its turns")
     if not stand_ins:
-        return list(_applied(tokenizer, messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+        return list(applied(tokenizer, messages, add_generation_prompt=True, tokenize=True, return_dict=False))
     return encode_rendered(tokenizer, prompt, stand_ins)
 
 
@@ -83,30 +92,6 @@ def spells_control_tokens(tokenizer: PreTrainedTokenizerBase, question: str) -> 
     return False
 
 
-def as_text(tokenizer: PreTrainedTokenizerBase, messages: Messages, prompt: bool) -> str:
-    """The messages under the chat template, before they are tokenized; `prompt`: up to where a reply begins.
-
-    Raises:
-        UserError: the template refuses the messages.
-    """
-    return str(_applied(tokenizer, messages, add_generation_prompt=prompt, tokenize=False))
-
-
-def _applied(tokenizer: PreTrainedTokenizerBase, messages: Messages, **how: Any) -> Any:
-    from jinja2 import TemplateError
-
-    # A template may expect other messages, and fail on these like any program.
-    wrong = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
-    try:
-        return tokenizer.apply_chat_template(messages, **how)
-    except wrong as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise UserError(
-            f"The chat template of {tokenizer.name_or_path!r} refuses messages of the roles {roles}: {error}. SSB gives"
-            " its instruction as a system message; take a model whose template has a place for one."
-        ) from None
-
-
 def check_prompt(text: str, messages: Messages, whose: str) -> None:
     """`text` holds each message's content once. `whose`: what has rendered it."""
     rendered = " ".join(text.split())
@@ -114,14 +99,12 @@ def check_prompt(text: str, messages: Messages, whose: str) -> None:
         times = rendered.count(" ".join(message["content"].split()))
         if times != 1:
             what = f"{times} times" if times else "not at all: it is dropped or changed"
-            raise UserError(
-                f"{whose} renders the {message['role']}'s message {what}. SSB gives its instruction as a system"
-                " message; take a model whose template has a place for one."
-            )
+            raise UserError(f"{whose} renders the {message['role']}'s message {what}. {advice(message['role'])}")
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that closes a reply under the model's chat template: the first one of its own after a finished reply.
+    """The token that closes a reply: the one that the recipe names (`model.end_of_turn`), else under the model's chat
+    template the first one of its own after a finished reply.
 
     The tokenizer's eos for most models, but not for all: Gemma's is <eos>, and its turns end in <end_of_turn>. Where
     nothing closes a turn, the token that opens the next one does (GLM).
@@ -129,29 +112,49 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
     Raises:
         UserError: no such token follows, so a student could not learn where to stop.
     """
+    if named := re.search(rf'{{%- set {END_OF_TURN} = ("(?:[^"\\]|\\.)*") %}}\n', str(tokenizer.chat_template)):
+        number: Any = tokenizer.convert_tokens_to_ids(json.loads(named[1]))
+        return int(number)
     asked: Messages = [{"role": "user", "content": "1 + 1?"}]
     turn: Messages = [*asked, {"role": "assistant", "content": REPLY}]
-    added = tokenizer.added_tokens_decoder
     for messages in (turn, turn + asked):
         _, found, behind = as_text(tokenizer, messages, prompt=False).rpartition(REPLY)
-        for number in tokenizer.encode(behind, add_special_tokens=False) if found else []:
-            if number == tokenizer.eos_token_id or (number in added and str(added[number]).strip()):
-                return int(number)
+        if found and (own := own_tokens(tokenizer, behind)):
+            return own[0]
     shown = f"only {behind!r}" if found else "it leaves the reply itself out"
     raise UserError(
         f"The chat template of {tokenizer.name_or_path!r} puts no end-of-turn token behind a reply ({shown}): nothing"
-        " says where one ends. Take an instruction-tuned model whose template closes the assistant's turn, or copy the"
-        " model and add its token to the template, such as {{ eos_token }}."
+        " says where one ends. Name its token by model.end_of_turn, or set model.chat_template to a template that"
+        " closes the assistant's turn."
     )
+
+
+def check_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    """There is a token that ends a reply and stands nowhere within one.
+
+    Raises:
+        UserError: there is none; or the one that closes the reply closes its thoughts too, and no reply would reach its
+            answer.
+    """
+    end = end_of_turn(tokenizer)
+    if end in within_reply(tokenizer):
+        token = tokenizer.convert_ids_to_tokens(end)
+        raise UserError(
+            f"The chat template of {tokenizer.name_or_path!r} puts {token!r} behind a reply's thoughts and behind its"
+            " answer, so a reply would end before it answers: set model.end_of_turn to the token that ends the answer"
+            " alone."
+        )
 
 
 def stop_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any = None) -> list[int]:
     """The tokens that end a reply, in every sampler: the tokenizer's eos, the end of turn, and what the model's own
-    `generation_config` (transformers' GenerationConfig) lists. Nothing else is taken from that.
+    `generation_config` (transformers' GenerationConfig) lists, but for those that a reply has between its thoughts and
+    its answer (gpt-oss's <|end|>). Nothing else is taken from that.
     """
     listed = getattr(generation_config, "eos_token_id", None)
     listed = [] if listed is None else [listed] if isinstance(listed, int) else listed
-    return sorted({int(number) for number in (tokenizer.eos_token_id, end_of_turn(tokenizer), *listed)})
+    others = {int(number) for number in (tokenizer.eos_token_id, *listed)} - set(within_reply(tokenizer))
+    return sorted({end_of_turn(tokenizer), *others})
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
@@ -161,9 +164,10 @@ def pad_id(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
 
 
 def reply_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stops: Iterable[int]) -> str:
-    """A reply's text, made of its ids: without special tokens, and without the token that ended it."""
-    said = ids[:-1] if ids and ids[-1] in stops else ids
-    return str(tokenizer.decode(list(said), skip_special_tokens=True))
+    """A reply's text, made of its ids: without special tokens, and without the token that ended it. Where the model
+    thinks, the marks of its thoughts stand in it, that with which the prompt has begun them included.
+    """
+    return decoded(tokenizer, ids[:-1] if ids and ids[-1] in stops else ids)
 
 
 def without_end(tokenizer: PreTrainedTokenizerBase, text: str, ends: Iterable[int]) -> str:

@@ -31,7 +31,7 @@ from ..io.credentials import refuse_credentials
 from ..io.files import parse_json
 from ..io.progress import bar
 from ..io.waiting import as_they_come
-from ..prompts import Messages
+from ..prompts import Messages, in_question
 from ..recipe.schema import ModelConfig, SamplingConfig
 from .chat_template import check_prompt
 from .control_tokens import ControlText, markers
@@ -73,6 +73,7 @@ class ServerSampler:
         if not served:
             raise UserError(f"{address} serves no model.")
         self._model = wanted or served[0]
+        self._in_question = model.system == "question"  # auto: it is said what to set, and not guessed of another's
         self._is_control = functools.cache(self._is_one_token)
         self._looked_at: dict[tuple[str, ...], list[int]] = {}  # the roles of a prompt to the token that ends its reply
 
@@ -82,6 +83,8 @@ class ServerSampler:
         for marker in markers(*(message["content"] for message in messages)):
             if self._is_control(marker):
                 raise ControlText(f"{marker!r} is a control token of the model, and {self._root} would read it as one")
+        if self._in_question:
+            messages = in_question(messages)
         ids = self._ask("/tokenize", _tokens, {"messages": messages, "add_generation_prompt": True})
         roles = tuple(message["role"] for message in messages)
         if roles not in self._looked_at:

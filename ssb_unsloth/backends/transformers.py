@@ -12,8 +12,9 @@ from ..machine.hardware import here
 from ..machine.lora_targets import select
 from ..recipe.schema import LoraConfig, ModelConfig
 from .adapters import assert_fits, merge
-from .chat_template import end_of_turn, pad_id, set_date, set_variables, stop_ids
+from .chat_template import check_end, pad_id, stop_ids
 from .sources import model_path, unloadable
+from .template_choice import choose_template
 
 if TYPE_CHECKING:
     import peft
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """The model's tokenizer.
+    """The model's tokenizer, with the chat template that the recipe asks for.
 
     Raises:
-        UserError: it cannot be loaded, has no chat template, or no end of turn.
+        UserError: it cannot be loaded, has no such chat template, or no end of turn.
     """
     from transformers import AutoTokenizer
 
@@ -35,15 +36,13 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         )
     except (OSError, ValueError) as error:
         raise unloadable(f"The tokenizer of {model.name!r}", model, error) from None
-    template: Any = tokenizer.chat_template
-    if isinstance(template, dict):  # several, by name
-        template = template.get("default")
-    if template is None:
-        raise UserError(f"Model {model.name!r} has no chat template; SSB needs an instruction-tuned model.")
+    choose_template(tokenizer, model)
     if tokenizer.eos_token_id is None:
-        raise UserError(f"The tokenizer of {model.name!r} names no eos token, so a reply could never end.")
-    tokenizer.chat_template = set_date(set_variables(template, model.template), model.date)
-    end_of_turn(tokenizer)  # looked for at once
+        raise UserError(
+            f"The tokenizer of {model.name!r} names no eos token, so a reply could never end; name one by"
+            " model.end_of_turn."
+        )
+    check_end(tokenizer)
     return tokenizer
 
 

@@ -94,6 +94,8 @@ def _recipe(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
         yield Finding("model", str(error), "see above", (kind,))
         return
     yield Finding("model", f"{plan.model}, {plan.parameters:,} parameters")
+    if not machine_only:
+        yield from _template(recipe, kind)
     for stage in plan.stages:
         if stage.fits is False:
             said = f"{stage.name} needs {stage.bytes / 2**30:.1f} GiB on the card, more than there is"
@@ -109,6 +111,26 @@ def _recipe(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
             yield Finding("memory", said, f"{STOP}, or name another card by CUDA_VISIBLE_DEVICES", (kind,))
     environment = ENVIRONMENT_BYTES if machine_only and kind == GPU else 0.0
     yield from _disk(plan.disk - plan.download + environment, plan.download, kind)
+
+
+def _template(recipe: Recipe, kind: str) -> Iterator[Finding]:
+    """Whether the chat template can say what the method does, of a model that is on this machine."""
+    name = recipe.model.name
+    if find_spec("transformers") is None or find_spec("torch") is None:
+        return
+    if not is_pocket(name) and not Path(name).exists() and hub.cached(name, recipe.model.revision, "models") is None:
+        return
+    try:
+        from ..backends.transformers import load_tokenizer
+        from ..pipeline.preflight import check_template
+
+        said = check_template(load_tokenizer(recipe.model), [recipe.prompts.texts])
+    except UserError as error:
+        yield Finding("template", str(error), "set the key that is named there", (kind,))
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # of torch or transformers: said below
+        yield Finding("template", f"not looked at: {(str(error) or type(error).__name__).splitlines()[0]}")
+    else:
+        yield Finding("template", said or "has a place for every message, and ends its replies")
 
 
 def _disk(here: float, downloads: float, kind: str) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from ..records import Problem, generations_file, read_jsonl, read_rows, write_js
 from ..run import manifests
 from ..run.rundir import refuse_in_stage
 from ..verifier.protocol import VERDICTS, Verdict, Verifier
+from ..verifier.replies import answer_part
 from ..verifier.verifiers import MATH, Spec, is_own, parts, prepare, verifier_for, wrong_with
 
 SHOWN = 20  # changes listed for a file; the rest is counted
@@ -62,9 +63,9 @@ def regrade(path: Path, verifier: str | None = None) -> Regraded:
     verifiers = Verifiers(path, verifier)
     checked = list(_checked(path, verifiers))
     for judge in {id(one): one for _, row in checked for one in [verifiers.of(row)]}.values():
-        prepare(judge, ((row["text"], row["gold"]) for _, row in checked if verifiers.of(row) is judge))
+        prepare(judge, ((answer_part(row["text"]), row["gold"]) for _, row in checked if verifiers.of(row) is judge))
     for number, row in checked:
-        text, gold, asked = row["text"], row["gold"], verifiers.of(row)
+        text, gold, asked = answer_part(row["text"]), row["gold"], verifiers.of(row)
         old = row["verdict"] if row.get("verdict") in VERDICTS else None  # others' verdicts have other names
         finish = str(row.get("finish_reason", "stop"))
         new = asked.grade(text, gold, finish)

@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.chat_template import end_of_turn, render, reply_text, without_end
-from ..backends.control_tokens import REMEDY, ControlText, encode, markers, special_tokens, spelt_out
+from ..backends.control_tokens import REMEDY, ControlText, markers, special_tokens, spelt_out
+from ..backends.thinking import check_ended, control_marks, ids_of, thinking
 from ..errors import UserError
 from ..io.files import is_finite, kind_of, local
 from ..io.progress import say
 from ..prompts import Messages
 from ..records import Pair, read_rows, stable_id
 from ..verifier.protocol import Verifier
+from ..verifier.replies import answer_part
 from ..verifier.verifiers import MATH, Spec, verifier_for
 
 if TYPE_CHECKING:
@@ -150,6 +152,7 @@ def _pair(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase, v
     for name in ("question", "right", "wrong"):
         if not isinstance(row[name], str) or (name == "question" and not row[name].strip()):
             raise UserError(f"{where}: {name} is no text, or empty.")
+    row = {**row, **{name: answer_part(row[name]) or row[name] for name in ("right", "wrong")}}  # as rollouts are shown
     _check_views(row, tokenizer)
     reply, ids = _reply(row, where, tokenizer)
     problem_id = stable_id(row["question"])
@@ -214,7 +217,8 @@ def _messages(row: dict[str, Any], name: str, where: str) -> Messages:
 
 
 def _reply(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[int]]:
-    """The reply's text and token ids; either gives the other, and where both are there they have to agree."""
+    """The reply's text behind its thoughts, and its token ids, thoughts included; either gives the other, and where
+    both are there they have to agree."""
     reply, ids = row.get("reply"), row.get("reply_ids")
     ends = (tokenizer.eos_token_id, end_of_turn(tokenizer))
     if isinstance(reply, str):
@@ -227,15 +231,18 @@ def _reply(row: dict[str, Any], where: str, tokenizer: PreTrainedTokenizerBase) 
                 f"{where}: reply_ids holds a token that this model's tokenizer does not have; leave it out."
             )
         names = {number: token for token, number in special_tokens(tokenizer).items()}
-        if within := [names[number] for number in ids[:-1] if number in names]:
+        marks = control_marks(tokenizer)
+        if within := [names[number] for number in ids[:-1] if names.get(number, "") not in {"", *marks}]:
             raise ControlText(f"reply_ids holds the control token {within[0]!r} before its end")
         text = reply_text(tokenizer, ids, ends)
-        if reply is not None and text != reply:
+        if reply is not None and answer_part(text) != answer_part(reply):
             raise UserError(
                 f"{where}: reply_ids do not spell the reply with this model's tokenizer; leave them out, and the reply"
                 " is tokenized."
             )
         reply = text
-    if not isinstance(reply, str) or not reply.strip():
-        raise UserError(f"{where}: the reply is empty or no text.")
-    return reply, ids or [*encode(tokenizer, reply), ends[1]]
+    if not isinstance(reply, str) or not answer_part(reply).strip():
+        raise UserError(f"{where}: the reply is empty or no text, or has nothing behind its thoughts.")
+    if (how := thinking(tokenizer)) and how.begun:
+        check_ended(reply, where)
+    return answer_part(reply), ids or [*ids_of(tokenizer, reply), ends[1]]

@@ -24,6 +24,7 @@ from ..records import Generation, Problem, generations_file, read_jsonl, write_j
 from ..run.kept import Kept
 from ..seeds import derive_seed
 from ..verifier.protocol import VERDICTS
+from ..verifier.replies import answer_part
 from ..verifier.verifiers import MATH, Spec, prepare, verifier_for
 
 Benchmarks = Mapping[str, tuple[BenchmarkConfig, Sequence[Problem]]]
@@ -221,7 +222,7 @@ class _Job:
     def grade(self) -> None:
         if not self.path.exists():
             generations = list(self._generations())
-            prepare(verifier_for(self.verifier), ((g.text, g.gold) for g in generations))
+            prepare(verifier_for(self.verifier), ((answer_part(g.text), g.gold) for g in generations))
             write_jsonl(self.path, (graded(generation, self.verifier) for generation in generations))
 
     def _generations(self) -> Iterator[Generation]:
@@ -287,8 +288,8 @@ class _Job:
 
 
 def graded(g: Generation, verifier: Spec = MATH) -> Generation:
-    """The generation with this verifier's verdict, from its text, gold and finish reason alone."""
-    result = verifier_for(verifier).grade(g.text, g.gold, g.finish_reason)
+    """The generation with this verifier's verdict, from its text behind any thoughts, gold and finish reason."""
+    result = verifier_for(verifier).grade(answer_part(g.text), g.gold, g.finish_reason)
     return dataclasses.replace(g, verdict=result.verdict.value, answer=result.answer, note=result.note)
 
 

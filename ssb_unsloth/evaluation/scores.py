@@ -17,14 +17,15 @@ from ..errors import UserError
 from ..recipe.schema import BASE, BenchmarkConfig
 from ..records import Generation
 from ..verifier.protocol import Verdict, Verifier
+from ..verifier.replies import answer_part
 from ..verifier.verifiers import MATH, Spec, verifier_for
 from .stats import bootstrap_mean, holm, majority, mcnemar_exact, paired_bootstrap, pass_at_k, wilson
 
 ALPHA = 0.05
 SCORINGS: dict[str, Callable[[Verifier, Generation], bool]] = {
-    "string": lambda verifier, g: g.finish_reason != "length" and verifier.string_equal(g.text, g.gold),
+    "string": lambda verifier, g: g.finish_reason != "length" and verifier.string_equal(answer_part(g.text), g.gold),
     "equivalent": lambda _, g: g.verdict == Verdict.RIGHT,
-    "format_free": lambda verifier, g: g.verdict == Verdict.RIGHT or verifier.format_free(g.text, g.gold),
+    "format_free": lambda verifier, g: g.verdict == Verdict.RIGHT or verifier.format_free(answer_part(g.text), g.gold),
 }
 
 

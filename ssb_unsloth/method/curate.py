@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from ..backends.control_tokens import REMEDY, ControlText
 from ..backends.sampler import Completion, Request, Sampler
+from ..backends.thinking import check_ended
 from ..errors import UserError
 from ..io import disk
 from ..io.files import local
@@ -30,6 +31,7 @@ from ..run import clock
 from ..run.kept import Kept
 from ..seeds import derive_seed
 from ..verifier.protocol import Verdict
+from ..verifier.replies import THOUGHTS_BEGIN, answer_part
 from ..verifier.verifiers import MATH, Spec, prepare, verifier_for
 
 
@@ -83,7 +85,9 @@ class _Wanted(NamedTuple):
 
 
 class Curator:
-    """Holds what stays the same from wave to wave. `make_sampler` is called when the first reply is needed."""
+    """Holds what stays the same from wave to wave. `make_sampler` is called when the first reply is needed. `begun`:
+    the opening of thoughts in which a prompt ends, for rollouts that were made elsewhere (`backends.thinking`).
+    """
 
     def __init__(
         self,
@@ -95,9 +99,10 @@ class Curator:
         texts: Texts = PAPER,
         control_text: str = "skip",
         verifier: Spec = MATH,
+        begun: str = "",
     ) -> None:
         self.config, self.seed, self.folder, self.texts = config, seed, folder, texts
-        self.control_text, self.verifier = control_text, verifier
+        self.control_text, self.verifier, self.begun = control_text, verifier, begun
         self._make_sampler, self._max_model_len = make_sampler, max_model_len
 
     @cached_property
@@ -111,7 +116,7 @@ class Curator:
         statistics.json.
         """
         brought = (
-            _read_rollouts(local(self.config.rollouts_file, "curate.rollouts_file"))
+            _read_rollouts(local(self.config.rollouts_file, "curate.rollouts_file"), self.begun)
             if self.config.rollouts_file
             else None
         )
@@ -170,7 +175,9 @@ class Curator:
     ) -> list[Rollout]:
         if brought is not None:
             given = [(problem, k, reply) for problem in wave for k, reply in enumerate(brought.get(problem.id, []))]
-            prepare(verifier_for(self.verifier), ((reply.text, problem.gold) for problem, _, reply in given))
+            prepare(
+                verifier_for(self.verifier), ((answer_part(reply.text), problem.gold) for problem, _, reply in given)
+            )
             return [self._graded(problem, "rollout", k, reply, None) for problem, k, reply in given]
         wanted = [
             _Wanted(problem, student_messages(problem.question, self.texts), "rollout", k)
@@ -181,7 +188,14 @@ class Curator:
 
     def _refinements(self, number: int, wave: Sequence[Problem], contrasts: dict[str, Contrast]) -> list[Rollout]:
         wanted = [
-            _Wanted(p, refinement_messages(p.question, shown.right.text, shown.wrong.text, self.texts), "refinement", k)
+            _Wanted(
+                p,
+                refinement_messages(
+                    p.question, answer_part(shown.right.text), answer_part(shown.wrong.text), self.texts
+                ),
+                "refinement",
+                k,
+            )
             for p in wave
             if p.id in contrasts
             for shown in [contrasts[p.id]]
@@ -216,12 +230,13 @@ class Curator:
             with clock.on(clock.ROLLOUTS if title == "rollouts" else clock.REFINEMENTS):
                 kept.sample(sampler, requests, decoding, title=title)
         replies = [(w, reply) for w in wanted if (reply := kept.replies[w.name]) is not None]
-        prepare(verifier_for(self.verifier), ((reply.text, w.problem.gold) for w, reply in replies))
+        prepare(verifier_for(self.verifier), ((answer_part(reply.text), w.problem.gold) for w, reply in replies))
         return [self._graded(w.problem, w.purpose, w.k, reply, w.seed(self.seed)) for w, reply in replies]
 
     def _graded(self, problem: Problem, purpose: str, k: int, completion: Completion, seed: int | None) -> Rollout:
         exact = self.config.equality == "string"
-        verdict = verifier_for(self.verifier).grade(completion.text, problem.gold, completion.finish_reason, exact)
+        answered = answer_part(completion.text)
+        verdict = verifier_for(self.verifier).grade(answered, problem.gold, completion.finish_reason, exact)
         return Rollout(
             id=f"{problem.id}-{purpose}-{k}",
             problem_id=problem.id,
@@ -262,12 +277,14 @@ def choose(
 
     A random right rollout, and a random one among the wrong ones with the most common wrong answer, where answers that
     are equal to the verifier count together; ties between answers are broken at random. A wrong rollout without an
-    answer, or cut off, forms no class: it is drawn only where no wrong rollout has an answer.
+    answer, or cut off, forms no class: it is drawn only where no wrong rollout has an answer. One that has nothing but
+    thoughts is never drawn: there is nothing to show.
 
     The released code takes the first instead (`how="first"`): the first right rollout, and the first with the wrong
     answer that is most common character for character, of ties the first; where no wrong answer is repeated, one of
     them at random. And it knows no wrong rollout without an answer (`unboxed="excluded"`).
     """
+    rollouts = [r for r in rollouts if answer_part(r.text) or not r.text]
     right = [r for r in rollouts if r.verdict == Verdict.RIGHT]
     answered = [r for r in rollouts if r.verdict == Verdict.WRONG]
     wrong = answered if unboxed == "excluded" else [r for r in rollouts if r.verdict != Verdict.RIGHT]
@@ -291,13 +308,13 @@ def _pairs(wave: Sequence[Problem], contrasts: dict[str, Contrast], refinements:
     problems = {problem.id: problem for problem in wave}
     made = [
         Pair(
-            id=stable_id(problem.id, contrast.right.text, contrast.wrong.text, refinement.text),
+            id=stable_id(problem.id, contrast.right.text, contrast.wrong.text, answer_part(refinement.text)),
             problem_id=problem.id,
             question=problem.question,
             gold=problem.gold,
-            right=contrast.right.text,
-            wrong=contrast.wrong.text,
-            reply=refinement.text,
+            right=answer_part(contrast.right.text),
+            wrong=answer_part(contrast.wrong.text),
+            reply=answer_part(refinement.text),
             reply_ids=refinement.token_ids or [],
             right_id=contrast.right.id,
             wrong_id=contrast.wrong.id,
@@ -352,8 +369,10 @@ def _add(one: Statistics, other: Statistics) -> Statistics:
     return Statistics(**sums)
 
 
-def _read_rollouts(path: Path) -> dict[str, list[Completion]]:
-    """Rollouts that were made elsewhere, by their problem's id: one object a question, `text` in each rollout."""
+def _read_rollouts(path: Path, begun: str = "") -> dict[str, list[Completion]]:
+    """Rollouts that were made elsewhere, by their problem's id: one object a question, `text` in each rollout. Each
+    reads as if it were sampled here: with the opening of its thoughts that the prompt has `begun`.
+    """
     found: dict[str, list[Completion]] = {}
     for number, row in read_rows(path):
         rollouts = row.get("rollouts")
@@ -368,5 +387,10 @@ def _read_rollouts(path: Path) -> dict[str, list[Completion]]:
             finish = rollout.get("finish_reason", "stop")
             if finish not in ("stop", "length"):
                 raise UserError(f'{path}, line {number}: finish_reason {finish!r}; expected "stop" or "length".')
-            found.setdefault(stable_id(row["question"]), []).append(Completion([], rollout["text"], finish))
+            text = rollout["text"]
+            if begun and finish == "stop":
+                check_ended(text, f"{path}, line {number}")
+            if begun and not THOUGHTS_BEGIN.match(text.lstrip()):
+                text = begun + text
+            found.setdefault(stable_id(row["question"]), []).append(Completion([], text, finish))
     return found

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from ..backends.chat_template import as_text, check_prompt, render
+from ..backends.chat_template import check_prompt, end_of_turn, render
+from ..backends.rendered import as_text
 from ..backends.sources import model_path, unloadable
-from ..backends.wrapped import causal_lm
+from ..backends.wrapped import causal_lm, embedded
 from ..errors import UserError
 from ..prompts import Texts, student_messages, teacher_messages
 from ..recipe.methods import METHODS
@@ -46,6 +47,17 @@ def check_template(tokenizer: PreTrainedTokenizerBase, texts: Texts) -> None:
     """Student's and teacher's messages each stand once in the rendered prompt, whatever blanks the template changes."""
     for messages in (student_messages(QUESTION, texts), teacher_messages(QUESTION, RIGHT, WRONG, texts)):
         check_prompt(as_text(tokenizer, messages, prompt=True), messages, f"The chat template of {_name(tokenizer)}")
+
+
+def check_end_is_known(tokenizer: PreTrainedTokenizerBase, model: nn.Module, name: str) -> None:
+    """The token that ends a reply is one that the model, called `name`, can say."""
+    end, rows = end_of_turn(tokenizer), embedded(model)
+    if end >= rows:
+        raise UserError(
+            f"{name}: its chat template ends a reply in {tokenizer.convert_ids_to_tokens(end)!r}, token {end}, and the"
+            f" model has {rows:,} tokens: set model.end_of_turn to one that it has, or model.chat_template to another"
+            " template."
+        )
 
 
 def skeleton(model: ModelConfig) -> nn.Module:

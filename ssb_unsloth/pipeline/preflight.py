@@ -16,8 +16,9 @@ from ..backends.sources import adapter_path
 from ..data.problems import load_benchmark
 from ..errors import UserError
 from ..evaluation.evaluate import Contestant, assert_adapters_fit, base_contestants, check_room
+from ..io.progress import say
 from ..machine.lora_targets import select
-from ..prompts import student_messages
+from ..prompts import Texts, student_messages
 from ..recipe.methods import METHODS
 from ..recipe.schema import BenchmarkConfig, Recipe
 from ..records import Problem
@@ -63,15 +64,30 @@ def _check_model(same: Sequence[Recipe], whole: Recipe, benchmarks: Benchmarks) 
 
     model = same[0].model
     tokenizer = load_tokenizer(model)
-    for texts in dict.fromkeys(recipe.prompts.texts for recipe in same):
-        selfchecks.check_template(tokenizer, texts)
+    if said := check_template(tokenizer, list(dict.fromkeys(recipe.prompts.texts for recipe in same))):
+        say(said)
     if model == whole.model:
         _check_rooms(tokenizer, whole, benchmarks)
     lm = selfchecks.skeleton(model)
+    selfchecks.check_end_is_known(tokenizer, lm, model.name)
     for recipe in same:
         select(lm, recipe.train.lora.target_modules, model.name)
     if any("teach" in METHODS[recipe.train.method].reads for recipe in same):
         selfchecks.check_arithmetic(lm, model.name)
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase, several: Sequence[Texts]) -> str:
+    """Look at the chat template. Returns what was chosen of it, as a sentence; empty where it is as its makers have it.
+
+    Raises:
+        UserError: what the method says under it is dropped, doubled or refused.
+    """
+    from ..backends.template_choice import choices, told
+    from ..method import selfchecks
+
+    for texts in several:
+        selfchecks.check_template(tokenizer, texts)
+    return told(choices(tokenizer))
 
 
 def _check_rooms(tokenizer: PreTrainedTokenizerBase, recipe: Recipe, benchmarks: Benchmarks) -> None:

@@ -171,4 +171,6 @@ def _share(everyone: Sequence[Student]) -> None:
         if student.before is not None:
             student.run.model_before = student.before.recipe.model
             merged = str(student.run.stage("base") / "model")
-            student.recipe = replace(student.recipe, model=replace(student.recipe.model, name=merged, revision=None))
+            # Its tokenizer has the template that was chosen, and no others to choose from.
+            own = replace(student.recipe.model, name=merged, revision=None, chat_template=None)
+            student.recipe = replace(student.recipe, model=own)

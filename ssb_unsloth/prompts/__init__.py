@@ -27,6 +27,8 @@ RELEASED_MARGIN = "\n" + 12 * " "  # the released code indents its prompt, and e
 BOX = r"\boxed{...}"  # the answer's form in the paper; the dots stand for the answer
 DOTS = "..."
 
+BETWEEN = "\n\n"  # system prompt and question, where both stand in one message
+
 Wording = Literal["paper", "unquoted", "released"]
 Messages = list[dict[str, str]]  # [{"role": ..., "content": ...}, ...], as chat templates take them
 
@@ -130,6 +132,16 @@ SHIPPED = {known.name: known.tutor for known in (PAPER, texts("unquoted"), texts
 def student_messages(question: str, texts: Texts = PAPER) -> Messages:
     """The bare question under the tutor prompt: what the rollouts, the student and the evaluation see."""
     return [{"role": "system", "content": texts.tutor}, {"role": "user", "content": question}]
+
+
+def in_question(messages: Messages) -> Messages:
+    """The messages with the system's text in front of the question, for a model without a turn for the system."""
+    if not messages or messages[0]["role"] != "system":
+        return messages
+    system, *rest = messages
+    if not rest or rest[0]["role"] != "user":
+        return [{"role": "user", "content": system["content"]}, *rest]
+    return [{"role": "user", "content": system["content"] + BETWEEN + rest[0]["content"]}, *rest[1:]]
 
 
 def default_messages(question: str) -> Messages:

@@ -80,6 +80,8 @@ def _model(r: Recipe) -> Lines:
                 f"model.template.{name}: expected a variable's name, none of the template's own words, and a text, a"
                 " finite number, true, false or null."
             )
+    if not r.model.end_of_turn.strip():
+        yield "model.end_of_turn: empty; name a token of the tokenizer, or auto."
     if not _is_day(r.model.date):
         yield f"model.date: {r.model.date!r} is no day written as 2026-01-31."
 
@@ -165,6 +167,11 @@ def _trackers(r: Recipe) -> Lines:
     yield from trackers.misspelt(r.train.report_to)
 
 
+def _replies(r: Recipe) -> Lines:
+    if r.prompts.thinking == "learn" and r.prompts.reply == "retokenized":
+        yield "prompts.thinking: learn; thoughts are learnt as they were sampled, so leave prompts.reply at sampled."
+
+
 def _benchmarks(r: Recipe) -> Lines:
     for name, benchmark in r.evaluate.benchmarks.items():
         here = f"evaluate.benchmarks.{name}"
@@ -224,7 +231,7 @@ def _with_verifiers(r: Recipe) -> dict[str, ProblemsConfig]:
 
 CHECKS = (
     *(_names, _seeds, _model, _adapter, _lengths, _curation, _objective, _batches, _trackers, _verifiers),
-    *(_benchmarks, _prompts),
+    *(_benchmarks, _prompts, _replies),
 )
 
 

@@ -30,8 +30,16 @@ class ModelConfig:
     revision: str | None = None  # hub revision; the default branch if null
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: what the card does best (machine/auto.py)
     trust_remote_code: bool = False  # ours: never run a repository's code unless the recipe says so
+    # Which chat template: the model's own (null), one of its several by its name, a file, or a shipped one for a model
+    # that has none: chatml, plain (docs/models.md). The tokenizers of merged students keep it.
+    chat_template: str | None = None
     # Variables that the chat template reads, such as {enable_thinking: false}; they are set in the template itself.
     template: dict[str, Any] = field(default_factory=dict)
+    # ours: where the system prompt stands. role: in the system's turn (the paper); question: in front of the question,
+    # in the user's; auto: there where the template has no turn for the system (Gemma 2, Mistral 0.2)
+    system: Literal["auto", "role", "question"] = "auto"
+    # ours: the token that ends a reply; auto: what the chat template puts behind one
+    end_of_turn: str = "auto"
     date: str = "2026-01-01"  # ours: "today" in a chat template that asks for it, so that no day renders other prompts
     # What loads the model that teaches and learns by SSB. auto: Unsloth where it is installed and there is a CUDA GPU.
     # The controls learn in TRL's own trainers, on plain transformers.
@@ -79,6 +87,9 @@ class PromptsConfig:
     # A text may spell a control token of the model, such as <|im_end|>: it is tokenized as the text that it is. Where
     # tokenizer or template cannot tell it from their own, the question or pair is left out and counted, or refused.
     control_text: Literal["skip", "refuse"] = "skip"
+    # ours: of a reply that begins with thoughts (`</think>`) the answer alone is graded and shown. drop: it alone is
+    # learnt too, behind empty thoughts, since a refinement's thoughts speak of what the student is not shown
+    thinking: Literal["drop", "learn"] = "drop"
     reply: Literal["sampled", "retokenized"] = "sampled"  # the sampler's ids and the end of turn; or its text, without
 
     @property

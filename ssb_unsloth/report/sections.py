@@ -134,6 +134,7 @@ def document(recipe: Recipe, report: dict[str, Any]) -> str:
                 f"{spent['peak_device_bytes'] / 2**30:.2f} GiB" if spent["peak_device_bytes"] else "none used",
             ]
         )
+    template = f"\n\n{escaped(report['template'])}" if "template" in report else ""
     gains = "![Each gain over the base, split into reasoning and format](gains.png)\n\n"
     if len(gain_table(report["differences"])) == 1:
         gains = ""
@@ -141,7 +142,8 @@ def document(recipe: Recipe, report: dict[str, Any]) -> str:
 
 Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}.
 
-{evaluation_section(report["scores"], report["differences"], report["decoding"], recipe.seed, recipe.prompts.texts)}
+{evaluation_section(report["scores"], report["differences"], report["decoding"], recipe.seed, recipe.prompts.texts)}\
+{template}
 
 ![Accuracy of each model with 95 % intervals](accuracy.png)
 

@@ -66,6 +66,8 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[S
         "prompts": system_prompts(scored["scores"], recipe.prompts.texts),
         "decoding": {name: as_written(benchmark) for name, benchmark in recipe.evaluate.benchmarks.items()},
     }
+    if said := manifests["evaluate"].get("summary", {}).get("template"):
+        report["template"] = said
     if len(everyone) > 1:
         report["students"] = student_rows(everyone)
         figures.cost(report["scores"], report["students"], folder / "cost.png")

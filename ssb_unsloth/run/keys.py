@@ -26,6 +26,11 @@ def of_path(name: str, key: str = "") -> dict[str, str | None]:
 def of_model(config: ModelConfig, trained: bool = False) -> dict[str, Any]:
     """`trained`: the stage loads it by `model.backend`; to the samplers that key says nothing."""
     identity = {**asdict(config), **of_path(model_path(config))}
+    for key in ("chat_template", "system", "end_of_turn"):  # which there were not always: fresh is what was then made
+        if identity[key] == getattr(ModelConfig, key):
+            del identity[key]
+    if config.chat_template is not None and (path := local(config.chat_template, "model.chat_template")).is_file():
+        identity["chat_template"] = fingerprint(path)
     if not trained:
         del identity["backend"]
     return identity
@@ -54,7 +59,7 @@ def as_written(config: ProblemsConfig) -> dict[str, Any]:
 
 def of_prompts(config: PromptsConfig) -> dict[str, Any]:
     """Without the keys that there were not always, where they are at their defaults."""
-    later, default = ("tutor", "refine", "answer_form"), PromptsConfig()
+    later, default = ("tutor", "refine", "answer_form", "thinking"), PromptsConfig()
     values = asdict(config)
     return {key: values[key] for key in values if key not in later or values[key] != getattr(default, key)}
 

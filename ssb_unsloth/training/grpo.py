@@ -40,6 +40,7 @@ from ..prompts import student_messages
 from ..recipe.schema import TrainConfig
 from ..records import Problem
 from ..verifier.protocol import Verdict
+from ..verifier.replies import answer_part
 from ..verifier.verifiers import Spec, prepare, verifier_for
 from .callbacks import Bar
 from .checkpoints import Sealed
@@ -182,11 +183,13 @@ class Reward:
     def __call__(self, completion_ids: Sequence[list[int]], gold: Sequence[str], **_: Any) -> list[float | None]:
         """`completion_ids`: the sampled replies, end of turn included; `gold`: the answer of each."""
         replies = [completion(self._tokenizer, ids, self._stops) for ids in completion_ids]
-        prepare(self._verifier, ((reply.text, answer) for reply, answer in zip(replies, gold, strict=True)))
+        prepare(
+            self._verifier, ((answer_part(reply.text), answer) for reply, answer in zip(replies, gold, strict=True))
+        )
         return [self._reward(reply, answer) for reply, answer in zip(replies, gold, strict=True)]
 
     def _reward(self, reply: Completion, gold: str) -> float:
-        grade = self._verifier.grade(reply.text, gold, reply.finish_reason)
+        grade = self._verifier.grade(answer_part(reply.text), gold, reply.finish_reason)
         return float(grade.verdict == Verdict.RIGHT)
 
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 from transformers import PreTrainedTokenizerBase
 
 from ..backends.chat_template import end_of_turn, render, without_end
-from ..backends.control_tokens import encode
+from ..backends.thinking import begun_by, check_ended, decoded, ids_of
 from ..errors import UserError
 from ..method.collator import Example
 
@@ -86,7 +86,10 @@ def _example(number: int, row: Any, tokenizer: PreTrainedTokenizerBase) -> Examp
         raise UserError(f"{where}: one of prompt and teacher_prompt is text and the other messages; give both alike.")
     asked, hinted = (_prompt_ids(row[column], f"{where}, {column}", tokenizer) for column in PROMPTS)
     name = row.get("id")
-    return Example(str(number if name is None else name), asked, hinted, _reply_ids(row, where, tokenizer, plain[0]))
+    reply_ids = _reply_ids(row, where, tokenizer, plain[0])
+    if begun_by(tokenizer, asked):
+        check_ended(decoded(tokenizer, reply_ids), where)
+    return Example(str(number if name is None else name), asked, hinted, reply_ids)
 
 
 def _prompt_ids(prompt: Any, where: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -136,7 +139,7 @@ def _reply_ids(row: Mapping[str, Any], where: str, tokenizer: PreTrainedTokenize
     text = without_end(tokenizer, text, {int(eos), end})
     if not text.strip():
         raise UserError(f"{where}, reply: it is empty; there is nothing in it to learn.")
-    return [*encode(tokenizer, text), end]
+    return [*ids_of(tokenizer, text), end]
 
 
 def _is_id(token: Any) -> bool:

@@ -29,16 +29,17 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from ..backends.chat_template import end_of_turn
-from ..backends.control_tokens import encode
+from ..backends.thinking import ids_of
 from ..backends.transformers import load_model, only_stops
 from ..errors import UserError
 from ..io.progress import say
-from ..method.examples import student_prompt_ids
+from ..method.examples import learnt, student_prompt_ids
 from ..prompts import student_messages
 from ..recipe.methods import MethodName
 from ..records import Pair, Problem, Rollout
 from ..seeds import derive_seed
 from ..verifier.protocol import Verdict
+from ..verifier.replies import answer_part
 from .callbacks import Bar
 from .checkpoints import Sealed
 from .common import Inputs, Trained, common_arguments, fit, lora
@@ -98,9 +99,14 @@ def learnt_from(inputs: Inputs) -> list[Reply]:
     if recipe.train.method == "sft":
         return [(example.student_ids, example.reply_ids) for example in inputs.examples]
     made, prompts = [], recipe.prompts
-    for question, rollout in draw(recipe.train.method, inputs.pairs, inputs.questions, inputs.rollouts, recipe.seed):
+    rollouts = inputs.rollouts
+    if prompts.thinking == "drop":  # of one that has nothing but thoughts nothing would be left
+        rollouts = [rollout for rollout in rollouts if answer_part(rollout.text) or not rollout.text]
+    for question, rollout in draw(recipe.train.method, inputs.pairs, inputs.questions, rollouts, recipe.seed):
         asked = student_messages(question, prompts.texts)
-        made.append((student_prompt_ids(prompts, asked, tokenizer), token_ids(rollout, tokenizer)))
+        prompt_ids, ids = student_prompt_ids(prompts, asked, tokenizer), token_ids(rollout, tokenizer)
+        (context,), reply_ids = learnt(prompts, [prompt_ids], ids, tokenizer)
+        made.append((context, reply_ids))
     return made
 
 
@@ -138,5 +144,5 @@ def token_ids(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[int]
     """The sampler's own ids; only a rollout that was given as text is tokenized."""
     if rollout.token_ids is not None:
         return rollout.token_ids
-    ids = encode(tokenizer, rollout.text)
+    ids = ids_of(tokenizer, rollout.text)
     return ids if rollout.finish_reason == "length" else [*ids, end_of_turn(tokenizer)]

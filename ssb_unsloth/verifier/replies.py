@@ -9,17 +9,20 @@ _BOX_PARTS = re.compile(
 )
 
 
-# Where a block of thoughts ends; what ends a turn is no text behind it
-_THOUGHTS_END = (
-    r"(?i:</\s?(?:[a-z]{1,9}:)?(?:think|thinking|thoughts?|reasoning|scratchpad|reflection)\s?>|\[/think\]|◁/think▷"
-    r"|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>)"
+# Where a block of thoughts begins and ends, as models write it; what ends a turn is no text behind it
+_THOUGHT = r"\s?(?:[a-z]{1,9}:)?(?:think|thinking|thoughts?|reasoning|scratchpad|reflection)\s?"
+THOUGHTS_BEGIN = re.compile(
+    rf"(?i:<{_THOUGHT}>|\[think\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>(?!final)\w+|<\|channel>thought)"
 )
-_PIECE = re.compile(rf"({_THOUGHTS_END})|(<\|[^|<>]*\|>|</s>|\s+)|[^\s<\[◁]+|.", re.S)
+THOUGHTS_END = re.compile(
+    rf"(?i:</{_THOUGHT}>|\[/think\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>final<\|message\|>|<channel\|>)"
+)
+_PIECE = re.compile(rf"({THOUGHTS_END.pattern})|(<\|[^|<>]*\|>|</s>|\s+)|[^\s<\[◁]+|.", re.S)
 
 
 def behind_thoughts(text: str) -> int:
     """Where the text behind the last `</think>` starts; 0 where there is none: then the thoughts are all there is."""
-    if not re.search(_THOUGHTS_END, text):
+    if not THOUGHTS_END.search(text):
         return 0
     start, ended = 0, 0
     for piece in _PIECE.finditer(text):
@@ -28,6 +31,20 @@ def behind_thoughts(text: str) -> int:
         elif not piece[2]:
             start = ended
     return start
+
+
+def answer_start(text: str) -> int:
+    """Where a reply's answer begins, behind its thoughts: 0 where it has none. Where nothing stands behind them, as in
+    a reply that was cut off while it thought, the text's end."""
+    if THOUGHTS_END.search(text):
+        return behind_thoughts(text) or len(text)
+    return len(text) if THOUGHTS_BEGIN.match(text.lstrip()) else 0
+
+
+def answer_part(text: str) -> str:
+    """A reply without its thoughts: what is graded, shown to the teacher and learnt. Empty where it only thought."""
+    start = answer_start(text)
+    return text[start:].lstrip() if start else text
 
 
 def last_boxed(text: str) -> str | None:

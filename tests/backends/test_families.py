@@ -4,14 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from families import FAMILIES, write
+from families import DATA, FAMILIES, whole_chain, write
 from transformers import AutoTokenizer
 
 from ssb_unsloth.backends.chat_template import end_of_turn, render
 from ssb_unsloth.backends.transformers import load_tokenizer
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.pipeline.process import run_stage
-from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.prompts import student_messages, teacher_messages
 from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.recipe.schema import ModelConfig
@@ -19,7 +17,6 @@ from ssb_unsloth.records import Generation, generations_file, read_jsonl
 from ssb_unsloth.run.rundir import RunDir
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-DATA = Path(__file__).parents[1] / "fixtures" / "gsm8k"
 QUESTION, REPLY = "Mia has 9 shells. Tom gives 3 to Mia. How many?", "9+3=12, not 9-3. The answer is \\boxed{12}."
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
@@ -111,42 +108,7 @@ def test_a_family_goes_through_the_whole_chain_by_its_own_recipe(folders, tmp_pa
         {"question": r["question"], "right": REPLY, "wrong": "\\boxed{1}", "reply": f"{n} cups. \\boxed{{{n}}}"}
         for n, r in enumerate(rows[:4])
     ]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    overrides = [
-        f"model.name={folders[name]}",
-        "model.dtype=float32",
-        "model.backend=transformers",
-        "sampler.engine=transformers",
-        f"problems.source={DATA / 'train_rows.jsonl'}",
-        f"curate.pairs_file={tmp_path / 'pairs.jsonl'}",
-        "curate.rollout.max_tokens=6",
-        "train.epochs=2",
-        "train.learning_rate=0.1",
-        "train.lora.r=4",
-        "train.probe_questions=2",
-        "train.probe_steps=2",
-        "train.token_pairs=1",
-        "evaluate.default_prompt=false",
-        f"evaluate.adapters.published={tmp_path / 'run' / 'train' / 'adapter'}",
-        f"evaluate.benchmarks.gsm8k.source={DATA / 'train_rows.jsonl'}",
-        "evaluate.benchmarks.gsm8k.count=null",
-        "evaluate.benchmarks.gsm8k.limit=2",
-        "evaluate.benchmarks.gsm8k.max_tokens=6",
-        f"evaluate.benchmarks.math500.source={DATA / 'train_rows.jsonl'}",
-        "evaluate.benchmarks.math500.question=question",
-        "evaluate.benchmarks.math500.gold_format=####",
-        "evaluate.benchmarks.math500.count=null",
-        "evaluate.benchmarks.math500.id=null",
-        "evaluate.benchmarks.math500.limit=2",
-        "evaluate.benchmarks.math500.max_tokens=6",
-    ]
-    recipe = load(RECIPES / FAMILIES[name].recipe, overrides)
-    for student in students(recipe, tmp_path / "run"):
-        for stage in student.chain:
-            if student.owns(stage):
-                run_stage(stage, student.recipe, student.run, force=False)
-    for stage in ("evaluate", "report"):
-        run_stage(stage, recipe, RunDir(tmp_path / "run"), force=False)
+    recipe = whole_chain(RECIPES / FAMILIES[name].recipe, folders[name], pairs, tmp_path)
     run = RunDir(tmp_path / "run")
     assert run.manifest("train")["summary"]["steps"] == 2
     replies = {}

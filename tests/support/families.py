@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+DATA = Path(__file__).parents[1] / "fixtures" / "gsm8k"
 TEMPLATES = Path(__file__).parents[1] / "fixtures" / "templates"
 
 
@@ -71,7 +74,7 @@ FAMILIES = {
 }
 
 
-def write(family: Family, folder: Path) -> Path:
+def write(family: Family, folder: Path, templates: Path = TEMPLATES) -> Path:
     """A model folder as the hub would give it: tiny random weights, the pocket's vocabulary, the real template."""
     import torch
     from tokenizers import Tokenizer
@@ -86,7 +89,7 @@ def write(family: Family, folder: Path) -> Path:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **tokens)
     tokenizer.add_special_tokens({"additional_special_tokens": [*family.special, family.end]})
     tokenizer.add_tokens(list(family.plain))
-    tokenizer.chat_template = (TEMPLATES / f"{family.template}.jinja").read_text(encoding="utf-8")
+    tokenizer.chat_template = (templates / f"{family.template}.jinja").read_text(encoding="utf-8")
     tokenizer.save_pretrained(str(folder))
     config = AutoConfig.for_model(
         family.model_type,
@@ -106,3 +109,49 @@ def write(family: Family, folder: Path) -> Path:
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
     return folder
+
+
+def whole_chain(path: Path, folder: Path, pairs: Sequence[dict[str, str]], out: Path, more: Sequence[str] = ()) -> Any:
+    """The recipe of that path for the tiny model in `folder`, on these pairs, from curation to report, in out/run."""
+    from ssb_unsloth.pipeline.process import run_stage
+    from ssb_unsloth.pipeline.students import students
+    from ssb_unsloth.recipe.loading import load
+    from ssb_unsloth.run.rundir import RunDir
+
+    (out / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    overrides = [
+        f"model.name={folder}",
+        "model.dtype=float32",
+        "model.backend=transformers",
+        "sampler.engine=transformers",
+        f"problems.source={DATA / 'train_rows.jsonl'}",
+        f"curate.pairs_file={out / 'pairs.jsonl'}",
+        "curate.rollout.max_tokens=6",
+        "train.epochs=2",
+        "train.learning_rate=0.1",
+        "train.lora.r=4",
+        "train.probe_questions=2",
+        "train.probe_steps=2",
+        "train.token_pairs=1",
+        "evaluate.default_prompt=false",
+        f"evaluate.adapters.published={out / 'run' / 'train' / 'adapter'}",
+        f"evaluate.benchmarks.gsm8k.source={DATA / 'train_rows.jsonl'}",
+        "evaluate.benchmarks.gsm8k.count=null",
+        "evaluate.benchmarks.gsm8k.limit=2",
+        "evaluate.benchmarks.gsm8k.max_tokens=6",
+        f"evaluate.benchmarks.math500.source={DATA / 'train_rows.jsonl'}",
+        "evaluate.benchmarks.math500.question=question",
+        "evaluate.benchmarks.math500.gold_format=####",
+        "evaluate.benchmarks.math500.count=null",
+        "evaluate.benchmarks.math500.id=null",
+        "evaluate.benchmarks.math500.limit=2",
+        "evaluate.benchmarks.math500.max_tokens=6",
+    ]
+    recipe = load(path, [*overrides, *more])
+    for student in students(recipe, out / "run"):
+        for stage in student.chain:
+            if student.owns(stage):
+                run_stage(stage, student.recipe, student.run, force=False)
+    for stage in ("evaluate", "report"):
+        run_stage(stage, recipe, RunDir(out / "run"), force=False)
+    return recipe

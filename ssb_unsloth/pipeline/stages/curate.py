@@ -39,6 +39,13 @@ class Curate(Stage):
             pairs = load_pairs(recipe.curate.pairs_file, tokenizer, control_text, verifier)
             work.summary = asdict(bring_along(pairs, problems, recipe.curate, work.folder))
             return
+        begun = ""
+        if recipe.curate.rollouts_file is not None:
+            from ...backends.thinking import thinking
+            from ...backends.transformers import load_tokenizer
+
+            how = thinking(load_tokenizer(recipe.model))
+            begun = how.begun if how else ""
         curator = Curator(
             recipe.curate,
             make_sampler=lambda: load_sampler(recipe.model, recipe.sampler, recipe.seed, adapters=False),
@@ -48,6 +55,7 @@ class Curate(Stage):
             texts=recipe.prompts.texts,
             control_text=recipe.prompts.control_text,
             verifier=verifier,
+            begun=begun,
         )
         statistics = curator.run(problems)
         work.tokens, work.summary = statistics.tokens, asdict(statistics)

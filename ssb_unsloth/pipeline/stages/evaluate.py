@@ -41,6 +41,8 @@ class Evaluate(Stage):
         }
 
     def make(self, scope: Scope, work: Work) -> None:
+        from ...backends.template_choice import choices, told
+        from ...backends.transformers import load_tokenizer
         from ...data.problems import load_benchmark
         from ...evaluation.evaluate import assert_adapters_fit
         from ...evaluation.run import Evaluation
@@ -65,6 +67,8 @@ class Evaluate(Stage):
         against = [(name, ref) for ref in asked.references for name in names if name not in (ref, BASE)]
         evaluation = Evaluation(contestants, benchmarks, recipe.sampler, recipe.seed, against)
         evaluation.run(work, run.stage("evaluate"))
+        if said := told(choices(load_tokenizer(recipe.model))):
+            work.summary["template"] = said
 
 
 def _worked_examples(recipe: Recipe, run: RunDir) -> tuple[BenchmarkConfig, list[Problem]]:
