@@ -10,7 +10,7 @@
     foreign       a user's own, in a process of its own
 
 A new verifier is a module here and its row in the table. `recipe` reads the table, to refuse a name that there is not;
-the rooms above import `protocol` and `verifiers`, and no more.
+the rooms above import `protocol` and `verifiers`, and of `replies` what parts thoughts from the answer.
 
 May import: errors, io.
 May be imported by: recipe, backends, data, run, method, training, evaluation, report, commands.

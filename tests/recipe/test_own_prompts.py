@@ -82,7 +82,7 @@ def test_a_text_belongs_to_the_stages_that_show_it():
         seen = other.texts.tutor != plain.texts.tutor  # the evaluation asks under the tutor prompt alone
         assert (keys.of_student_prompt(other) != keys.of_student_prompt(plain)) == seen
     assert set(keys.of_prompts(replace(plain, tutor="T"))) == {*keys.of_prompts(plain), "tutor"}
-    assert set(asdict(plain)) == {*keys.of_prompts(plain), "tutor", "refine", "answer_form"}
+    assert set(asdict(plain)) == {*keys.of_prompts(plain), "tutor", "refine", "answer_form", "thinking"}
 
 
 @pytest.mark.slow
