@@ -207,10 +207,12 @@ def _prompts(r: Recipe) -> Lines:
     own = r.prompts
     wrong = list(faults(own.wording, own.tutor, own.refine, own.answer_form))
     yield from (f"prompts.{key}: {what}" for key, what in wrong)
-    if wrong or own.answer_form == BOX:  # every verifier that comes with the package reads the box
+    if wrong:
         return
     for key, problems in _with_verifiers(r).items():
         spec = r.judge(problems)
+        if own.answer_form == BOX and parts(spec)[0] != CODE:  # all others that come with the package read the box
+            continue
         wrong_form = wrong_with(spec)
         if wrong_form is None and parts(spec)[0] in VERIFIERS:
             verifier = verifier_for(spec)
