@@ -83,14 +83,25 @@ def select(model: nn.Module, wanted: Wanted = AUTO, name: str = "the model") -> 
         UserError: a regular expression that is none, or a wish or a name in a list that hits nothing.
     """
     linear = linear_layers(model)
+    targets = choose(wanted, linear, linear if isinstance(wanted, str) else _nameable(model), name)
+    names = [module for module, _ in model.named_modules()]
+    return Selection(targets, _short(targets, names, wanted), _left_out(model, targets))
+
+
+def choose(wanted: Wanted, linear: Sizes, nameable: Sizes, name: str) -> Sizes:
+    """The layers that `wanted` means, of names and sizes alone: `linear` as `linear_layers` gives them, and `nameable`,
+    which a list may name. Needs no torch.
+
+    Raises:
+        UserError: see `select`.
+    """
     if isinstance(wanted, str):
         targets = _by_text(wanted, linear, name)
     else:
-        targets = _by_names(wanted, _nameable(model), linear, name)
+        targets = _by_names(wanted, nameable, linear, name)
     if not targets:
         raise _nothing(f"{name} has no linear layer in its language model", linear)
-    names = [module for module, _ in model.named_modules()]
-    return Selection(targets, _short(targets, names, wanted), _left_out(model, targets))
+    return targets
 
 
 def _by_text(wanted: str, linear: Sizes, name: str) -> Sizes:
