@@ -21,7 +21,10 @@ def table() -> dict[str, dict[str, dict[str, Any]]]:
     """Of each family, for the keys that the families read."""
     code = "".join(path.read_text(encoding="utf-8") for path in sorted(NAMES.parent.glob("*.py")))
     read = set(re.findall(r'"([a-z_0-9A-Z]+)"', code))
-    return {family: _of(CONFIG_MAPPING[family], read) for family in sorted(FAMILIES.keys() | TOWERS.keys() | {family for family, _ in TOWERS.values()})}
+    return {
+        family: _of(CONFIG_MAPPING[family], read)
+        for family in sorted(FAMILIES.keys() | TOWERS.keys() | {family for family, _ in TOWERS.values()})
+    }
 
 
 def _of(config: Any, read: set[str]) -> dict[str, dict[str, Any]]:

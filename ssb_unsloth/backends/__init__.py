@@ -3,7 +3,7 @@ changes every month.
 
     load_sampler     vllm, server, transformers_sampler; all offer what `sampler.Sampler` says
     TrainingBackend  unsloth, transformers
-    and beside them  chat_template, control_tokens, adapters, sources, wrapped: what rendering and loading take
+    and beside them  chat_template, control_tokens, adapters, classes, sources, wrapped: what rendering and loading take
 
 What is heavy is imported by the two doors above, when they are called.
 

@@ -9,8 +9,8 @@ Shapes: H hidden, L layers, V vocabulary, Q and KV the widths of all query heads
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +20,12 @@ from ..errors import UserError
 from ..io.files import local, read_object
 from ..pocket import MODEL_DIR, is_pocket
 from ..recipe.schema import ModelConfig
-from . import hub
+from . import counted, hub
 from .families import FAMILIES, family_of
 from .families.config import SIZES, Config
-from .families.parts import Decoder, Layer
+from .families.parts import Decoder, Layer, Linear
 from .families.towers import tower
-from .lora_targets import Sizes, choose
+from .lora_targets import Sizes, choose, last
 from .positions import longest
 
 SHIPPED = Path(__file__).with_name("geometries.json")
@@ -69,7 +69,7 @@ class Geometry:
         """Inputs and outputs of each linear layer of the blocks and beside them, by its full name; not the head."""
         return {name: (x.inputs, x.outputs) for name, x in self._linears()}
 
-    def _linears(self) -> Iterator[tuple[str, Any]]:
+    def _linears(self) -> Iterator[tuple[str, Linear]]:
         root, blocks = self.root, self.decoder.blocks
         for i, layer in enumerate(self.decoder.layers):
             for linear in layer.linears:
@@ -82,7 +82,7 @@ class Geometry:
         return self.language or self.decoder.root
 
     @cached_property
-    def I(self) -> int:  # noqa: E741, E743
+    def I(self) -> int:  # noqa: E743
         """The widest that a layer computes with for a token."""
         return max((layer.I for layer in self.layers), default=0)
 
@@ -119,30 +119,32 @@ class Geometry:
         Raises:
             UserError: they hit nothing, or are no names.
         """
-        head = {} if self.tied else {"lm_head": (self.H, self.V)}
+        ends = {f"{self.root}.embed_tokens": (self.V, self.H), "lm_head": (self.H, self.V)}
         linears = list(self._linears())
         plain = {name: (x.inputs, x.outputs) for name, x in linears if x.plain}
-        return choose(wanted, plain, {**self.linear_layers, **head}, self.name)
+        return choose(wanted, plain, {**self.linear_layers, **ends}, self.name)
 
     def lora_parameters(self, r: int, modules: str | Sequence[str]) -> int:
         """r x (inputs + outputs) for each layer that is hit."""
         return sum(r * (a + b) for a, b in self.targets(modules).values())
 
+    def hit(self, wanted: str | Sequence[str]) -> dict[str, int]:
+        """How many layers of each last name these are."""
+        return dict(Counter(last(name) for name in self.targets(wanted)))
+
     def left_out(self, wanted: str | Sequence[str]) -> dict[str, int]:
         """What LoRA does not stand on, in words, and its parameters; without embeddings, norms and convolutions."""
-        hit, left = self.targets(wanted), Counter[str]()
-        counts = Counter[str]()
+        hit, left = self.targets(wanted), defaultdict[str, list[int]](list)
         for name, linear in self._linears():
             if name not in hit:
-                last = name.rpartition(".")[2]
-                last += "" if linear.plain else " (left to its layer)"
-                counts[last] += 1
-                left[last] += linear.parameters
-        said = {f"{counts[last]:,} x {last}": n for last, n in left.items()}
+                left[last(name) + ("" if linear.plain else " (router, or read by a kernel)")].append(linear.parameters)
+        said = {f"{len(counts):,} x {name}": sum(counts) for name, counts in left.items()}
         experts = [(n, e) for layer, n in self.layers.items() for e in layer.experts]
         if experts:
-            said["the experts (one tensor a layer)"] = sum(n * e.count * e.each for n, e in experts)
-        said["the head"] = self.V * self.H
+            number = sum(n for n, _ in experts)
+            said[f"{number:,} x experts in one tensor"] = sum(n * e.count * e.each for n, e in experts)
+        if "lm_head" not in hit:
+            said["the head"] = self.V * self.H
         if self.tower:
             said["the tower"] = self.tower
         return said
@@ -200,37 +202,53 @@ def from_config(config: dict[str, Any], name: str) -> Geometry:
     values = {**config, **(inner or {})}
     if inner is not None and "model_type" not in inner:
         values["model_type"] = f"{config.get('model_type', '')}_text"
-    named = str(values.get("model_type", ""))
-    c = Config({**values, "model_type": family_of(named)}, name, nested=inner is not None)
-    how: How = "family"
-    if c.family not in FAMILIES:
-        how = "llama"
-        missing = [key for key in SIZES if c.get(key) is None]
-        if missing:
-            raise UserError(f"The config.json of {name} lacks {', '.join(missing)}: no decoder that SSB can plan for.")
-        c = Config({**values, "model_type": "llama"}, name)
-    try:
-        shape = FAMILIES[c.family](c)
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        raise UserError(f"The config.json of {name} describes no decoder that SSB can plan for: {error}.") from None
-    outer = Config(config, name)
+    c = Config({**values, "model_type": family_of(str(values.get("model_type", "")))}, name, nested=inner is not None)
     whole = inner is not None or any(isinstance(config.get(key), dict) for key in TOWERS)
+    beside = tower(config, c.H, name) if whole else 0
+    how: How = "family"
+    if c.family in FAMILIES:
+        shape = _decoder(FAMILIES[c.family], c)
+    elif counted.countable() and (found := counted.count(config, c)) is not None:
+        (shape, beside), how = found, "modules"
+    else:
+        how, c = "llama", _as_llama(values, name)
+        shape = _decoder(FAMILIES["llama"], c)
+    outer = Config(config, name)
+    known = c.get("max_position_embeddings") if how == "family" else None
     return Geometry(
-        family=named,
+        family=str(values.get("model_type", "")),
         H=c.H,
         V=c.size("vocab_size"),
         decoder=shape,
         tied=outer.tied if outer.has("tie_word_embeddings") else c.tied,
-        longest=longest(values, c.get("max_position_embeddings") if how == "family" else None),
-        tower=tower(config, c.H, name) if whole else 0,
+        longest=longest(values, known),
+        tower=beside,
         how=how,
-        language="model.language_model" if whole else "",
+        language="model.language_model" if whole and how == "family" else "",
         name=name,
     )
 
 
 INNER = ("text_config", "llm_config", "language_config")
 TOWERS = ("vision_config", "audio_config")
+
+
+def _decoder(family: Callable[[Config], Decoder], c: Config) -> Decoder:
+    try:
+        shape = family(c)
+        if shape.layers:
+            return shape
+        error: object = "it has no layers"
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as what:
+        error = what
+    raise UserError(f"The config.json of {c.name} describes no decoder that SSB can plan for: {error}.")
+
+
+def _as_llama(values: dict[str, Any], name: str) -> Config:
+    missing = [key for key in SIZES if key not in values and Config(values, name).get(key) is None]
+    if missing:
+        raise UserError(f"The config.json of {name} lacks {', '.join(missing)}: no decoder that SSB can plan for.")
+    return Config({**values, "model_type": "llama"}, name)
 
 
 def shipped(name: str) -> dict[str, Any] | None:

@@ -45,7 +45,7 @@ class Selection:
     @property
     def kinds(self) -> dict[str, int]:
         """How many layers of each last name."""
-        return dict(Counter(map(_last, self.targets)))
+        return dict(Counter(map(last, self.targets)))
 
     def parameters(self, r: int, dora: bool = False) -> int:
         """Trained ones at this rank: r x (inputs + outputs) a layer, and with DoRA a magnitude for each output."""
@@ -58,7 +58,7 @@ def linear_layers(model: nn.Module) -> Sizes:
 
     Quantized layers and GPT-2's Conv1D are linear; experts that are one tensor of three dimensions are no layers.
     """
-    layers, language = _layers(model), _language(model)
+    layers, language = multiplied(model), language_part(model)
     return {n: sizes for n, sizes in layers.items() if language(n) and not (_routes(n, sizes) or _scans(model, n))}
 
 
@@ -95,10 +95,7 @@ def choose(wanted: Wanted, linear: Sizes, nameable: Sizes, name: str) -> Sizes:
     Raises:
         UserError: see `select`.
     """
-    if isinstance(wanted, str):
-        targets = _by_text(wanted, linear, name)
-    else:
-        targets = _by_names(wanted, nameable, linear, name)
+    targets = _by_text(wanted, linear, name) if isinstance(wanted, str) else _by_names(wanted, nameable, linear, name)
     if not targets:
         raise _nothing(f"{name} has no linear layer in its language model", linear)
     return targets
@@ -108,9 +105,9 @@ def _by_text(wanted: str, linear: Sizes, name: str) -> Sizes:
     if wanted == ALL:
         return linear
     if wanted == AUTO:
-        seven = {n: sizes for n, sizes in linear.items() if _last(n) in SEVEN}
-        whole = {*map(_last, seven)} == {*SEVEN}
-        attended = {_block(n) for n in seven if _last(n) == "q_proj"}
+        seven = {n: sizes for n, sizes in linear.items() if last(n) in SEVEN}
+        whole = {*map(last, seven)} == {*SEVEN}
+        attended = {_block(n) for n in seven if last(n) == "q_proj"}
         return seven if whole and {_block(n) for n in linear} == attended else linear
     try:
         pattern = re.compile(wanted)
@@ -131,7 +128,7 @@ def _by_names(wanted: Sequence[str], nameable: Sizes, linear: Sizes, name: str) 
 
 def _nothing(what: str, linear: Sizes) -> UserError:
     example = f" (in full, as {next(iter(linear))})" if linear else ""
-    return UserError(f"{KEY}: {what}; its layers are {spell(Counter(map(_last, linear)))}{example}. {_choices()}.")
+    return UserError(f"{KEY}: {what}; its layers are {spell(Counter(map(last, linear)))}{example}. {_choices()}.")
 
 
 def _choices() -> str:
@@ -143,7 +140,7 @@ def spell(kinds: dict[str, int]) -> str:
     return ", ".join(f"{count:,} x {kind}" for kind, count in kinds.items()) or "none"
 
 
-def _last(name: str) -> str:
+def last(name: str) -> str:
     """The last part of a name that is a word: of `mlp.0` it is both."""
     parts = name.split(".")
     words = [place for place, part in enumerate(parts) if not part.isdigit()]
@@ -160,7 +157,7 @@ def _block(name: str) -> str:
     return found[0] if found else ""
 
 
-def _layers(model: nn.Module) -> Sizes:
+def multiplied(model: nn.Module) -> Sizes:
     """All that multiply by a matrix, the head among them."""
     found: Sizes = {}
     for name, module in model.named_modules():
@@ -184,14 +181,14 @@ def _nameable(model: nn.Module) -> Sizes:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Embedding)
     }
-    language, head = _language(model), _head(model)
-    found = {**_layers(model), **embeddings}
+    language, head = language_part(model), _head(model)
+    found = {**multiplied(model), **embeddings}
     return {
         name: found[name] for name, _ in model.named_modules() if name in found and (language(name) or name == head)
     }
 
 
-def _language(model: nn.Module) -> Any:
+def language_part(model: nn.Module) -> Any:
     """Whether a module's name is one of the decoder's, and not of a tower in it, nor the head's."""
     decoder, head = _decoder(model), _head(model)
 
@@ -226,14 +223,14 @@ def _routes(name: str, sizes: tuple[int, int]) -> bool:
 def _scans(model: nn.Module, name: str) -> bool:
     """A matrix of a Mamba layer that its kernel takes itself."""
     mixer = model.get_submodule(name.rpartition(".")[0])
-    return _last(name) != "in_proj" and hasattr(mixer, "A_log") and hasattr(mixer, "D")
+    return last(name) != "in_proj" and hasattr(mixer, "A_log") and hasattr(mixer, "D")
 
 
 def _short(targets: Sizes, names: list[str], wanted: Wanted) -> list[str]:
     """The recipe's own list, or last names, where PEFT would find the same by them in the whole model."""
     own = [] if isinstance(wanted, str) else list(wanted)
-    last = list(dict.fromkeys(map(_last, targets)))
-    in_order = [name for name in SEVEN if name in last] + [name for name in last if name not in SEVEN]
+    words = list(dict.fromkeys(map(last, targets)))
+    in_order = [name for name in SEVEN if name in words] + [name for name in words if name not in SEVEN]
     for endings in (own, in_order):
         if {name for name in names if any(_ends(name, ending) for ending in endings)} == targets.keys():
             return endings
@@ -242,7 +239,7 @@ def _short(targets: Sizes, names: list[str], wanted: Wanted) -> list[str]:
 
 def _left_out(model: nn.Module, targets: Sizes) -> dict[str, int]:
     """Linear layers, fused experts and towers that are not trained, and their parameters."""
-    language, head, layers = _language(model), _head(model), _layers(model)
+    language, head, layers = language_part(model), _head(model), multiplied(model)
     groups: dict[str, list[int]] = {}
     for name, module in model.named_modules():
         own = list(_own_parameters(module))
@@ -267,8 +264,8 @@ def _of_layer(model: nn.Module, name: str, sizes: tuple[int, int], language: boo
     if not language:
         return _of_tower(name)
     if _routes(name, sizes):
-        return _last(name) if "router" in _last(name) else f"{_last(name)} (router)"
-    return f"{_last(name)} (read by Mamba's kernel)" if _scans(model, name) else _last(name)
+        return last(name) if "router" in last(name) else f"{last(name)} (router)"
+    return f"{last(name)} (read by Mamba's kernel)" if _scans(model, name) else last(name)
 
 
 def _of_tower(name: str) -> str:

@@ -1,16 +1,13 @@
 """The families' arithmetic against transformers' own models, built without memory: parameters, linear layers by name,
 which of them LoRA hits, experts that are idle; then what is not known, and what a config may be wrong in."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
-from ssb_unsloth.errors import UserError
 from ssb_unsloth.machine import lora_targets
 from ssb_unsloth.machine.families import FAMILIES
-from ssb_unsloth.machine.families.config import NAMES
 from ssb_unsloth.machine.geometry import from_config
 
 ROOT = Path(__file__).parents[2]

@@ -49,7 +49,7 @@ class Config:
             UserError: it is none, or is not there and has no `otherwise`.
         """
         value = self.get(key)
-        if value is None:
+        if value is None and (otherwise is not None or key not in self.values):
             if otherwise is None:
                 raise UserError(f"The config.json of {self.name} lacks {key}: no decoder that SSB can plan for.")
             return otherwise
@@ -96,7 +96,9 @@ class Config:
         """Numbers of layers."""
         value = self.get(key) or []
         if not isinstance(value, list) or any(type(place) is not int for place in value):
-            raise UserError(f"The config.json of {self.name}: {key} is {str(value)[:40]!r}; expected numbers of layers.")
+            raise UserError(
+                f"The config.json of {self.name}: {key} is {str(value)[:40]!r}; expected numbers of layers."
+            )
         return value
 
     # What nearly all have
@@ -109,7 +111,7 @@ class Config:
         return self.size("num_hidden_layers")
 
     @property
-    def I(self) -> int:  # noqa: E741, E743
+    def I(self) -> int:  # noqa: E743
         return self.size("intermediate_size")
 
     @property

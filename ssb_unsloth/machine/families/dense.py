@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .config import Config
 from .parts import GATED, QKV, Decoder, Layer, attention, feed_forward, other
@@ -38,6 +39,7 @@ class Row:
     head_bias: bool = False
     positions: int | None = None
     wide: str = "intermediate_size"  # the key of the feed-forward's width, 4 H where it is null
+    grouped: bool = True  # queries share keys, as num_key_value_heads says
     more: int = 0  # norms of width H beside the blocks
     scalars: int = 0  # single parameters in each block
     sinks: bool = False  # one for each head
@@ -45,12 +47,18 @@ class Row:
     blocks: str = "layers"
 
 
-
 TWO = ("up_proj", "down_proj")
 H_TO_4H = ("dense_h_to_4h", "dense_4h_to_h")
-ALL = {"bias": True, "out_bias": True, "mlp_bias": True}
-PLAIN = {"bias": False, "out_bias": False}
-GPT = {"biased": True, "mlp_bias": True, "root": "transformer", "blocks": "h", "wide": "n_inner"}
+ALL: dict[str, Any] = {"bias": True, "out_bias": True, "mlp_bias": True}
+PLAIN: dict[str, Any] = {"bias": False, "out_bias": False}
+GPT: dict[str, Any] = {
+    "grouped": False,
+    "biased": True,
+    "mlp_bias": True,
+    "root": "transformer",
+    "blocks": "h",
+    "wide": "n_inner",
+}
 LLAMA = Row(mlp_bias="mlp_bias")
 GLM = Row(bias="attention_bias", out_bias=False, fused=True, mlp=("gate_up_proj", "down_proj"))
 GPT2 = Row(("c_attn",), "c_proj", "attn", ("c_fc", "c_proj"), positions=0, bias=True, out_bias=True, **GPT)
@@ -89,9 +97,7 @@ ROWS = {
     "nemotron": Row(mlp=TWO, biased=True, mlp_bias="mlp_bias"),
     "jais2": Row(mlp=TWO, biased=True, mlp_bias="mlp_bias"),
     "nanochat": Row(mlp=("fc1", "fc2"), norms=0, last=0),
-    "starcoder2": Row(
-        mlp=("c_fc", "c_proj"), biased=True, bias="use_bias", out_bias="use_bias", mlp_bias="use_bias"
-    ),
+    "starcoder2": Row(mlp=("c_fc", "c_proj"), biased=True, bias="use_bias", out_bias="use_bias", mlp_bias="use_bias"),
     "stablelm": Row(biased=True, bias="use_qkv_bias", out_bias=False),
     "phi": Row(out="dense", mlp=("fc1", "fc2"), norms=1, biased=True, head_bias=True, **ALL),
     "phi3": Row(("qkv_proj",), mlp=("gate_up_proj", "down_proj"), fused=True, **PLAIN),
@@ -100,28 +106,57 @@ ROWS = {
     "gpt2": GPT2,
     "gpt_bigcode": GPT2,
     "gpt_neo": Row(
-        QKV, "out_proj", "attn.attention", ("c_fc", "c_proj"), positions=0, bias=False, out_bias=True,
+        QKV,
+        "out_proj",
+        "attn.attention",
+        ("c_fc", "c_proj"),
+        positions=0,
+        bias=False,
+        out_bias=True,
         **{**GPT, "wide": "intermediate_size"},
     ),
     "gptj": GPTJ,
     "codegen": Row(("qkv_proj",), "out_proj", "attn", ("fc_in", "fc_out"), norms=1, head_bias=True, **PLAIN, **GPT),
     "gpt_neox": Row(
-        ("query_key_value",), "dense", "attention", H_TO_4H, biased=True, mlp_bias=True, root="gpt_neox"
+        ("query_key_value",), "dense", "attention", H_TO_4H, grouped=False, biased=True, mlp_bias=True, root="gpt_neox"
     ),
     "bloom": Row(
-        ("query_key_value",), "dense", "self_attention", H_TO_4H, bias=True, out_bias=True, more=1,
+        ("query_key_value",),
+        "dense",
+        "self_attention",
+        H_TO_4H,
+        bias=True,
+        out_bias=True,
+        more=1,
         **{**GPT, "wide": ""},
     ),
     "persimmon": Row(
-        ("query_key_value",), "dense", mlp=H_TO_4H, biased=True, head_norms="dim", head_norms_key="qk_layernorm",
-        head_norms_biased=True, **ALL,
+        ("query_key_value",),
+        "dense",
+        mlp=H_TO_4H,
+        grouped=False,
+        biased=True,
+        head_norms="dim",
+        head_norms_key="qk_layernorm",
+        head_norms_biased=True,
+        **ALL,
     ),
     "mpt": Row(
-        ("Wqkv",), "out_proj", "attn", TWO, "ffn.", **PLAIN, root="transformer", blocks="blocks", wide=""
+        ("Wqkv",), "out_proj", "attn", TWO, "ffn.", grouped=False, **PLAIN, root="transformer", blocks="blocks", wide=""
     ),
     "opt": Row(
-        QKV, "out_proj", mlp=("fc1", "fc2"), mlp_under="", biased=True, bias="enable_bias", out_bias="enable_bias",
-        mlp_bias="enable_bias", positions=2, wide="ffn_dim", root="model.decoder",
+        QKV,
+        "out_proj",
+        mlp=("fc1", "fc2"),
+        mlp_under="",
+        grouped=False,
+        biased=True,
+        bias="enable_bias",
+        out_bias="enable_bias",
+        mlp_bias="enable_bias",
+        positions=2,
+        wide="ffn_dim",
+        root="model.decoder",
     ),
 }
 
@@ -138,22 +173,20 @@ def decoder(c: Config, row: Row | None = None) -> Decoder:
 
 def attending(c: Config, row: Row) -> Layer:
     """The attention of a block, with what it normalizes."""
-    Q, KV = c.Q, key_width(c)
+    Q, KV = c.Q, _key_width(c, row)
     part = attention(
         c.H, Q, KV, under=row.under, names=row.qkv, out=row.out, bias=said(c, row.bias), out_bias=said(c, row.out_bias)
     )
-    if c.family == "gpt_bigcode" or not row.head_norms:
-        return part + other(c.heads if row.sinks else 0)
     norms = {"": 0, "dim": 2 * c.head_dim, "width": Q + KV, "heads": Q + KV}[row.head_norms]
     if row.head_norms_key and not c.flag(row.head_norms_key):
         norms = 0
     return part + other(norms * (2 if row.head_norms_biased else 1) + (c.heads if row.sinks else 0))
 
 
-def key_width(c: Config) -> int:
-    if c.family == "gpt_bigcode":
-        return c.head_dim if c.flag("multi_query", True) else c.Q
-    return c.KV
+def _key_width(c: Config, row: Row) -> int:
+    if c.family == "gpt_bigcode" and c.flag("multi_query"):
+        return c.head_dim
+    return c.KV if row.grouped else c.Q
 
 
 def _feed_forward(c: Config, row: Row) -> Layer:
@@ -188,8 +221,14 @@ def falcon(c: Config) -> Decoder:
     heads = c.size("num_kv_heads", c.heads) if new else 1 if c.flag("multi_query") else c.heads
     bias, wide = c.flag("bias"), c.size("ffn_hidden_size", 4 * c.H)
     part = attention(
-        c.H, c.H, heads * (c.H // c.heads), under="self_attention", names=("query_key_value",), out="dense",
-        bias=bias, out_bias=bias,
+        c.H,
+        c.H,
+        heads * (c.H // c.heads),
+        under="self_attention",
+        names=("query_key_value",),
+        out="dense",
+        bias=bias,
+        out_bias=bias,
     )
     two = c.size("num_ln_in_parallel_attn", 2) == 2 if new else not parallel
     layer = part + feed_forward(c.H, wide, H_TO_4H, bias=bias) + other(2 * c.H * (2 if two else 1))

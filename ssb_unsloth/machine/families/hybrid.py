@@ -9,8 +9,19 @@ from .sparse import QWEN, QWEN_SHARED, SHARED_MLP, Sparse, routed
 
 
 def _mamba2(
-    c: Config, heads: int, width: int, groups: int, state: int, *, under: str, conv: int,
-    conv_bias: bool, bias: bool = False, out_bias: bool | None = None, norm: bool = True, wanted: int | None = None,
+    c: Config,
+    heads: int,
+    width: int,
+    groups: int,
+    state: int,
+    *,
+    under: str,
+    conv: int,
+    conv_bias: bool,
+    bias: bool = False,
+    out_bias: bool | None = None,
+    norm: bool = True,
+    wanted: int | None = None,
 ) -> Layer:
     """One mixer: `heads` of `width`; B and C in `groups` of `state`."""
     inner = heads * width if wanted is None else wanted
@@ -30,8 +41,17 @@ def _named(c: Config, under: str, norm: bool = True) -> Layer:
     width = inner // heads if c.get("mamba_d_head") in (None, "auto") else c.size("mamba_d_head")
     bias = c.flag("mamba_proj_bias")
     return _mamba2(
-        c, heads, width, c.size("mamba_n_groups"), c.size("mamba_d_state"), under=under, norm=norm, wanted=inner,
-        conv=c.size("mamba_d_conv"), conv_bias=c.flag("mamba_conv_bias"), bias=bias,
+        c,
+        heads,
+        width,
+        c.size("mamba_n_groups"),
+        c.size("mamba_d_state"),
+        under=under,
+        norm=norm,
+        wanted=inner,
+        conv=c.size("mamba_d_conv"),
+        conv_bias=c.flag("mamba_conv_bias"),
+        bias=bias,
         out_bias=c.flag("projectors_bias") if c.family == "falcon_h1" else bias,
     )
 
@@ -72,20 +92,27 @@ def nemotron_h(c: Config) -> Decoder:
     two, bias = ("up_proj", "down_proj"), c.flag("mlp_bias")
     mixers = {
         "mamba": _mamba2(
-            c, c.size("mamba_num_heads"), c.size("mamba_head_dim"), c.size("n_groups"), c.size("ssm_state_size"),
-            under="mixer", conv=c.size("conv_kernel"), conv_bias=c.flag("use_conv_bias"), bias=c.flag("use_bias"),
+            c,
+            c.size("mamba_num_heads"),
+            c.size("mamba_head_dim"),
+            c.size("n_groups"),
+            c.size("ssm_state_size"),
+            under="mixer",
+            conv=c.size("conv_kernel"),
+            conv_bias=c.flag("use_conv_bias"),
+            bias=c.flag("use_bias"),
         ),
         "attention": attention(c.H, c.Q, c.KV, under="mixer"),
         "mlp": feed_forward(c.H, c.size("intermediate_size", 1), two, under="mixer.", bias=bias),
         "moe": experts(c.H, each, count, min(count, used), under="mixer.experts", matrices=2, router=count * c.H)
         + feed_forward(c.H, wide, two, under="mixer.shared_experts.", bias=bias),
     }
-    pattern = c.get("hybrid_override_pattern")
-    letters = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
-    kinds = c.each("layers_block_type", c.size("num_hidden_layers", len(c.get("layers_block_type") or [])))
+    mixers |= {"linear_attention": mixers["mamba"], "full_attention": mixers["attention"]}
+    kinds, pattern = c.get("layers_block_type"), c.get("hybrid_override_pattern")
     if kinds is None and isinstance(pattern, str):
-        kinds = [letters.get(letter) for letter in pattern]
-    return Decoder(tuple(c.one_of(mixers, kind, "layers_block_type") + other(c.H) for kind in kinds or []), c.H)
+        kinds = [{"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}.get(letter) for letter in pattern]
+    kinds = kinds if isinstance(kinds, list) else ["mamba", "moe", "attention", "mlp"]
+    return Decoder(tuple(c.one_of(mixers, kind, "layers_block_type") + other(c.H) for kind in kinds), c.H)
 
 
 def qwen3_next(c: Config) -> Decoder:
@@ -99,7 +126,9 @@ def qwen3_next(c: Config) -> Decoder:
     linears = [Linear(f"linear_attn.{name}", c.H, n) for name, n in outputs.items()]
     linears.append(Linear("linear_attn.out_proj", values, c.H))
     mixes = Layer(
-        tuple(linears), other=2 * heads + (2 * keys + values) * kernel + width, I=2 * (keys + values),
+        tuple(linears),
+        other=2 * heads + (2 * keys + values) * kernel + width,
+        I=2 * (keys + values),
         state=heads * width * c.size("linear_key_head_dim") + (2 * keys + values) * kernel,
     )
     bias = c.flag("attention_bias")
@@ -121,7 +150,9 @@ def lfm2(c: Config) -> Decoder:
     bias, kernel = c.flag("conv_bias"), c.size("conv_L_cache")
     mixes = Layer(
         (Linear("conv.in_proj", c.H, 3 * c.H, bias), Linear("conv.out_proj", c.H, c.H, bias)),
-        other=c.H * (kernel + bias), I=2 * c.H, state=c.H * kernel,
+        other=c.H * (kernel + bias),
+        I=2 * c.H,
+        state=c.H * kernel,
     )
     attends = attention(c.H, c.Q, c.KV, out="out_proj") + other(2 * c.head_dim)
     wide = c.I
@@ -140,15 +171,20 @@ def lfm2(c: Config) -> Decoder:
         full = c.places("full_attn_idxs") if c.get("full_attn_idxs") is not None else list(range(c.L))
         kinds = ["a" if i in full else "c" for i in range(c.L)]
     return Decoder(
-        tuple((attends if _attends(k) else mixes) + (plain if i < first else sparse) + other(2 * c.H)
-              for i, k in enumerate(kinds)),
+        tuple(
+            (attends if _attends(k) else mixes) + (plain if i < first else sparse) + other(2 * c.H)
+            for i, k in enumerate(kinds)
+        ),
         c.H,
     )
 
 
 def _mamba1(c: Config, expand: int, state: int, kernel: int, rank: int, under: str, norms: bool) -> Layer:
     inner = expand
-    bias, conv_bias = c.flag("use_bias") or c.flag("mamba_proj_bias"), c.flag("use_conv_bias") or c.flag("mamba_conv_bias")
+    bias, conv_bias = (
+        c.flag("use_bias") or c.flag("mamba_proj_bias"),
+        c.flag("use_conv_bias") or c.flag("mamba_conv_bias"),
+    )
     linears = (
         Linear(f"{under}.in_proj", c.H, 2 * inner, bias),
         Linear(f"{under}.x_proj", inner, rank + 2 * state, plain=False),
@@ -168,8 +204,15 @@ def mamba(c: Config) -> Decoder:
 
 def mamba2(c: Config) -> Decoder:
     layer = _mamba2(
-        c, c.size("num_heads"), c.size("head_dim"), c.size("n_groups"), c.size("state_size"), under="mixer",
-        conv=c.size("conv_kernel"), conv_bias=c.flag("use_conv_bias"), bias=c.flag("use_bias"),
+        c,
+        c.size("num_heads"),
+        c.size("head_dim"),
+        c.size("n_groups"),
+        c.size("state_size"),
+        under="mixer",
+        conv=c.size("conv_kernel"),
+        conv_bias=c.flag("use_conv_bias"),
+        bias=c.flag("use_bias"),
     )
     return Decoder((layer + other(c.H),) * c.L, c.H, root="backbone")
 

@@ -30,8 +30,11 @@ def gemma3n(c: Config) -> Decoder:
     embedding = c.size("vocab_size_per_layer_input") * c.L * own
     outer = (
         Linear("per_layer_model_projection", c.H, c.L * own),
-        *(Linear(f"altup_{kind}.{i}", c.H, c.H) for kind in ("projections", "unembed_projections")
-          for i in range(streams - 1)),
+        *(
+            Linear(f"altup_{kind}.{i}", c.H, c.H)
+            for kind in ("projections", "unembed_projections")
+            for i in range(streams - 1)
+        ),
     )
     return Decoder(tuple(layers), c.H + embedding + own, outer=outer)
 

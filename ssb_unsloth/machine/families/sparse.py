@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .config import Config
-from .dense import Row, attending
+from .dense import Bias, Row, attending, said
 from .latent import latent_attention
 from .parts import Decoder, Layer, Linear, experts, feed_forward, other
+
+COMMON = Row()
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Sparse:
     dense_first: the key of how many blocks at the beginning have a plain feed-forward.
     """
 
-    block: Row = Row()
+    block: Row = COMMON
     count: str = "num_local_experts"
     used: str = "num_experts_per_tok"
     wide: str = "intermediate_size"
@@ -38,15 +41,24 @@ class Sparse:
     dense_first: str = ""
     correction: bool = False  # a parameter for each expert beside the router
     latent: bool = False
+    head_bias: Bias = False
 
 
-SHARED_MLP = {"shared": "shared_mlp.", "shared_names": ("input_linear", "output_linear"), "shared_fused": True}
+SHARED_MLP: dict[str, Any] = {
+    "shared": "shared_mlp.",
+    "shared_names": ("input_linear", "output_linear"),
+    "shared_fused": True,
+}
 SHARED_MLP |= {"shared_wide": "shared_intermediate_size"}
-SHARED = {"shared": "mlp.shared_experts.", "shared_count": "n_shared_experts", "dense_first": "first_k_dense_replace"}
-QWEN = {"count": "num_experts", "wide": "moe_intermediate_size"}
-QWEN_SHARED = {"shared": "mlp.shared_expert.", "shared_wide": "shared_expert_intermediate_size"}
+SHARED: dict[str, Any] = {
+    "shared": "mlp.shared_experts.",
+    "shared_count": "n_shared_experts",
+    "dense_first": "first_k_dense_replace",
+}
+QWEN: dict[str, Any] = {"count": "num_experts", "wide": "moe_intermediate_size"}
+QWEN_SHARED: dict[str, Any] = {"shared": "mlp.shared_expert.", "shared_wide": "shared_expert_intermediate_size"}
 QWEN_SHARED |= {"gate": "mlp.shared_expert_gate"}
-ROUTED = {"count": "n_routed_experts", "wide": "moe_intermediate_size", **SHARED}
+ROUTED: dict[str, Any] = {"count": "n_routed_experts", "wide": "moe_intermediate_size", **SHARED}
 PLAIN = Row(bias=False, out_bias=False)
 OLMOE = Row(head_norms="width")
 
@@ -63,13 +75,18 @@ ROWS = {
     "phimoe": Sparse(Row(biased=True), linear_router="mlp.router"),
     "glm4_moe": Sparse(Row(out_bias=False, head_norms="dim", head_norms_key="use_qk_norm"), **ROUTED),
     "dots1": Sparse(Row(head_norms="dim"), **ROUTED),
-    "deepseek_v2": Sparse(latent=True, **ROUTED),
+    "deepseek_v2": Sparse(Row(mlp_bias="mlp_bias"), latent=True, **ROUTED),
     "deepseek_v3": Sparse(latent=True, **ROUTED),
     "ernie4_5_moe": Sparse(
         Row(bias="use_bias", out_bias="use_bias", mlp_bias="use_bias"),
-        count="moe_num_experts", used="moe_k", wide="moe_intermediate_size",
-        shared="mlp.shared_experts.", shared_count="moe_num_shared_experts", dense_first="moe_layer_start_index",
+        count="moe_num_experts",
+        used="moe_k",
+        wide="moe_intermediate_size",
+        shared="mlp.shared_experts.",
+        shared_count="moe_num_shared_experts",
+        dense_first="moe_layer_start_index",
         correction=True,
+        head_bias="use_bias",
     ),
 }
 
@@ -79,13 +96,9 @@ def decoder(c: Config) -> Decoder:
     row = ROWS[c.family]
     attended = latent_attention(c) if row.latent else attending(c, row.block)
     common = attended + other((4 if row.block.biased else 2) * c.H)
-    sparse, plain = common + routed(c, row), common + _plain(c)
+    sparse, plain = common + routed(c, row), common + feed_forward(c.H, c.I, bias=said(c, row.block.mlp_bias))
     layers = tuple(sparse if _is_sparse(c, row, i) else plain for i in range(c.L))
-    return Decoder(layers, c.H * (2 if row.block.biased else 1), head_bias=c.flag("lm_head_bias"))
-
-
-def _plain(c: Config) -> Layer:
-    return feed_forward(c.H, c.size("intermediate_size", 1), bias=c.flag("mlp_bias") and c.family == "deepseek_v2")
+    return Decoder(layers, c.H * (2 if row.block.biased else 1), head_bias=said(c, row.head_bias))
 
 
 def routed(c: Config, row: Sparse) -> Layer:
@@ -100,8 +113,9 @@ def routed(c: Config, row: Sparse) -> Layer:
     if not row.shared:
         return layer
     width = c.size(row.shared_wide, 0, 0) if row.shared_wide else wide * c.size(row.shared_count, 0, 0)
+    bias = said(c, row.block.mlp_bias)
     if width:
-        layer += feed_forward(c.H, width, row.shared_names, under=row.shared, fused=row.shared_fused)
+        layer += feed_forward(c.H, width, row.shared_names, under=row.shared, fused=row.shared_fused, bias=bias)
     return layer + Layer((Linear(row.gate, c.H, 1, plain=False),) if row.gate else ())
 
 
