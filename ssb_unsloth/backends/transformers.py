@@ -51,7 +51,8 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def load_model(model: ModelConfig) -> torch.nn.Module:
-    """The language model, or the larger one that it is a part of (classes.py), in the recipe's dtype and quantization, on the GPU where there is one.
+    """The language model, or the larger one that it is a part of (classes.py), in the recipe's dtype and quantization,
+    on the GPU where there is one.
 
     Raises:
         UserError: it cannot be loaded.
@@ -173,7 +174,7 @@ def save_merged(model: ModelConfig, adapter: Path | None, folder: Path, dtype: s
 
 def _copy_processor(model: ModelConfig, folder: Path) -> None:
     """What a checkpoint for pictures says of its input; vLLM does not load one without."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     for name in PROCESSORS:
         quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}

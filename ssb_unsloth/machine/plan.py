@@ -16,7 +16,7 @@ from . import hardware
 from .assumptions import ENVIRONMENT_BYTES, GIB, PEAK
 from .auto import KEPT_FREE_MIB
 from .cards import CARDS, Card, card_named
-from .findings import wrong_formats
+from .findings import wrong_formats, wrong_lengths
 from .geometry import Geometry, geometry, needs_gpu
 from .lora_targets import spell
 from .planner import Plan, Planner, StagePlan
@@ -30,7 +30,7 @@ def make_plan(recipe: Recipe, card: Card | None) -> Plan:
     """
     shape, source = geometry(recipe.model)
     plan = Planner(recipe, card, shape).plan(source)
-    plan.refused = [f"{said}: {fix}" for said, fix in wrong_formats(recipe, card)]
+    plan.refused = [f"{said}: {fix}" for said, fix in (*wrong_formats(recipe, card), *wrong_lengths(recipe))]
     for stage in plan.stages:
         if stage.fits is False:
             stage.advice = list(_advice(recipe, card, shape, stage.name))

@@ -26,12 +26,12 @@ def _linear(inputs: int, outputs: int) -> int:
 
 
 def siglip(c: Config, config: dict[str, Any], H: int) -> int:
-    """Gemma 3: SigLIP with its pooling head, one matrix and one norm."""
+    """Gemma 3: SigLIP, with its pooling head unless that is said to be left out; one matrix and one norm."""
     own, patch = c.H, c.size("patch_size")
     mlp = _linear(own, c.I) + _linear(c.I, own)
     embedded = _linear(c.size("num_channels") * patch**2, own) + (c.size("image_size") // patch) ** 2 * own
     layers = c.L * (2 * _norm(own) + 4 * _linear(own, own) + mlp)
-    pooled = own + 4 * _linear(own, own) + _norm(own) + mlp
+    pooled = own + 4 * _linear(own, own) + _norm(own) + mlp if c.flag("vision_use_head", True) else 0
     return embedded + layers + _norm(own) + pooled + own * H + own
 
 
