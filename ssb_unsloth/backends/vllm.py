@@ -80,6 +80,7 @@ def start(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool, 
             disable_log_stats=True,
             use_tqdm_on_load=False,
             seed=seed,
+            language_model_only=True,  # of a checkpoint for pictures too, whose tower nothing here feeds
             **{
                 "gpu_memory_utilization": float(config.gpu_memory_utilization),
                 **(_for_cpu(config) if _on_cpu() else {}),
