@@ -48,3 +48,13 @@ def auto_class(config: Any) -> Any:
     if whole is not None and not remote and (alone is None or own == whole):
         return AutoModelForImageTextToText
     return AutoModelForCausalLM
+
+
+def reads_pictures(model: ModelConfig) -> bool:
+    """Whether its class is one for pictures too; not so where its config cannot be had, which its loader will say."""
+    from transformers import AutoModelForImageTextToText
+
+    try:
+        return auto_class(config_of(model)) is AutoModelForImageTextToText
+    except (OSError, ValueError):
+        return False

@@ -24,6 +24,7 @@ from ..machine.hardware import here
 from ..prompts import Messages
 from ..recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
 from .chat_template import completion, render, stop_ids
+from .classes import reads_pictures
 from .sampler import Adapter, Completion, Keep, Request
 from .sources import check_rank, model_path
 from .transformers import load_generation_config, load_tokenizer, save_merged
@@ -80,9 +81,9 @@ def start(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool, 
             disable_log_stats=True,
             use_tqdm_on_load=False,
             seed=seed,
-            language_model_only=True,  # of a checkpoint for pictures too, whose tower nothing here feeds
             **{
                 "gpu_memory_utilization": float(config.gpu_memory_utilization),
+                **({"language_model_only": True} if reads_pictures(model) else {}),  # nothing here feeds its tower
                 **(_for_cpu(config) if _on_cpu() else {}),
                 **settings,
             },
