@@ -4,7 +4,7 @@ changes every month.
     load_sampler     vllm, server, transformers_sampler; all offer what `sampler.Sampler` says
     TrainingBackend  unsloth, transformers
     and beside them  template_choice, chat_template, rendered, thinking, control_tokens: what is asked, what a reply is;
-                     adapters, sources, wrapped: what loading takes
+                     adapters, classes, sources, wrapped: what loading takes
 
 What is heavy is imported by the two doors above, when they are called.
 

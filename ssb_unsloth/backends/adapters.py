@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..recipe.schema import ModelConfig
-from .sources import adapter_config, model_path, unloadable
+from .classes import auto_class, config_of
+from .sources import adapter_config, unloadable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -104,14 +105,13 @@ def _expected(model: ModelConfig, adapter: Path, key: str) -> Shapes:
 def _without_weights(model: str) -> nn.Module:
     """The model's modules alone. `model`: its ModelConfig as JSON."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     named = ModelConfig(**json.loads(model))
     trust = {"trust_remote_code": named.trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(model_path(named), revision=named.revision, **trust)
+        config = config_of(named)
         with torch.device("meta"):
-            empty: nn.Module = AutoModelForCausalLM.from_config(config, **trust)
+            empty: nn.Module = auto_class(config).from_config(config, **trust)
     except (OSError, ValueError) as error:
         raise unloadable(f"Model {named.name!r}", named, error) from None
     return empty

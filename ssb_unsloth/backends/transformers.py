@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +14,7 @@ from ..machine.lora_targets import select
 from ..recipe.schema import LoraConfig, ModelConfig
 from .adapters import assert_fits, merge
 from .chat_template import check_end, pad_id, stop_ids
+from .classes import auto_class, config_of
 from .sources import model_path, unloadable
 from .template_choice import choose_template
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     import peft
     import torch
     from transformers import PreTrainedTokenizerBase
+
+PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -47,19 +51,19 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def load_model(model: ModelConfig) -> torch.nn.Module:
-    """The causal language model, in the recipe's dtype and quantization, on the GPU where there is one.
+    """The language model, or the larger one that it is a part of (classes.py), in the recipe's dtype and quantization,
+    on the GPU where there is one.
 
     Raises:
         UserError: it cannot be loaded.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     hide_loading_bars()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, choose_model(model, here()).dtype)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto_class(config_of(model)).from_pretrained(
             model_path(model),
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
@@ -157,13 +161,12 @@ def save_merged(model: ModelConfig, adapter: Path | None, folder: Path, dtype: s
         UserError: the base cannot be loaded, the adapter is not one of this base, or the merged weights are not finite.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     hide_loading_bars()
     if adapter is not None:
         assert_fits(model, adapter, "transformers")
     try:
-        base: Any = AutoModelForCausalLM.from_pretrained(
+        base: Any = auto_class(config_of(model)).from_pretrained(
             model_path(model),
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
@@ -175,6 +178,18 @@ def save_merged(model: ModelConfig, adapter: Path | None, folder: Path, dtype: s
     merged.to(getattr(torch, dtype or choose_model(model, here()).dtype))
     merged.save_pretrained(folder, max_shard_size="4GB")
     load_tokenizer(model).save_pretrained(folder)
+    _copy_processor(model, folder)
+
+
+def _copy_processor(model: ModelConfig, folder: Path) -> None:
+    """What a checkpoint for pictures says of its input; vLLM does not load one without."""
+    from transformers.utils.hub import cached_file
+
+    for name in PROCESSORS:
+        quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+        found = cached_file(model_path(model), name, revision=model.revision, **quiet)
+        if found is not None:
+            shutil.copyfile(found, folder / name)
 
 
 def only_stops(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:

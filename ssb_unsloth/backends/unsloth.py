@@ -26,6 +26,7 @@ from ..machine.auto import choose_model
 from ..machine.hardware import here
 from ..machine.lora_targets import select
 from ..recipe.schema import SEVEN, LoraConfig, ModelConfig
+from .classes import auto_class, config_of
 from .sources import model_path
 
 if TYPE_CHECKING:
@@ -89,13 +90,19 @@ def load(
     import torch
 
     FastLanguageModel = prepare().FastLanguageModel
-    from transformers import AutoConfig
+    from transformers import AutoModelForCausalLM
 
     hide_loading_bars()
     where = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     try:
         with contextlib.redirect_stdout(sys.stderr), _without_vllm():
-            config = AutoConfig.from_pretrained(model_path(model), **where).get_text_config()
+            whole = config_of(model)
+            if auto_class(whole) is not AutoModelForCausalLM:  # it would put LoRA on the tower too
+                raise UserError(
+                    f"{model.name!r} is a model for pictures too ({whole.model_type}), and Unsloth would train other"
+                    " parts of it than the language model: set model.backend=transformers."
+                )
+            config = whole.get_text_config()
             loaded, _ = FastLanguageModel.from_pretrained(
                 model_path(model),
                 max_seq_length=min(max_length, getattr(config, "max_position_embeddings", None) or max_length),

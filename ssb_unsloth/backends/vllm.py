@@ -26,6 +26,7 @@ from ..prompts import Messages
 from ..recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
 from .adapters import merged_for_vllm
 from .chat_template import completion, render, stop_ids
+from .classes import reads_pictures
 from .sampler import Adapter, Completion, Keep, Request
 from .sources import check_rank, model_path
 from .transformers import load_generation_config, load_tokenizer, save_merged
@@ -87,6 +88,7 @@ def start(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool, 
             seed=seed,
             **{
                 "gpu_memory_utilization": float(config.gpu_memory_utilization),
+                **({"language_model_only": True} if reads_pictures(model) else {}),  # nothing here feeds its tower
                 **(_for_cpu(config) if _on_cpu() else {}),
                 **settings,
             },

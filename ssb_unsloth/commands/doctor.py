@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..io.terminal import tell
 from ..machine import hardware, hub, versions
 from ..machine.assumptions import ENVIRONMENT_BYTES
-from ..machine.findings import BOTH, GPU, POCKET, STOP, Finding, look
+from ..machine.findings import BOTH, GPU, POCKET, STOP, Finding, look, wrong_lengths
 from ..machine.geometry import geometry, needs_gpu, shipped
 from ..machine.plan import make_plan
 from ..pocket import is_pocket
@@ -96,6 +96,8 @@ def _recipe(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
     yield Finding("model", f"{plan.model}, {plan.parameters:,} parameters")
     if not machine_only:
         yield from _template(recipe, kind)
+    for said, fix in wrong_lengths(recipe):
+        yield Finding("length", said, fix, (kind,))
     for stage in plan.stages:
         if stage.fits is False:
             said = f"{stage.name} needs {stage.bytes / 2**30:.1f} GiB on the card, more than there is"

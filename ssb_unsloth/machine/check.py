@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..errors import UserError
 from ..recipe.schema import Recipe
 from . import hardware, versions
-from .findings import cpu_build, refuse_formats
+from .findings import cpu_build, refuse_formats, refuse_lengths
 from .geometry import geometry, needs_gpu
 
 
@@ -13,11 +13,13 @@ def check_before_stage(recipe: Recipe) -> None:
     """What a stage must not begin with; quick.
 
     Raises:
-        UserError: versions that are known not to work together, formats that the card cannot train in, or a CPU build
+        UserError: versions that are known not to work together, formats that the card cannot train in, texts
+            longer than the model takes, or a CPU build
             of torch with a GPU and a model that needs one.
     """
     versions.refuse_clashes()
     refuse_formats(recipe, hardware.here())
+    refuse_lengths(recipe)
     build = hardware.torch_build()
     if build is None or build[1] is not None or not (cards := hardware.find_cards().cards):
         return

@@ -155,6 +155,24 @@ def refuse_formats(recipe: Recipe, card: Card | None) -> None:
         raise UserError(f"{said}; {fix}.")
 
 
+def refuse_lengths(recipe: Recipe) -> None:
+    """Raises UserError, before a stage begins, where longer texts are asked for than the model has positions for."""
+    for said, fix in wrong_lengths(recipe):
+        raise UserError(f"{said}; {fix}.")
+
+
+def wrong_lengths(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """What is longer than the model's own length, which vLLM refuses and transformers computes wrongly in silence."""
+    try:
+        most = geometry(recipe.model)[0].longest
+    except UserError:  # said elsewhere
+        return
+    asked = recipe.sampler.max_model_len
+    if most is not None and asked > most:
+        said = f"sampler.max_model_len: {asked:,} tokens are more than the {most:,} that {recipe.model.name} has"
+        yield f"{said} positions for", f"set sampler.max_model_len={most}, and each max_tokens below that"
+
+
 def wrong_formats(recipe: Recipe, card: Card | None) -> Iterator[tuple[str, str]]:
     """What is wrong with the recipe's students, and the way out; what fixes the recipe fixes its variants."""
     if card is None:

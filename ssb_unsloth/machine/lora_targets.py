@@ -46,7 +46,7 @@ class Selection:
     @property
     def kinds(self) -> dict[str, int]:
         """How many layers of each last name."""
-        return dict(Counter(map(_last, self.targets)))
+        return dict(Counter(map(last, self.targets)))
 
     def parameters(self, r: int, dora: bool = False) -> int:
         """Trained ones at this rank: r x (inputs + outputs) a layer, and with DoRA a magnitude for each output."""
@@ -68,7 +68,7 @@ def linear_layers(model: nn.Module) -> Sizes:
 
     Quantized layers and GPT-2's Conv1D are linear; experts that are one tensor of three dimensions are no layers.
     """
-    layers, language = _layers(model), _language(model)
+    layers, language = multiplied(model), language_part(model)
     return {n: sizes for n, sizes in layers.items() if language(n) and not (_routes(n, sizes) or _scans(model, n))}
 
 
@@ -92,14 +92,9 @@ def select(model: nn.Module, wanted: Wanted = AUTO, name: str = "the model") -> 
         UserError: a regular expression that is none, or a wish or a name in a list that hits nothing.
     """
     linear = linear_layers(model)
-    if isinstance(wanted, str):
-        targets = _by_text(wanted, linear, name)
-    else:
-        targets = _by_names(wanted, _nameable(model), linear, name)
-    if not targets:
-        raise _nothing(f"{name} has no linear layer in its language model", linear)
+    targets = choose(wanted, linear, linear if isinstance(wanted, str) else _nameable(model), name)
     short = _short(targets, [module for module, _ in _modules(model)], wanted)
-    missing = list(dict.fromkeys(_last(n) for n in linear if n not in targets))
+    missing = list(dict.fromkeys(last(n) for n in linear if n not in targets))
     return Selection(targets, short, _left_out(model, targets), missing)
 
 
@@ -116,12 +111,25 @@ def kind_of(lora: LoraConfig) -> str:
 # -- Wishes
 
 
+def choose(wanted: Wanted, linear: Sizes, nameable: Sizes, name: str) -> Sizes:
+    """The layers that `wanted` means, of names and sizes alone: `linear` as `linear_layers` gives them, and `nameable`,
+    which a list may name. Needs no torch.
+
+    Raises:
+        UserError: see `select`.
+    """
+    targets = _by_text(wanted, linear, name) if isinstance(wanted, str) else _by_names(wanted, nameable, linear, name)
+    if not targets:
+        raise _nothing(f"{name} has no linear layer in its language model", linear)
+    return targets
+
+
 def _by_text(wanted: str, linear: Sizes, name: str) -> Sizes:
     if wanted == ALL_LINEAR:
         return linear
     if wanted == AUTO:
-        seven = {n: sizes for n, sizes in linear.items() if _last(n) in SEVEN}
-        return seven if {*map(_last, seven)} == {*SEVEN} else linear
+        seven = {n: sizes for n, sizes in linear.items() if last(n) in SEVEN}
+        return seven if {*map(last, seven)} == {*SEVEN} else linear
     try:
         pattern = re.compile(wanted)
     except re.error as error:
@@ -141,7 +149,7 @@ def _by_names(wanted: Sequence[str], nameable: Sizes, linear: Sizes, name: str) 
 
 def _nothing(what: str, linear: Sizes) -> UserError:
     example = f" (in full, as {next(iter(linear))})" if linear else ""
-    return UserError(f"{KEY}: {what}; its layers are {spell(Counter(map(_last, linear)))}{example}. {_choices()}.")
+    return UserError(f"{KEY}: {what}; its layers are {spell(Counter(map(last, linear)))}{example}. {_choices()}.")
 
 
 def _choices() -> str:
@@ -151,8 +159,8 @@ def _choices() -> str:
 def _short(targets: Sizes, names: list[str], wanted: Wanted) -> list[str]:
     """The recipe's own list, or last names, where PEFT would find the same by them in the whole model."""
     own = [] if isinstance(wanted, str) else list(wanted)
-    last = list(dict.fromkeys(map(_last, targets)))
-    in_order = [name for name in SEVEN if name in last] + [name for name in last if name not in SEVEN]
+    words = list(dict.fromkeys(map(last, targets)))
+    in_order = [name for name in SEVEN if name in words] + [name for name in words if name not in SEVEN]
     for endings in (own, in_order):
         if {name for name in names if any(_ends(name, ending) for ending in endings)} == targets.keys():
             return endings
@@ -162,7 +170,7 @@ def _short(targets: Sizes, names: list[str], wanted: Wanted) -> list[str]:
 # -- Names
 
 
-def _last(name: str) -> str:
+def last(name: str) -> str:
     """The last part of a name that is a word: of `mlp.0` it is both."""
     parts = name.split(".")
     words = [place for place, part in enumerate(parts) if not part.isdigit()]
@@ -194,7 +202,7 @@ def _modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield name, module if base is None else base
 
 
-def _layers(model: nn.Module) -> Sizes:
+def multiplied(model: nn.Module) -> Sizes:
     """All that multiply by a matrix, the head among them."""
     found: Sizes = {}
     for name, module in _modules(model):
@@ -213,7 +221,7 @@ def _nameable(model: nn.Module) -> Sizes:
     """What a list can name: linear layers and embeddings outside of towers, but for what a kernel reads."""
     import torch
 
-    language, head, found = _language(model), _head(model), _layers(model)
+    language, head, found = language_part(model), _head(model), multiplied(model)
     for name, module in _modules(model):
         if isinstance(module, torch.nn.Embedding):
             found[name] = module.num_embeddings, module.embedding_dim
@@ -221,7 +229,7 @@ def _nameable(model: nn.Module) -> Sizes:
     return {name: found[name] for name in names if not _scans(model, name)}
 
 
-def _language(model: nn.Module) -> Any:
+def language_part(model: nn.Module) -> Any:
     """Whether a module's name is one of the decoder's, and not of a tower in it, nor the head's."""
     decoder, head = _decoder(model), _head(model)
 
@@ -256,12 +264,12 @@ def _routes(name: str, sizes: tuple[int, int]) -> bool:
 def _scans(model: nn.Module, name: str) -> bool:
     """A matrix of a Mamba layer that its kernel takes itself."""
     mixer = _bare(model).get_submodule(name.rpartition(".")[0])
-    return _last(name) != "in_proj" and hasattr(mixer, "A_log") and hasattr(mixer, "D")
+    return last(name) != "in_proj" and hasattr(mixer, "A_log") and hasattr(mixer, "D")
 
 
 def _left_out(model: nn.Module, targets: Sizes) -> dict[str, int]:
     """Linear layers, fused experts and towers that are not trained, and their parameters."""
-    language, head, layers = _language(model), _head(model), _layers(model)
+    language, head, layers = language_part(model), _head(model), multiplied(model)
     groups: dict[str, list[int]] = {}
     for name, module in _modules(model):
         own = list(module.parameters(recurse=False))
@@ -286,8 +294,8 @@ def _of_layer(model: nn.Module, name: str, sizes: tuple[int, int], language: boo
     if not language:
         return _of_tower(name)
     if _routes(name, sizes):
-        return _last(name) if "router" in _last(name) else f"{_last(name)} (router)"
-    return f"{_last(name)} (read by Mamba's kernel)" if _scans(model, name) else _last(name)
+        return last(name) if "router" in last(name) else f"{last(name)} (router)"
+    return f"{last(name)} (read by Mamba's kernel)" if _scans(model, name) else last(name)
 
 
 def _of_tower(name: str) -> str:

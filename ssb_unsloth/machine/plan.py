@@ -16,8 +16,9 @@ from . import hardware
 from .assumptions import ENVIRONMENT_BYTES, GIB, PEAK
 from .auto import KEPT_FREE_MIB
 from .cards import CARDS, Card, card_named
-from .findings import wrong_formats
+from .findings import wrong_formats, wrong_lengths
 from .geometry import Geometry, geometry, needs_gpu
+from .lora_targets import spell
 from .planner import Plan, Planner, StagePlan
 
 
@@ -29,7 +30,7 @@ def make_plan(recipe: Recipe, card: Card | None) -> Plan:
     """
     shape, source = geometry(recipe.model)
     plan = Planner(recipe, card, shape).plan(source)
-    plan.refused = [f"{said}: {fix}" for said, fix in wrong_formats(recipe, card)]
+    plan.refused = [f"{said}: {fix}" for said, fix in (*wrong_formats(recipe, card), *wrong_lengths(recipe))]
     for stage in plan.stages:
         if stage.fits is False:
             stage.advice = list(_advice(recipe, card, shape, stage.name))
@@ -126,8 +127,10 @@ def describe(plan: Plan) -> str:
         where = f"{card.name}, " + (f"{card.memory_mib / 1024:.1f} GiB" if card.memory_mib else "memory not known")
     lines = [
         f"Plan for {plan.recipe} on {where}",
-        f"  {plan.model}: {plan.parameters:,} parameters, {plan.dtype}; config from {plan.source}",
-        f"  LoRA: {plan.lora_parameters:,} parameters",
+        f"  {plan.model}: {_counted(plan)}, {plan.dtype}; config from {plan.source}",
+        f"  LoRA: {plan.lora_parameters:,} parameters on {spell(plan.hit)}",
+        f"    left out: {', '.join(f'{what} ({count:,})' for what, count in plan.left_out.items())}",
+        *([f"  {LLAMA}"] if plan.how == "llama" else []),
         "",
         f"  {'stage':<12}{'memory':>10}{'disk':>10}{'tokens read':>14}{'sampled':>12}   {'time':<16}",
     ]
@@ -174,6 +177,19 @@ def describe(plan: Plan) -> str:
         lines.append("  No time is given: the speed of this card is not in the table. State it (its data sheet's dense")
         lines.append("  16-bit peak and bandwidth, card.tflops=120 card.bandwidth=300), or measure it (`--measure`).")
     return "\n".join(lines)
+
+
+LLAMA = "Planned as if it were a Llama: this package does not know its layers, and without torch cannot look at them."
+
+
+def _counted(plan: Plan) -> str:
+    said = f"{plan.parameters:,} parameters"
+    if plan.tower:
+        said += f", {plan.tower:,} of them beside the language model"
+    if plan.tower is None:
+        said += " in the language model (what reads pictures or sound is not counted)"
+    language = plan.parameters - (plan.tower or 0)
+    return said + (f", {plan.active:,} of them active" if plan.active < language else "")
 
 
 def cost(plan: Plan) -> str:

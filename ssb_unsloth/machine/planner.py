@@ -42,7 +42,7 @@ from .assumptions import (
 )
 from .auto import KEPT_FREE_MIB, choose
 from .cards import Card
-from .geometry import Geometry
+from .geometry import Geometry, How
 from .hardware import stated, torch_build
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -81,6 +81,11 @@ class Plan:
     before: tuple[float, float] | None  # seconds: to load and install what is missing here; None on a CPU
     price: float | None  # of an hour
     stages: list[StagePlan]
+    active: int = 0  # parameters that a token meets; fewer than `parameters` with experts
+    tower: int | None = 0  # of them for pictures and sound; None where there are some, and how many is not known
+    how: How = "family"  # the counts were come by
+    hit: dict[str, int] = field(default_factory=dict)  # how many layers of each name LoRA is put on
+    left_out: dict[str, int] = field(default_factory=dict)  # what it is not, and the parameters there
     refused: list[str] = field(default_factory=list)  # why the recipe cannot run on the card, whatever its memory
 
     @property
@@ -150,6 +155,11 @@ class Planner:
             None if self.card is None else _before(download),
             r.card.price,
             stages,
+            self.shape.active,
+            self.shape.tower,
+            self.shape.how,
+            self.shape.hit(r.train.lora.target_modules),
+            self.shape.left_out(r.train.lora.target_modules),
         )
 
     def variants(self) -> Iterator[Planner]:
@@ -255,9 +265,7 @@ class Planner:
         stage = StagePlan("train", self._training_memory(tokens))
         block = min(LOSS_ROWS, max(1, LOSS_BLOCK // shape.V))
         hidden = rows * shape.H * (2 * self.itemsize + 4)  # student's, teacher's, and the gradient in float32
-        probe = (
-            t.probe_questions * shape.cache_bytes(self.itemsize) * (self.student_prompt + r.curate.rollout.max_tokens)
-        )
+        probe = t.probe_questions * self._cache(self.student_prompt + r.curate.rollout.max_tokens)
         loss = float(2 * min(LOSS_ROWS, rows) * shape.V * 4 + 2 * block * shape.V * 4 + hidden)
         # The probe's cache and the loss's buffers are never held together with each other.
         stage.memory["loss, or the length probe"] = max(loss, probe if t.probe_steps else 0.0)
@@ -310,9 +318,11 @@ class Planner:
         t, shape, memory = self.recipe.train, self.shape, self._model_memory()
         memory["LoRA"] = 4.0 * self.lora
         memory["gradients and optimizer"] = 12.0 * self.lora  # AdamW keeps two moments
-        saved = shape.saved_bytes(self.itemsize, t.lora.r)
-        checkpointed = shape.L * shape.H * self.itemsize + saved  # each layer's input, and one layer made again
-        memory["activations"] = float(tokens * (checkpointed if t.gradient_checkpointing else shape.L * saved))
+        if t.gradient_checkpointing:  # each layer's input, and one layer made again
+            kept = shape.L * shape.H * self.itemsize + shape.saved_bytes(self.itemsize, t.lora.r)
+        else:
+            kept = shape.saved_in_all(self.itemsize, t.lora.r)
+        memory["activations"] = float(tokens * kept)
         return memory
 
     def _training_operations(self, tokens: float, length: float) -> float:
@@ -341,11 +351,11 @@ class Planner:
         if self.engine == "vllm":
             step = BATCHED_TOKENS * (2 * shape.I + 4 * shape.H) * self.itemsize + AT_A_TIME * shape.V * 4 * 3
             memory["activations"] = float(step)
-            memory["KV cache"] = float(s.max_model_len * shape.cache_bytes(self.itemsize))  # one reply of full length
+            memory["KV cache"] = self._cache(s.max_model_len)  # one reply of full length
             return memory
         rows = s.batch_size
         memory["activations"] = float(rows * (shape.V * 4 * 3 + shape.saved_bytes(self.itemsize, 0)))
-        memory["KV cache"] = float(rows * s.max_model_len * shape.cache_bytes(self.itemsize))
+        memory["KV cache"] = rows * self._cache(s.max_model_len)
         return memory
 
     def cache_tokens(self, stage: StagePlan) -> float:
@@ -354,7 +364,16 @@ class Planner:
             return math.inf
         share = float(self.recipe.sampler.gpu_memory_utilization) * self.card.memory_mib * 2**20
         rest = sum(value for what, value in stage.memory.items() if what not in ("KV cache", "CUDA and allocator"))
-        return max(0.0, share - rest) / self.shape.cache_bytes(self.itemsize)
+        return max(0.0, share - rest) / max(1, self._cache_bytes)
+
+    @property
+    def _cache_bytes(self) -> int:
+        """Of one token; vLLM keeps what DeepSeek's keys and values are made of."""
+        return self.shape.cache_bytes(self.itemsize, latent=self.engine == "vllm")
+
+    def _cache(self, tokens: float) -> float:
+        """Bytes that a sequence of so many tokens keeps."""
+        return float(tokens * self._cache_bytes + self.shape.state_bytes())
 
     def _compute_time(self, stage: StagePlan, operations: float) -> None:
         if self.card is not None and self.card.tflops and self.card.bandwidth:
@@ -368,7 +387,7 @@ class Planner:
         abreast = max(1.0, min(AT_A_TIME, replies, self.cache_tokens(stage) / mean))
         stage.note += f"; room for {self.cache_tokens(stage):,.0f} tokens, {abreast:.0f} replies at a time"
         operations = self.shape.forward_operations(stage.read + stage.sampled, stage.sampled, mean)
-        a_step = stage.memory["weights"] + abreast * mean * self.shape.cache_bytes(self.itemsize)
+        a_step = stage.memory["weights"] + abreast * self._cache(mean)
         moved = a_step * stage.sampled / abreast
         computing = [operations / (1e12 * self.card.tflops * share) for share in PEAK]
         moving = [moved / (1e9 * self.card.bandwidth * share) for share in BANDWIDTH]

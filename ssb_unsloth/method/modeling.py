@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from ..backends.wrapped import causal_lm
+from ..backends.wrapped import causal_lm, positions
 from ..errors import UserError
 from .collator import View
 from .distributions import Head
@@ -43,8 +43,15 @@ def hidden_states(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -
     """Last hidden states [B, S, H], as the head receives them. No tensor as wide as the vocabulary is made.
 
     Raises:
-        UserError: the sequences are longer than what the model was loaded for (Unsloth cuts them silently).
+        UserError: the sequences are longer than what the model was loaded for (Unsloth cuts them silently), or has
+            positions for (transformers computes them wrongly in silence).
     """
+    most = positions(model)
+    if most is not None and input_ids.shape[1] > most:
+        raise UserError(
+            f"A sequence of {input_ids.shape[1]:,} tokens is longer than the {most:,} that the model has positions for:"
+            " leave out the long pairs, or take a model for longer texts."
+        )
     hidden: Tensor = backbone(model)(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
     if hidden.shape[1] != input_ids.shape[1]:
         raise UserError(

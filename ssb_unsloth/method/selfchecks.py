@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ..backends.chat_template import check_prompt, end_of_turn, render
+from ..backends.classes import auto_class, config_of
 from ..backends.rendered import as_text
-from ..backends.sources import model_path, unloadable
+from ..backends.sources import unloadable
 from ..backends.wrapped import causal_lm, embedded
 from ..errors import UserError
 from ..prompts import Texts, student_messages, teacher_messages
@@ -64,15 +65,12 @@ def skeleton(model: ModelConfig) -> nn.Module:
     """The model from its config alone: all its modules, and no weights (torch's meta device).
 
     Raises:
-        UserError: there is no such config, or transformers knows no causal language model of that kind.
+        UserError: there is no such config, or transformers knows no language model of that kind.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    where: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(model_path(model), **where)
+        config = config_of(model)
         with torch.device("meta"):
-            lm: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+            lm: nn.Module = auto_class(config).from_config(config, trust_remote_code=model.trust_remote_code)
     except Exception as error:  # what a config can be wrong in has no end
         raise unloadable(f"Model {model.name!r}", model, error) from None
     return lm.eval()

@@ -74,20 +74,19 @@ def real_model(family, **shape):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_the_shipped_geometries_have_as_many_parameters_as_the_hub_says_and_transformers_counts(name):
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
     entry = TABLE[name]
     shape = {key: value for key, value in entry.items() if key not in ("parameters", "gated", "model_type")}
-    real = sum(p.numel() for p in real_model(entry["model_type"], **shape).parameters())
-    assert real == entry["parameters"] == from_config(entry, name).parameters
-
-
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "mistral", "gemma2", "gemma3_text", "granite"])
-@pytest.mark.parametrize("tied", [True, False])
-def test_parameters_of_every_known_family_are_counted_exactly(family, tied):
-    shape = {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6}
-    shape |= {"num_key_value_heads": 2, "head_dim": 16 if "gemma" in family else 8, "vocab_size": 500}
-    shape |= {"tie_word_embeddings": tied, "pad_token_id": 0}
-    real = sum(p.numel() for p in real_model(family, **shape).parameters())
-    assert from_config({"model_type": family, **shape}, family).parameters == real
+    if "text_config" in shape:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(entry["model_type"], **shape))
+    else:
+        model = real_model(entry["model_type"], **shape)
+    g = from_config(entry, name)
+    assert sum(p.numel() for p in model.parameters()) == entry["parameters"] == g.parameters
+    assert g.longest >= 4096
 
 
 def test_lora_parameters_are_pefts_and_the_papers():
@@ -514,11 +513,6 @@ def test_a_config_that_will_not_do_is_named(tmp_path, content, said):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=said):
         geometry(ModelConfig(name=str(tmp_path)))
-
-
-def test_a_mixture_of_experts_is_refused():
-    with pytest.raises(UserError, match="mixture of experts"):
-        from_config({**TABLE["Qwen/Qwen3-1.7B"], "num_experts": 128}, "x")
 
 
 def test_an_unknown_model_without_a_network_is_a_sentence(monkeypatch, tmp_path):
