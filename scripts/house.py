@@ -42,12 +42,13 @@ ROOMS = {
         "data": "errors io records prompts recipe verifier pocket backends",
         "run": "errors io records verifier recipe pocket backends data",
         "method": "errors seeds io records prompts recipe verifier backends run",
-        "training": "errors seeds io records prompts recipe verifier pocket machine backends data run method",
+        "training": "errors published seeds io records prompts recipe verifier pocket machine backends data run method",
         "evaluation": "errors seeds io records prompts recipe verifier backends run",
         "report": "published io records prompts recipe verifier run training evaluation",
-        "pipeline": "errors io records prompts recipe machine backends data run method training evaluation report",
-        "commands": "errors published io records prompts recipe verifier pocket machine backends data run evaluation"
-        " report pipeline",
+        "pipeline": "errors published io records prompts recipe machine backends data run method training evaluation"
+        " report",
+        "commands": "errors published io records prompts recipe verifier pocket machine backends data run method"
+        " evaluation report pipeline",
         "__init__": "method training",  # the public names, each imported when it is asked for
         "cli": "errors io recipe machine pipeline commands __init__",
         "__main__": "cli",

@@ -68,8 +68,20 @@ def parser() -> argparse.ArgumentParser:
     _student_commands(commands)
     verify = commands.add_parser("verify", help="read every byte of a run: is it all as it was written?")
     verify.add_argument("folder", type=Path, metavar="RUN", help="a run folder, such as runs/pocket")
-    commands.add_parser("recipes", help="list the recipes that come with the package")
+    _new_recipe_arguments(
+        commands.add_parser("recipes", help="list the recipes that come with the package; new: write one")
+    )
     return top
+
+
+def _new_recipe_arguments(command: argparse.ArgumentParser) -> None:
+    command.usage = "ssb recipes | ssb recipes new --model ID --data FILE [--question COL] [--answer COL] [--out FILE]"
+    command.add_argument("action", nargs="?", choices=("new",), help="write a recipe for a model and data of your own")
+    command.add_argument("--model", metavar="ID", help="hub id or folder of the base model")
+    command.add_argument("--data", metavar="FILE", help="questions and gold answers: a file, or a hub data set's name")
+    command.add_argument("--question", metavar="COL", help="the questions' column (guessed, and said)")
+    command.add_argument("--answer", metavar="COL", help="the gold answers' column (guessed, and said)")
+    command.add_argument("--out", type=Path, metavar="FILE", help="where to (MODEL-DATA.yaml)")
 
 
 def _student_commands(commands: Any) -> None:

@@ -1,4 +1,4 @@
-"""`ssb recipes`: which recipes there are."""
+"""`ssb recipes`: which recipes there are; `ssb recipes new` writes one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from ..io.terminal import tell
 
 
 def main(arguments: argparse.Namespace) -> int:
+    if arguments.action == "new":
+        from . import new_recipe
+
+        return new_recipe.main(arguments)
     folders = [Path("recipes"), Path(__file__).parents[2] / "recipes"]
     folder = next((f for f in folders if f.is_dir()), None)
     if folder is None:

@@ -30,8 +30,13 @@ def load_problems(config: ProblemsConfig, most: int | None = None) -> list[Probl
     """
     problems = list(islice(iter_problems(config), most))
     if not problems:
-        raise UserError(f"{config.source}: holds no problem.")
+        raise UserError(_none_left(config))
     return problems
+
+
+def _none_left(config: ProblemsConfig) -> str:
+    after = f" after the first {config.skip:,} (skip)" * (config.skip > 0)
+    return f"{config.source}: holds no problem{after}."
 
 
 def iter_problems(config: ProblemsConfig) -> Iterator[Problem]:
@@ -47,7 +52,7 @@ def iter_problems(config: ProblemsConfig) -> Iterator[Problem]:
     if is_pocket(config.source):
         from ..pocket.problems import generate
 
-        yield from generate(config.split, config.limit or POCKET_PROBLEMS, POCKET_SEED)
+        yield from generate(config.split, config.skip + (config.limit or POCKET_PROBLEMS), POCKET_SEED)[config.skip :]
         return
     golds: dict[int, int] = {}  # id -> hash of the gold answer
     otherwise = 0
@@ -58,8 +63,9 @@ def iter_problems(config: ProblemsConfig) -> Iterator[Problem]:
             otherwise += golds[id_] != gold
             continue
         golds[id_] = gold
-        yield problem
-        if len(golds) == config.limit:
+        if len(golds) > config.skip:
+            yield problem
+        if config.limit is not None and len(golds) == config.skip + config.limit:
             break
     if otherwise:
         say(f"{config.source}: {otherwise:,} rows repeat a question with another gold answer; the first counts.")
@@ -97,9 +103,10 @@ def load_benchmark(name: str, config: BenchmarkConfig) -> list[Problem]:
             f"Benchmark {name!r}: {config.source} holds {len(problems):,} problems and not {config.count:,}, so its"
             f" scores would not be comparable; give the whole set, or say evaluate.benchmarks.{name}.count=null."
         )
-    if not problems:
-        raise UserError(f"{config.source}: holds no problem.")
-    return list(problems.values())[: config.limit]
+    rest = list(problems.values())[config.skip :][: config.limit]
+    if not rest:
+        raise UserError(_none_left(config))
+    return rest
 
 
 def _problem(row: Row, where: str, config: ProblemsConfig) -> Problem:

@@ -410,7 +410,7 @@ def question_count(problems: Any) -> int | None:
         return problems.limit or 1000
     count = getattr(problems, "count", None) if isinstance(problems, BenchmarkConfig) else None
     known = count or SIZES.get(problems.source, {}).get(problems.split) or _benchmark_count(problems)
-    given = [n for n in (problems.limit, known) if n is not None]
+    given = [n for n in (problems.limit, None if known is None else max(known - problems.skip, 0)) if n is not None]
     return min(given) if given else None
 
 

@@ -8,5 +8,5 @@
 Nothing is imported in this file: Unsloth has to come before transformers.
 
 May import: errors, seeds, io, records, prompts, recipe, verifier, backends, run.
-May be imported by: training, pipeline, __init__.
+May be imported by: training, pipeline, commands, __init__.
 """

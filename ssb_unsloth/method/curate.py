@@ -33,30 +33,7 @@ from ..seeds import derive_seed
 from ..verifier.protocol import Verdict
 from ..verifier.replies import THOUGHTS_BEGIN, answer_part
 from ..verifier.verifiers import MATH, Spec, prepare, verifier_for
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """How questions became pairs; `report.json` carries it as it is. Counts of questions, but for `pairs` and the last
-    seven."""
-
-    questions: int = 0  # that were sampled
-    all_right: int = 0
-    all_wrong: int = 0
-    mixed: int = 0  # right and wrong rollouts
-    repeated_wrong: int = 0  # of the mixed: at least two wrong rollouts with the same answer
-    refined: int = 0  # of the mixed: a refinement was sampled (not all: a hinted prompt may be too long)
-    accepted: int = 0  # of the refined: a refinement's last box is right and it was not cut off
-    pairs: int = 0  # of the first accepted questions, as many as the recipe asks for; several refinements give several
-    # Too long for the model, or spell its control tokens, or without rollouts in the file that was made elsewhere.
-    skipped: int = 0
-    rollouts: int = 0
-    no_answer: int = 0  # rollouts without a box
-    truncated: int = 0  # rollouts cut off at the length limit
-    undecided: int = 0  # rollouts and refinements whose answer could not be compared to the end: they count as wrong
-    tokens: int = 0  # sampled, rollouts and refinements
-    rollout_tokens: int = 0  # of these, the rollouts'
-    brought: int = 0  # pairs made elsewhere; then all counts but `pairs` are 0
+from .yields import Statistics, explanation, is_hopeless
 
 
 @dataclass(frozen=True)
@@ -114,6 +91,10 @@ class Curator:
 
         Files: questions.jsonl (Problem), rollouts.jsonl and refinements.jsonl (Rollout), pairs.jsonl (Pair),
         statistics.json.
+
+        Raises:
+            UserError: no question gave a pair, or, after some wave, a smaller share of them than `min_yield` for
+                certain (`yields`). The files are written then, too, and the replies kept.
         """
         brought = (
             _read_rollouts(local(self.config.rollouts_file, "curate.rollouts_file"), self.begun)
@@ -126,7 +107,7 @@ class Curator:
         refinements: list[Rollout] = []
         pairs: list[Pair] = []
         paired: list[str] = []  # their questions, in order
-        statistics = Statistics()
+        statistics, least = Statistics(), self.config.min_yield
         for number, start in enumerate(range(0, len(problems), self.config.wave)):
             wave = problems[start : start + self.config.wave]
             of_wave = self._rollouts(number, wave, brought)
@@ -143,7 +124,7 @@ class Curator:
             if self.config.refinements > 1:
                 found_of += f" questions with a pair, {len(pairs):,}"
             say(f"{found_of} pairs from {len(seen):,} of {len(problems):,} questions")
-            if len(paired) >= self.config.pairs:
+            if len(paired) >= self.config.pairs or is_hopeless(len(paired), _asked(statistics, brought), least):
                 break
         first = set(paired[: self.config.pairs])
         pairs = [pair for pair in pairs if pair.problem_id in first]
@@ -153,6 +134,12 @@ class Curator:
         write_jsonl(self.folder / "refinements.jsonl", refinements)
         write_jsonl(self.folder / "pairs.jsonl", pairs)
         disk.write_text(self.folder / "statistics.json", json.dumps(asdict(statistics), indent=1) + "\n")
+        short = len(paired) < self.config.pairs
+        given_up = short and is_hopeless(len(paired), _asked(statistics, brought), least)
+        if not pairs or given_up:
+            raise UserError(explanation(self.config, statistics, rollouts, refinements, self.folder, given_up))
+        if short:
+            say(f"Fewer pairs than asked for: {found_of}. The questions are at their end; training goes on with these.")
         return statistics
 
     def contrasts(self, wave: Sequence[Problem], rollouts: Sequence[Rollout]) -> dict[str, Contrast]:
@@ -355,6 +342,11 @@ def _count(
         tokens=sum(len(r.token_ids or []) for r in (*rollouts, *refinements)),
         rollout_tokens=sum(len(r.token_ids or []) for r in rollouts),
     )
+
+
+def _asked(statistics: Statistics, brought: object | None) -> int:
+    """Questions that could have given a pair; a file of rollouts made elsewhere need not have all of them."""
+    return statistics.questions + (statistics.skipped if brought is None else 0)
 
 
 def _by_problem(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:

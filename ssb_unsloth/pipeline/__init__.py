@@ -6,6 +6,7 @@
 
 A stage's module imports no other stage's.
 
-May import: errors, io, records, prompts, recipe, machine, backends, data, run, method, training, evaluation, report.
+May import: errors, published, io, records, prompts, recipe, machine, backends, data, run, method, training,
+    evaluation, report.
 May be imported by: commands, cli.
 """

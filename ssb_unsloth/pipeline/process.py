@@ -144,7 +144,7 @@ def run_stage(name: str, recipe: Recipe, run: RunDir, force: bool, first: Callab
         first()
     with (
         explained(name, recipe, run.stage(name)),
-        run.write(name, key, determined_by, by_file=wanted.by_file) as work,
+        run.write(name, key, determined_by, by_file=wanted.by_file, origin=wanted.origin(determined_by)) as work,
     ):
         wanted.make(scope, work)
     say(f"{name}: done, {run.stage(name)}")

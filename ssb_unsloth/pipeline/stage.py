@@ -47,6 +47,12 @@ class Stage(ABC):
     def make(self, scope: Scope, work: Work) -> None:
         """Write the results into `work.folder`. Heavy imports are made here."""
 
+    def origin(self, determined_by: dict[str, Any]) -> str:
+        """The hash of what the replies depend on that it keeps while it runs, where that is less than what determines
+        its result: after a stop they serve whatever else has changed.
+        """
+        return ""
+
     def key(self, scope: Scope) -> tuple[str, dict[str, Any]]:
         """The hash of all that determines the result, and that itself.
 

@@ -142,6 +142,7 @@ def document(recipe: Recipe, report: dict[str, Any]) -> str:
 
 Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}.
 
+{"".join(f"> {caution}{chr(10) * 2}" for caution in report["cautions"])}\
 {evaluation_section(report["scores"], report["differences"], report["decoding"], recipe.seed, recipe.prompts.texts)}\
 {template}
 

@@ -18,6 +18,7 @@ from ..run.keys import as_written
 from ..run.rundir import RunDir, versions
 from ..run.student import Student
 from ..training.token_kl import FILE as TOKENS
+from .cautions import cautions
 from .costs import student_rows
 from .sections import document, system_prompts
 from .tables import gain_table, plain, score_table
@@ -83,6 +84,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[S
         report["token_kl"] = by_kind(tokens)
         figures.token_kl(report["token_kl"], folder / "token_kl.png")
         (folder / "tokens.html").write_text(_token_page(recipe, run, tokens), encoding="utf-8")
+    report["cautions"] = cautions(recipe, report)
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (folder / "examples.md").write_text(worked_examples(run, everyone[0].name, seeds[0]), encoding="utf-8")
     (folder / "report.md").write_text(document(recipe, report), encoding="utf-8")
@@ -107,6 +109,7 @@ def closing_lines(run: RunDir) -> str:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     lines = ["", *plain(score_table(report["scores"], report["differences"]))]
     drawn = sorted(path.name for path in folder.glob("*.png"))
+    lines += ["", *cautions_said] if (cautions_said := [c.replace("**", "") for c in report["cautions"]]) else []
     lines += ["", f"Report   {folder / 'report.md'}", f"Figures  {folder}/{', '.join(drawn)}"]
     if (folder / "tokens.html").exists():
         lines.append(f"Tokens   {folder / 'tokens.html'}")

@@ -48,12 +48,12 @@ def of_problems(config: ProblemsConfig) -> dict[str, Any]:
 
 
 def as_written(config: ProblemsConfig) -> dict[str, Any]:
-    """The keys as manifests and reports have them: those of verifiers only where they are others than what there was
-    before they could be chosen, so that what was finished then stays up to date. `streaming` changes no row.
+    """The keys as manifests and reports have them: those of verifiers, and `skip`, only where they are others than what
+    there was before they could be said, so that what was finished then stays up to date. `streaming` changes no row.
     """
     identity = {**asdict(config), "verifier": written(config.verifier)}
     del identity["streaming"]
-    before = {"verifier": MATH, "choices": None, "entry_point": None}
+    before = {"verifier": MATH, "choices": None, "entry_point": None, "skip": 0}
     return {key: value for key, value in identity.items() if key not in before or value != before[key]}
 
 
@@ -75,6 +75,7 @@ def of_curation(config: CurateConfig) -> dict[str, Any]:
     from ..data.pairs import local_path
 
     identity = asdict(config)
+    del identity["min_yield"]  # it ends what comes to nothing; what was finished is the same for any
     if config.rollouts_file is not None:
         identity["rollouts_file"] = fingerprint(local(config.rollouts_file, "curate.rollouts_file"))
     if config.pairs_file is not None and (pairs := local_path(config.pairs_file)) is not None:

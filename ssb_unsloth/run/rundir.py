@@ -5,8 +5,8 @@ to the disk, the manifest is written, and only then does the folder take its nam
 manifest is a finished stage, and whoever next holds the lock gives it its name (`RunDir.settle`). The manifest
 (`manifests`) carries the stage's key (the hash of all that determines its result: its part of the recipe, the seed, the
 stages and files it read) and the hash of every file that came out. A stage is fresh when its key has not changed; a
-partial folder with the same key is resumed, any other thrown away. What only helps to resume (`SCRATCH`) goes when
-the manifest is there.
+partial folder with the same key (or `origin`, see `write`) is resumed, any other thrown away. What only helps to resume
+(`SCRATCH`) goes when the manifest is there.
 
 A stage's folder may be a link to a folder on another disk: then partial and finished folder both lie there.
 """
@@ -142,10 +142,13 @@ class RunDir:
             time.sleep(0.1)
 
     @contextlib.contextmanager
-    def write(self, name: str, key: str, determined_by: dict[str, Any], by_file: bool = False) -> Iterator[Work]:
+    def write(
+        self, name: str, key: str, determined_by: dict[str, Any], by_file: bool = False, origin: str = ""
+    ) -> Iterator[Work]:
         """Run a stage's body; if it succeeds, close its folder with a manifest and give it its name. Under the lock.
 
-        `by_file`: the body itself looks at what a partial folder of another key holds, file by file.
+        `by_file`: the body itself looks at what a partial folder of another key holds, file by file. `origin`: what the
+        replies depend on that are kept there; with the same, a partial folder of another key is resumed too.
 
         Raises:
             UserError: what lies in the folder's place was not written by this package, and stays.
@@ -153,11 +156,11 @@ class RunDir:
         self.settle(name)
         final, partial, _ = self._places(name)
         _refuse_foreign(final)
-        before = _key_in(partial)
-        if before != key and not (by_file and before):
+        before, its_origin = _key_in(partial)
+        if before != key and not (by_file and before) and not (origin and its_origin == origin):
             _discard(partial, KEY)
         partial.mkdir(parents=True, exist_ok=True)
-        disk.write_text(partial / KEY, key)
+        disk.write_text(partial / KEY, f"{key} {origin}".strip())
         work, watch = Work(partial), clock.Watch(partial / SPENT)
         try:
             with watch:
@@ -185,7 +188,7 @@ class RunDir:
     def kept(self, name: str) -> str | None:
         """The key of a stage that was stopped and has kept replies; None where there is none."""
         partial = self._places(name)[1]
-        return _key_in(partial) if (partial / "kept").exists() else None
+        return _key_in(partial)[0] if (partial / "kept").exists() else None
 
     def settle(self, name: str) -> None:
         """Put in order what a kill may have left: a stage that is finished but for its name gets it, and of two folders
@@ -266,17 +269,18 @@ def _discard(folder: Path, last: str) -> None:
     disk.remove(folder)
 
 
-def _key_in(partial: Path) -> str | None:
-    """The key of what a partial folder holds; None where it holds nothing.
+def _key_in(partial: Path) -> tuple[str | None, str]:
+    """The key and the origin of what a partial folder holds; None where it holds nothing.
 
     Raises:
         UserError: it holds files and no key, so the package has not written them.
     """
     if not partial.exists() or all(path.suffix == disk.ASIDE for path in partial.iterdir()):
-        return None
+        return None, ""
     if not (partial / KEY).is_file():
         raise UserError(f"{partial}: holds files that no stage has left here; move it away, or delete it.")
-    return (partial / KEY).read_text(encoding="utf-8")
+    key, _, origin = (partial / KEY).read_text(encoding="utf-8").partition(" ")
+    return key, origin
 
 
 def refuse_in_stage(out: Path) -> None:

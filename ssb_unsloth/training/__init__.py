@@ -9,6 +9,7 @@ A new way is a module with `train(inputs: common.Inputs) -> common.Trained`, and
 
 Nothing is imported in this file: Unsloth has to come before transformers.
 
-May import: errors, seeds, io, records, prompts, recipe, verifier, pocket, machine, backends, data, run, method.
+May import: errors, published, seeds, io, records, prompts, recipe, verifier, pocket, machine, backends, data, run,
+    method.
 May be imported by: report, pipeline, __init__.
 """

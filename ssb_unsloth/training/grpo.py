@@ -37,6 +37,7 @@ from ..data.problems import load_problems
 from ..errors import UserError
 from ..io.progress import say
 from ..prompts import student_messages
+from ..published import FEW, STEPS
 from ..recipe.schema import TrainConfig
 from ..records import Problem
 from ..verifier.protocol import Verdict
@@ -194,7 +195,9 @@ class Reward:
 
 
 class EqualRewards(TrainerCallback):
-    """Gives up a run in which no question ever has both right and wrong replies: its gradient is zero throughout."""
+    """Gives up a run in which no question ever has both right and wrong replies: its gradient is zero throughout. A
+    handful of steps is no such run.
+    """
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._check(state, PATIENCE)
@@ -212,10 +215,14 @@ class EqualRewards(TrainerCallback):
         found = "all replies to a question earned the same"
         if mean in (0, 1):
             found = "every reply was right" if mean else "every reply was wrong"
+        steps = state.global_step
+        what = f"GRPO learns nothing here: in {steps:,} step{'s' * (steps > 1)} {found} (mean reward {mean:.2f})."
+        if steps < FEW * STEPS:  # that may be chance: the report says that nothing can be concluded from so few
+            say(what)
+            return
         raise UserError(
-            f"GRPO learns nothing here: in {state.global_step} steps {found} (mean reward {mean:.2f}). Take problems"
-            " that the model gets right now and then, more train.grpo.generations, or, where replies are cut off, a"
-            " larger train.grpo.max_tokens. Earlier stages are kept."
+            f"{what} Take problems that the model gets right now and then, more train.grpo.generations, or, where"
+            " replies are cut off, a larger train.grpo.max_tokens. Earlier stages are kept."
         )
 
 

@@ -79,6 +79,22 @@ def test_limit_takes_the_first_and_looks_no_further(save):
     assert [p.question for p in load(save("a.jsonl", rows), limit=2)] == ["1 + 1?", "2 + 1?"]
 
 
+def test_skip_leaves_out_the_first_distinct_questions_and_a_benchmark_of_them_shares_none(save):
+    rows = [{"question": f"q{n % 7}", "answer": "1"} for n in range(10)]
+    path = save("rows.jsonl", rows)
+    assert [p.question for p in load(path, skip=3)] == ["q3", "q4", "q5", "q6"]
+    assert [p.question for p in load(path, skip=3, limit=2)] == ["q3", "q4"]
+    once = save("once.jsonl", rows[:7])
+    benchmark = load_benchmark("b", loading.BenchmarkConfig(source=str(once), skip=1, limit=2))
+    assert [p.question for p in benchmark] == ["q1", "q2"]
+    with pytest.raises(UserError, match=r"holds no problem after the first 7 \(skip\)"):
+        load(path, skip=7)
+    pocket = ProblemsConfig(source="pocket", split="bootstrap", limit=5)
+    assert (
+        load_problems(ProblemsConfig(source="pocket", split="bootstrap", skip=2, limit=3)) == load_problems(pocket)[2:]
+    )
+
+
 def test_a_repeated_question_counts_once_and_another_gold_answer_is_said(save, capsys):
     source = save("a.jsonl", [ROWS[0], {**ROWS[0], "answer": "9"}, ROWS[0], ROWS[1]])
     assert [(p.question, p.gold) for p in load(source)] == [("1 + 1?", "2"), ("2 + 1?", "3")]

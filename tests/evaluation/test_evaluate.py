@@ -1,5 +1,6 @@
 """Evaluation: one engine a model, every reply graded and kept, and nothing scored on a part of its problems."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -67,9 +68,9 @@ class ScriptedSampler:
         return replies
 
 
-def run(sampler, folder, config=TEST, max_model_len=100):
+def run(sampler, folder, config=TEST, max_model_len=100, contestants=CONTESTANTS):
     limits = SamplerConfig(max_model_len=max_model_len)
-    return evaluate(CONTESTANTS, {"test": (config, PROBLEMS)}, limits, folder, sampler.start)
+    return evaluate(contestants, {"test": (config, PROBLEMS)}, limits, folder, sampler.start)
 
 
 def test_every_reply_is_graded_and_kept(tmp_path):
@@ -127,6 +128,13 @@ def test_a_second_call_takes_what_is_kept_and_samples_only_the_rest(tmp_path):
 def test_an_adapter_that_changes_nothing_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"'ssb' \(adapter\) changes none of 8 replies"):
         run(ScriptedSampler(base=range(3), ssb=range(3)), tmp_path)
+
+
+def test_after_a_handful_of_steps_that_is_said_and_no_error(tmp_path, capsys):
+    hardly = dataclasses.replace(CONTESTANTS[1], hardly_trained=True)
+    sampler = ScriptedSampler(base=range(3), ssb=range(3))
+    assert len(run(sampler, tmp_path, contestants=[CONTESTANTS[0], hardly])) == 16
+    assert "'ssb' (adapter) changes none of 8 replies, after so few steps" in capsys.readouterr().err
 
 
 def test_a_benchmark_is_never_scored_on_a_part_of_its_problems(tmp_path):

@@ -131,8 +131,10 @@ def test_real_questions_that_the_pocket_cannot_answer_end_in_a_sentence_and_thei
         "problems.limit=null",
         code=2,
     )
-    statistics = json.loads((tmp_path / "pocket" / "curate" / "statistics.json").read_text())
-    assert f"No pair came out of {statistics['questions']} questions" in done.stderr
+    statistics = json.loads((tmp_path / "pocket" / "curate.partial" / "statistics.json").read_text())
+    assert "No pair came out of 20 questions." in done.stderr
+    assert "What to change:" in done.stderr
+    assert not (tmp_path / "pocket" / "curate").exists()
     assert statistics["questions"] + statistics["skipped"] == 20
     assert statistics["pairs"] == 0
 

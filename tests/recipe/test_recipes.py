@@ -1,5 +1,6 @@
 """The recipes that come with the package."""
 
+import math
 import re
 from pathlib import Path
 
@@ -7,11 +8,20 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from ssb_unsloth.machine.cards import CARDS
+from ssb_unsloth.machine.plan import make_plan
 from ssb_unsloth.recipe.loading import load, variant
 from ssb_unsloth.recipe.presets import PRESETS
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.rglob("*.yaml"))
+OF_BASES = [path for path in RECIPES if path.stem == "small-gsm8k" or "base: small-gsm8k.yaml" in path.read_text()]
+HEAD = {
+    "Card": r"(?P<card>[\w-]+), (?P<gb>16|24|40) GB; (?P<gib>\d+) GiB by `ssb plan`\.",
+    "Licence": r"(Apache 2\.0|MIT|Llama 3\.2 Community License|Gemma Terms of Use); (not gated\.|gated\b.*\.)",
+    "Peculiar": r"\S.+",
+}
+every_base = pytest.mark.parametrize("path", OF_BASES, ids=lambda path: path.stem)
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(FOLDER)))
 
 
@@ -49,6 +59,27 @@ def test_a_recipe_with_a_base_states_only_what_differs(path):
     theirs = dict(leaves(base))
     same = [key for key, value in leaves(given) if key in theirs and theirs[key] == value]
     assert same == []
+
+
+@every_base
+def test_a_base_models_recipe_says_card_licence_and_peculiarities_in_at_most_40_lines(path):
+    text = path.read_text(encoding="utf-8")
+    for key, form in HEAD.items():
+        assert re.search(rf"^# {key}: {form}$", text, re.M), key
+    assert path.stem == "small-gsm8k" or len(text.splitlines()) <= 40
+
+
+@every_base
+def test_a_base_models_recipe_is_planned_offline_and_fits_the_card_that_it_names(path, monkeypatch):
+    """The figure in its head is the plan's."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    said = re.search(rf"^# Card: {HEAD['Card']}$", path.read_text(encoding="utf-8"), re.M)
+    card = CARDS[said["card"]]
+    plan = make_plan(load(path), card)
+    assert plan.fits
+    assert plan.refused == []
+    assert math.ceil(max(stage.bytes for stage in plan.stages) / 2**30) == int(said["gib"])
+    assert abs(card.memory_mib / 1024 - int(said["gb"])) < 2
 
 
 def leaves(tree, path=""):

@@ -10,7 +10,7 @@ import matplotlib.image
 import pytest
 
 from ssb_unsloth.evaluation.scores import as_rows, score
-from ssb_unsloth.method.curate import Statistics
+from ssb_unsloth.method.yields import Statistics
 from ssb_unsloth.pipeline.students import students
 from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.recipe.schema import BenchmarkConfig

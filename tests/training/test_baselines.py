@@ -471,9 +471,9 @@ def test_every_control_and_every_hint_runs_from_one_recipe(tmp_path):
 @pytest.mark.slow
 def test_a_grpo_run_that_learns_nothing_ends_in_a_sentence_and_exit_code_2(tmp_path):
     words = [sys.executable, "-m", "ssb_unsloth", "train", str(ROOT / "recipes" / "pocket.yaml"), "train.method=grpo"]
-    words += ["train.grpo.steps=1", "train.grpo.max_tokens=3", "--runs", str(tmp_path)]  # every reply is cut off
+    words += ["train.grpo.steps=20", "train.grpo.max_tokens=3", "--runs", str(tmp_path)]  # every reply is cut off
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "ssb: GRPO learns nothing here: in 1 steps every reply was wrong" in done.stderr
+    assert "ssb: GRPO learns nothing here: in 20 steps every reply was wrong" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "pocket" / "train").exists()

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...backends import load_sampler
 from ...run import keys
+from ...run.manifests import digest
 from ...run.rundir import Work
 from ..stage import Scope, Stage
 
@@ -23,6 +24,12 @@ class Curate(Stage):
             "curate": keys.of_curation(recipe.curate),
             "prompts": keys.of_prompts(recipe.prompts),
         }
+
+    def origin(self, determined_by: dict[str, Any]) -> str:
+        """How many pairs or questions are wanted decides when sampling ends, and nothing about a reply."""
+        ends = {"curate": ("pairs", "questions"), "problems": ("limit",)}
+        kept = {part: {k: v for k, v in determined_by[part].items() if k not in ends[part]} for part in ends}
+        return digest({**determined_by, **kept})
 
     def make(self, scope: Scope, work: Work) -> None:
         from ...data.problems import load_problems

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...backends.sources import adapter_path
 from ...errors import UserError
+from ...published import FEW, STEPS
 from ...recipe.schema import BASE, BenchmarkConfig, Recipe
 from ...records import EXAMPLES_BENCHMARK, WORKED_EXAMPLES, Problem
 from ...run import keys
@@ -97,7 +98,8 @@ def _contestants(recipe: Recipe, everyone: Sequence[Student]) -> list[Contestant
         found += base_contestants(recipe.model, seed, recipe.evaluate.default_prompt, texts)
     for student in everyone:
         adapter = student.run.stage("train") / "adapter"
-        found.append(Contestant(student.name, student.recipe.model, adapter, student.recipe.seed, texts))
+        few = (student.run.manifest("train") or {})["summary"]["steps"] < FEW * STEPS
+        found.append(Contestant(student.name, student.recipe.model, adapter, student.recipe.seed, texts, few))
     for name, source in recipe.evaluate.adapters.items():
         path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
         found += [Contestant(name, recipe.model, path, seed, texts) for seed in seeds]
