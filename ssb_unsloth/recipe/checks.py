@@ -14,10 +14,10 @@ from typing import Any
 
 from ..io.files import is_finite
 from ..prompts import BOX, faults
-from ..verifier.verifiers import CHOICE, CODE, VERIFIERS, parts, title, verifier_for, wrong_with
+from ..verifier.verifiers import CHOICE, CODE, VERIFIERS, Spec, parts, title, verifier_for, wrong_with
 from . import trackers
 from .ranges import range_of
-from .schema import BASE, DEFAULT_PROMPT, LORA_RANKS, ProblemsConfig, Recipe
+from .schema import BASE, DEFAULT_PROMPT, LORA_RANKS, ProblemsConfig, PromptsConfig, Recipe
 
 LONGEST_NAME = 60  # bytes: several of them stand in one file's name, which has 255
 MOST_STUDENTS = 500
@@ -203,6 +203,9 @@ def _verifiers(r: Recipe) -> Lines:
             yield "teach.hint: gold shows the answer alone, and the gold answers of the verifier code are tests."
 
 
+FENCE = "```python\n...\n```"  # what a program's answer form looks like
+
+
 def _prompts(r: Recipe) -> Lines:
     own = r.prompts
     wrong = list(faults(own.wording, own.tutor, own.refine, own.answer_form))
@@ -211,19 +214,25 @@ def _prompts(r: Recipe) -> Lines:
         return
     for key, problems in _with_verifiers(r).items():
         spec = r.judge(problems)
-        if own.answer_form == BOX and parts(spec)[0] != CODE:  # all others that come with the package read the box
-            continue
-        wrong_form = wrong_with(spec)
-        if wrong_form is None and parts(spec)[0] in VERIFIERS:
-            verifier = verifier_for(spec)
-            wrong_form = (
-                None if verifier.answer_in(own.texts.answered(verifier.example)) else "no answer is found in it"
-            )
-        if wrong_form is not None:
+        if (unread := _unread(spec, own)) is not None:
             yield (
                 f"prompts.answer_form: {own.answer_form!r} is no form in which {key}.verifier ({title(spec)}) finds an"
-                f" answer ({wrong_form}); take {BOX}, or another verifier."
+                f" answer ({unread}); take {FENCE if parts(spec)[0] == CODE else BOX!r}, or another verifier."
             )
+
+
+def _unread(spec: Spec, own: PromptsConfig) -> str | None:
+    """Why the verifier finds no answer in the recipe's form; None if it does, or is the user's own."""
+    name = parts(spec)[0]
+    if name == CODE:
+        return None if "```" in own.answer_form else "it reads the last block of Python"
+    if own.answer_form == BOX:  # all others that come with the package read it
+        return None
+    wrong = wrong_with(spec)
+    if wrong is not None or name not in VERIFIERS:
+        return wrong
+    found = verifier_for(spec).answer_in(own.texts.answered(verifier_for(spec).example))
+    return None if found else "no answer is found in it"
 
 
 def _with_verifiers(r: Recipe) -> dict[str, ProblemsConfig]:

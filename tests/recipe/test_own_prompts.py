@@ -50,7 +50,11 @@ def test_a_text_stands_in_the_recipe_or_in_a_file_beside_the_place_that_names_it
         ("{tutor: reference.txt}", r"reference\.txt: holds \$\{, which is a reference"),
         ("{tutor: control.txt}", r"prompts\.tutor: holds the control character"),
         ("{refine: 'no gaps'}", r"prompts\.refine: has the gap <question> 0 times"),
-        ("{answer_form: 'Answer: ...'}", r"prompts\.answer_form: 'Answer: ...' is no form in which problems\.verifier"),
+        ("{answer_form: '... it is'}", r"prompts\.answer_form: '\.\.\. it is' is no form in which problems\.verifier"),
+        (
+            "{answer_form: 'Answer: ...'}\nevaluate: {benchmarks: {c: {source: c.csv, verifier: code}}}",
+            r"benchmarks\.c\.verifier \(code\)",
+        ),
         ("{answer_form: '\\boxed{}'}", r"prompts\.answer_form: .*expected three dots"),
     ],
 )

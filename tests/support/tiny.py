@@ -15,7 +15,7 @@ def tiny_model(family):
         "num_key_value_heads": 1,
         "head_dim": 16,
         "vocab_size": 528,  # as many as the pocket's tokenizer has, which gives the tests their ids
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 2048,
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
