@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from backend_checks import SHAPE, TOLERANCE, check_training, close, save_tiny
+from backend_checks import FAST, SHAPE, SLOW, TOLERANCE, check_training, close, save_tiny
 from backend_figures import LORA, disturb, examples, write
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
@@ -28,10 +28,6 @@ from ssb_unsloth.recipe.schema import ModelConfig, SamplingConfig
 
 SUPPORT = Path(__file__).parents[1] / "support"
 LAUNCHER = str(SUPPORT / "unsloth_cpu.py")
-# The fused LoRA kernels run in half precision, which is float16 here: the interpreter has no arithmetic for bfloat16.
-FAST = [("qwen2", "float32"), ("qwen2", "float16")]
-SLOW = [(family, dtype) for family in ("llama", "gemma", "qwen3") for dtype in ("float32", "float16")]
-SLOW.append(("gemma3_text", "float32"))  # in float16 its states overflow
 
 
 def run_in_unsloth(*words, cwd=None, code=0):
