@@ -213,6 +213,8 @@ def _prompts(r: Recipe) -> Lines:
     if wrong:
         return
     for key, problems in _with_verifiers(r).items():
+        if wrong_with(problems.verifier) is not None:  # which is said by itself
+            continue
         spec = r.judge(problems)
         if (unread := _unread(spec, own)) is not None:
             yield (

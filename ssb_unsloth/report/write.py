@@ -109,7 +109,9 @@ def closing_lines(run: RunDir) -> str:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     lines = ["", *plain(score_table(report["scores"], report["differences"]))]
     drawn = sorted(path.name for path in folder.glob("*.png"))
-    lines += ["", *cautions_said] if (cautions_said := [c.replace("**", "") for c in report["cautions"]]) else []
+    lines += (
+        ["", *cautions_said] if (cautions_said := [c.replace("**", "") for c in report.get("cautions", ())]) else []
+    )
     lines += ["", f"Report   {folder / 'report.md'}", f"Figures  {folder}/{', '.join(drawn)}"]
     if (folder / "tokens.html").exists():
         lines.append(f"Tokens   {folder / 'tokens.html'}")

@@ -41,7 +41,7 @@ KINDS = {
     },
     "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [7, 9]}},
 }
-BY_VLLM = ("plain", "rslora", "patterns")
+BY_VLLM = ("plain", "rslora", "patterns", "dora")  # dora: merged, in an engine of its own
 FAMILIES = {
     "qwen2": {},
     "llama": {},

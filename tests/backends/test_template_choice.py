@@ -430,7 +430,8 @@ def test_brought_rollouts_too(tokenizers, tmp_path):
 
     with pytest.raises(UserError, match=r"rollouts\.jsonl, line 1: a reply without the mark"):
         run(f"hm</think>{ANSWER}", ANSWER)
-    assert run(ANSWER, f"<think>{ANSWER}", finish="length").truncated == 2
+    with pytest.raises(UserError, match=r"100\.0% cut off, of 2"):  # by the length limit: nothing is to be refused
+        run(ANSWER, f"<think>{ANSWER}", finish="length")
 
 
 def test_a_completion_is_what_it_was_where_nobody_thinks(tokenizers):

@@ -118,7 +118,7 @@ def test_a_line_that_is_no_object_is_named(tmp_path, line):
 def test_a_file_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes('{"a": "é"}'.encode("latin-1"))
-    with pytest.raises(UserError, match=r"rows\.jsonl: not UTF-8"):
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 1: not UTF-8"):
         list(read_rows(path))
 
 

@@ -122,7 +122,7 @@ def test_the_yardstick_of_the_training_step_is_a_cross_entropy(chunk):
 
 
 def test_curation_without_vllm(tmp_path):
-    size = ["--questions", "2", "--max-tokens", "12", "--loop-requests", "2", "--repeats", "1"]
+    size = ["--questions", "8", "--max-tokens", "96", "--loop-requests", "2", "--repeats", "1"]
     rows = rows_of(curate.main, tmp_path / "rows.json", "--engine", "transformers", *size)
     assert {name.partition("@")[0] for name in rows} == {"ours", "paper"}
     assert {row["tokens"] for row in rows.values()} == {next(iter(rows.values()))["tokens"]}

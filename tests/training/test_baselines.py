@@ -388,13 +388,17 @@ def test_how_a_step_is_computed_does_not_change_it(make_model, tokenizer, tmp_pa
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
-def test_rewards_that_are_all_equal_end_in_a_sentence(make_model, tokenizer, tmp_path):
+def test_rewards_that_are_all_equal_end_in_a_sentence(make_model, tokenizer, tmp_path, monkeypatch, capsys):
+    run_grpo(make_model, tokenizer, tmp_path / "few")  # a handful of steps, which may be chance
+    assert "GRPO learns nothing here: in 5 steps every reply was wrong" in capsys.readouterr().err
+    monkeypatch.setattr(grpo, "FEW", 0)
     with pytest.raises(UserError, match=r"in 5 steps every reply was wrong \(mean reward 0\.00\)"):
         run_grpo(make_model, tokenizer, tmp_path)
 
 
 def test_a_long_run_without_a_difference_is_given_up_early(make_model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(grpo, "PATIENCE", 3)
+    monkeypatch.setattr(grpo, "FEW", 0)
     with pytest.raises(UserError, match="in 3 steps every reply was wrong"):
         run_grpo(make_model, tokenizer, tmp_path, steps=20)
 

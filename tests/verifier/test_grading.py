@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.verifier import boxed, equality, judge
+from ssb_unsloth.verifier import equality, forms, judge
 from ssb_unsloth.verifier.answers import MAX_LENGTH, read
 from ssb_unsloth.verifier.equality import Compared, compare, equivalent, normal_form
 from ssb_unsloth.verifier.protocol import Grade, Verdict
@@ -632,7 +632,7 @@ def test_what_finding_the_answer_raises_is_a_verdict_too(monkeypatch):
     def raises(*_):
         raise MemoryError
 
-    monkeypatch.setattr(boxed, "last_boxed", raises)
+    monkeypatch.setattr(forms, "last_boxed", raises)
     assert grade(r"\boxed{5}", "5") == Grade(Verdict.WRONG, None, "MemoryError")
     assert grade(r"\boxed{5}", "5", "length").verdict == "truncated"
     assert not format_free(r"\boxed{5}", "5")
