@@ -15,8 +15,14 @@ from pathlib import Path
 NAME = "pocket"  # what a recipe calls this model, these problems, and texts to measure drift on
 MODEL_DIR: Path = Path(__file__).parent / "model"
 """The shipped model: an ordinary Hugging Face folder."""
+MODELS = {NAME: MODEL_DIR, "pocket-tasks": Path(__file__).parent / "tasks" / "model"}  # by what a recipe calls them
 
 
 def is_pocket(name: str | None) -> bool:
     """Whether a recipe names what comes with the package; a file or folder of that name is written `./pocket`."""
     return name == NAME
+
+
+def model_folder(name: str | None) -> Path | None:
+    """The folder of the model that comes with the package under that name; None if none does."""
+    return MODELS.get(name or "")

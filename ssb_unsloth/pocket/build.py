@@ -27,10 +27,9 @@ from ..io.terminal import tell
 from ..prompts import student_messages
 from ..records import Problem
 from . import MODEL_DIR
-from .corpus import draw_chat
 from .muon import Muon
 from .problems import generate
-from .tokenizer import VOCABULARY, train_tokenizer
+from .tokenizer import POCKET, Corpus, train_tokenizer
 
 STEPS = 2000
 THREADS = 2
@@ -42,10 +41,10 @@ IGNORE = -100  # label of a token that is not learned
 VALIDATION = 300  # problems that both models are compared on
 
 
-def configuration(tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
+def configuration(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> Qwen2Config:
     """A Qwen2 of 0.8 million parameters with a head size of 32, the smallest that vLLM serves."""
     return Qwen2Config(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=128,
         num_hidden_layers=4,
         num_attention_heads=4,
@@ -60,9 +59,11 @@ def configuration(tokenizer: PreTrainedTokenizerBase) -> Qwen2Config:
     )
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, rng: random.Random, n: int) -> list[tuple[list[int], int]]:
+def encode(
+    tokenizer: PreTrainedTokenizerBase, rng: random.Random, n: int, corpus: Corpus
+) -> list[tuple[list[int], int]]:
     """`n` chats as (token ids, index of the first token after the question)."""
-    chats = [draw_chat(rng) for _ in range(n)]
+    chats = [corpus.draw(rng) for _ in range(n)]
     texts = [str(tokenizer.apply_chat_template(messages, tokenize=False)) for messages, _ in chats]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     examples = []
@@ -75,7 +76,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, rng: random.Random, n: int) -> li
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerBase, seed: int, tokens: int = BATCH_TOKENS
+    tokenizer: PreTrainedTokenizerBase, seed: int, corpus: Corpus, tokens: int = BATCH_TOKENS
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless (ids, labels), each (B, S) with about `tokens` tokens, of chats of like length.
 
@@ -84,7 +85,7 @@ def batches(
     """
     rng = random.Random(f"corpus|{seed}")
     while True:
-        pool = sorted(encode(tokenizer, rng, POOL), key=lambda example: len(example[0]))
+        pool = sorted(encode(tokenizer, rng, POOL, corpus), key=lambda example: len(example[0]))
         cuts: list[list[tuple[list[int], int]]] = [[]]
         for example in pool:
             if (len(cuts[-1]) + 1) * len(example[0]) > tokens:
@@ -115,17 +116,21 @@ def _one_torch_thread() -> Iterator[None]:
 
 
 @_one_torch_thread()
-def train(tokenizer: PreTrainedTokenizerBase, steps: int, seed: int) -> Qwen2ForCausalLM:
-    """Train a fresh model for `steps` batches, with a warm-up and a cosine to zero."""
+def train(
+    tokenizer: PreTrainedTokenizerBase, steps: int, seed: int, corpus: Corpus = POCKET, start: Path | None = None
+) -> Qwen2ForCausalLM:
+    """Train for `steps` batches, with a warm-up and a cosine to zero: a fresh model, or that of the folder `start`."""
     torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(configuration(tokenizer))
+    model = Qwen2ForCausalLM(configuration(tokenizer, corpus.vocabulary))
+    if start is not None:
+        model.load_state_dict(Qwen2ForCausalLM.from_pretrained(start, dtype=torch.float32).state_dict())
     # Muon learns the matrices in fewer steps than AdamW, which keeps the embeddings, norms and biases.
     matrices = [weight for name, weight in model.named_parameters() if weight.ndim > 1 and "embed" not in name]
     others = [weight for name, weight in model.named_parameters() if weight.ndim == 1 or "embed" in name]
     muon = Muon(matrices)
     adam = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
     weights = [*matrices, *others]
-    stream = batches(tokenizer, seed)
+    stream = batches(tokenizer, seed, corpus)
     progress = tqdm(total=steps, desc="pre-training", unit="step", mininterval=5, smoothing=0.05)
     # Each batch is worked on in THREADS parts, by threads that meet once a step.
     with ThreadPoolExecutor(THREADS) as pool:

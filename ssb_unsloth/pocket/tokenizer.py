@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import AddedToken
@@ -17,7 +18,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import Qwen2Tokenizer
 
-from ..prompts import PAPER
+from ..prompts import PAPER, Messages
 from .corpus import draw_chat
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"  # padding; a turn's start; its end
@@ -41,15 +42,34 @@ def stretches() -> list[str]:
     return [PAPER.tutor, opening, *headings, request, SEPARATOR]
 
 
-def train_tokenizer(seed: int) -> Qwen2Tokenizer:
+@dataclass(frozen=True)
+class Corpus:
+    """What a model is pre-trained on.
+
+    `draw` gives a chat, assistant's turn included, and the question in it; `stretches` are the parts of its prompts
+    that are a token each, and `vocabulary` is the most tokens that there are.
+    """
+
+    draw: Callable[[random.Random], tuple[Messages, str]]
+    stretches: Sequence[str]
+    vocabulary: int
+
+
+POCKET = Corpus(draw_chat, stretches(), VOCABULARY)
+
+
+def train_tokenizer(seed: int, corpus: Corpus = POCKET) -> Qwen2Tokenizer:
     """Learn the merges from freshly drawn chats, then add the special tokens and the prompts' stretches."""
-    added = [END_OF_TEXT, START, END, *stretches()]
+    added = [END_OF_TEXT, START, END, *corpus.stretches]
     blank = Qwen2Tokenizer()
     trainer = BpeTrainer(
-        vocab_size=VOCABULARY - len(added), initial_alphabet=ByteLevel.alphabet(), show_progress=False, min_frequency=2
+        vocab_size=corpus.vocabulary - len(added),
+        initial_alphabet=ByteLevel.alphabet(),
+        show_progress=False,
+        min_frequency=2,
     )
     backend = blank.backend_tokenizer
-    backend.train_from_iterator(_texts(random.Random(f"tokenizer|{seed}")), trainer)
+    backend.train_from_iterator(_texts(corpus, random.Random(f"tokenizer|{seed}")), trainer)
     learned: Any = json.loads(backend.to_str())["model"]
     merges: Any = [tuple(merge) for merge in learned["merges"]]
     tokenizer = Qwen2Tokenizer(
@@ -61,13 +81,13 @@ def train_tokenizer(seed: int) -> Qwen2Tokenizer:
         extra_special_tokens=[START],
         model_max_length=512,
     )
-    tokenizer.add_tokens([AddedToken(stretch, normalized=False) for stretch in stretches()])
+    tokenizer.add_tokens([AddedToken(stretch, normalized=False) for stretch in corpus.stretches])
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
 
-def _texts(rng: random.Random) -> Iterator[str]:
+def _texts(corpus: Corpus, rng: random.Random) -> Iterator[str]:
     """What stands in the chats beside the prompts' stretches."""
     for _ in range(CHATS):
-        messages, question = draw_chat(rng)
+        messages, question = corpus.draw(rng)
         yield from ("system\n", "user\n" + question, "assistant\n" + messages[-1]["content"])

@@ -1,0 +1,73 @@
+"""Build the tasks' model from nothing: `python -m ssb_unsloth.pocket.tasks.build --out DIR [--steps N] [--seed S]`.
+
+The same architecture, training and folder as the pocket's (`pocket.build`), on the tasks' text. Prints how many
+held-out questions of each task are answered as they are meant.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ...io.terminal import tell
+from ...prompts import student_messages
+from .. import build as pocket
+from ..tokenizer import Corpus, train_tokenizer
+from .corpus import TASKS, draw_chat, stretches, texts_of
+from .task import Task
+
+STEPS = 500
+VALIDATION = 60  # questions of each task that both models are compared on
+CORPUS = Corpus(draw_chat, stretches(), vocabulary=560)
+
+
+@torch.inference_mode()
+def accuracy(folder: Path, tasks: Sequence[Task], temperature: float, seed: int = 0) -> float:
+    """Share of the questions whose reply is that of the reading that is meant; greedy at temperature 0."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    torch.manual_seed(seed)
+    inputs: Any = tokenizer.apply_chat_template(
+        [student_messages(task.question, texts_of(type(task))) for task in tasks],
+        add_generation_prompt=True,
+        padding=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
+    ids = model.generate(**inputs, max_new_tokens=120, **({"do_sample": False} | sampling))
+    replies = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    right = [task.solution(task.rightly) == reply for task, reply in zip(tasks, replies, strict=True)]
+    return sum(right) / len(right)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m ssb_unsloth.pocket.tasks.build", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the model into")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"batches of pre-training (default {STEPS})")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the text (default 0)")
+    parser.add_argument("--start", type=Path, help="folder of a model to go on from, with its tokenizer")
+    args = parser.parse_args(argv)
+    if args.steps < 1:
+        parser.error("--steps must be at least 1")
+
+    tokenizer = AutoTokenizer.from_pretrained(args.start) if args.start else train_tokenizer(args.seed, CORPUS)
+    model = pocket.train(tokenizer, args.steps, args.seed, CORPUS, args.start)
+    tell(f"{sum(weight.numel() for weight in model.parameters()):,} parameters")
+    pocket.save(model, tokenizer, args.out)
+
+    tell(f"read as meant, of {VALIDATION} validation questions each   greedy   temperature 0.8")
+    for task in TASKS:
+        tasks = task.generate("validation", VALIDATION, seed=0)
+        scores = [accuracy(args.out, tasks, temperature) for temperature in (0.0, 0.8)]
+        tell(f"{task.__name__:<48}{scores[0]:>10.1%}{scores[1]:>18.1%}")
+
+
+if __name__ == "__main__":
+    main()
