@@ -26,13 +26,13 @@ from ..io.terminal import tell
 from ..machine.auto import choose
 from ..machine.hardware import here
 from ..machine.out_of_memory import explained
-from ..pocket import MODEL_DIR, NAME, is_pocket
+from ..pocket import NAME, model_folder
 from ..recipe.benchmarks import BENCHMARKS
 from ..recipe.loading import load, resolve, save
 from ..recipe.schema import Recipe, SamplerConfig
 from ..records import Problem, read_jsonl
 from ..report.sections import evaluation_section
-from ..report.tables import plain, score_table
+from ..report.tables import plain, score_table, words_for
 from ..run.keys import as_written, of_path
 from ..run.manifests import FORMAT, digest
 from ..run.rundir import RunDir
@@ -103,7 +103,8 @@ def _evaluate(recipe: Recipe, contestants: list[Contestant], run: RunDir, force:
                 disk.write_text(work.folder / "report.md", _page(recipe, rows))
             save(recipe, run.root / "recipe.yaml")
     scored = read_object(folder / "scores.json")
-    lines = plain(score_table(scored["scores"], scored["differences"]))
+    words = words_for({name: as_written(config) for name, config in recipe.evaluate.benchmarks.items()})
+    lines = plain(score_table(scored["scores"], scored["differences"], words))
     return "\n".join([*lines, "", f"Report  {folder / 'report.md'}", f"Replies {folder}/*.jsonl"])
 
 
@@ -181,7 +182,7 @@ def _distinction(word: str) -> str:
 
 def _limits(model: str) -> dict[str, Any]:
     """The keys that a model with less context than the default needs. Of a hub model the engine will say."""
-    folder = MODEL_DIR if is_pocket(model) else local(model, "MODEL")
+    folder = model_folder(model) or local(model, "MODEL")
     try:
         context = read_object(folder / "config.json").get("max_position_embeddings")
     except UserError:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from ..io.markdown import code, escaped, fenced, pipes
 from ..machine.lora_targets import kind_of, spell
 from ..pipeline.students import scores_of
-from ..pocket import is_pocket
+from ..pocket import model_folder
 from ..recipe.methods import METHODS
 from ..recipe.schema import BASE, Recipe
 from ..run.student import Student
@@ -153,15 +153,17 @@ def _scores(scores: Sequence[dict[str, Any]], student: Student) -> str:
     others = [
         f"{code(name)}: {code(title(b.verifier))}" for name, b in benchmarks.items() if written(b.verifier) != MATH
     ]
-    verified = f" (by another verifier on {', '.join(others)})" if others else ""
-    scoring = f"pass@1 by the last `\\boxed{{}}`, mathematically equal to the gold answer{verified}, one training run."
-    return pipes(table) + f"\n\nAccuracy is {scoring}"
+    scoring = "by the last `\\boxed{}`, mathematically equal to the gold answer"
+    if others:
+        named = f"by the verifier of {', '.join(others)}"
+        scoring = named if len(others) == len(benchmarks) else f"{scoring} ({named})"
+    return pipes(table) + f"\n\nAccuracy is pass@1 {scoring}, one training run."
 
 
 def _loading(format_: str, base_name: str, rank: int, files: Sequence[str]) -> str:
     base = json.dumps(base_name)
-    if is_pocket(base_name):
-        base = "str(MODEL_DIR)  # from ssb_unsloth.pocket import MODEL_DIR"
+    if model_folder(base_name):
+        base = f"str(MODELS[{base}])  # from ssb_unsloth.pocket import MODELS"
     if format_ == "adapter":
         return f"""transformers and PEFT:
 

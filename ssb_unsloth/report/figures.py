@@ -12,6 +12,7 @@ from matplotlib.figure import Figure  # not pyplot: no screen is needed, and a n
 from matplotlib.ticker import MaxNLocator
 
 from ..recipe.methods import METHODS
+from .tables import BOX
 
 GREY, BLUE, ORANGE, RED = "#9aa0a6", "#1f6fb4", "#e08214", "#c0392b"
 OTHER = "#56707f"  # a name that is no method's
@@ -56,8 +57,8 @@ def comparison(scores: Sequence[Mapping[str, Any]], path: Path, students: Sequen
     _finish(figure, [axes for axes, _ in panels], path)
 
 
-def gains(differences: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Each model's gain over the base in two: reasoning (gained box or not) and format (the rest: boxing, stopping)."""
+def gains(differences: Sequence[Mapping[str, Any]], path: Path, free_words: str = BOX.free) -> None:
+    """Each model's gain over the base in two: reasoning (gained in whatever form) and format (the rest)."""
     free = {_place(d): d for d in differences if (d["scoring"], d["reference"]) == ("format_free", "base")}
     rows = [d for d in differences if (d["scoring"], d["reference"]) == ("equivalent", "base")]
     figure, panels = _panels(rows)
@@ -71,7 +72,7 @@ def gains(differences: Sequence[Mapping[str, Any]], path: Path) -> None:
             [max(0.0, 100 * d["high"] - total) for total, d in zip(whole, here, strict=True)],
         ]
         axes.barh(
-            [y - 0.17 for y in range(len(here))], reasoning, 0.32, color=BLUE, label="reasoning: gained box or not"
+            [y - 0.17 for y in range(len(here))], reasoning, 0.32, color=BLUE, label=f"reasoning: gained {free_words}"
         )
         axes.barh([y + 0.17 for y in range(len(here))], rest, 0.32, color=ORANGE, label="format: the rest")
         style: dict[str, Any] = {"fmt": "D", "color": "black", "markersize": 4, "capsize": 3, "linewidth": 1}

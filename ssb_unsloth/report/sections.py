@@ -11,8 +11,20 @@ from ..prompts import DEFAULT, PAPER, SHIPPED, Texts
 from ..published import PAIRS, QUESTIONS
 from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe
-from ..verifier.verifiers import title
-from .tables import Row, difference_table, gain_table, published_table, samples_table, score_table, student_table
+from ..verifier.verifiers import CODE, MATH, parts, title
+from .tables import (
+    BOX,
+    FORM,
+    Row,
+    Words,
+    difference_table,
+    gain_table,
+    published_table,
+    samples_table,
+    score_table,
+    student_table,
+    words_for,
+)
 
 
 def evaluation_section(
@@ -27,15 +39,18 @@ def evaluation_section(
         "wilson": "Wilson's for one reply a question" + ", or where all replies or none are right," * (len(kinds) > 1),
         "bootstrap": f"a bootstrap over questions for several ({RESAMPLES:,} resamples, seed {seed})",
     }
-    elsewhere = beyond = ""
-    if any("verifier" in b for b in benchmarks.values()):
-        elsewhere = " (to a verifier that a benchmark below names, its answer is right)"
-        beyond = " (as far as such a verifier looks beyond the box)"
+    words = words_for(benchmarks)
+    free = "the last box, formula or number is equal to it, boxed or not, cut off or not"
+    if words is FORM:
+        free = (
+            "it is right wherever and however the reply gives it, cut off or not, as far as the verifier looks for it"
+        )
     columns = [
-        "*equal as string*: the box is the gold answer character for character (the paper's way)",
-        "*box or not*: the last box, formula or number is equal to it, boxed or not, cut off or not" + beyond,
-        "*no box*, *cut off*: shares of all replies, those that ended without a box and those that did not end;"
-        " *tokens*: means over right and over wrong replies",
+        f"*equal as string*: {words.answer} is the gold answer character for character (the paper's way)"
+        + ("; tests of programs know no such thing, and it is their accuracy" if _has_programs(benchmarks) else ""),
+        f"*{words.free}*: {free}",
+        f"*{words.none}*, *cut off*: shares of all replies, those that ended without {_one(words)} and those that did"
+        " not end; *tokens*: means over right and over wrong replies",
     ]
     if any((d["scoring"], d["reference"]) == ("equivalent", "base") for d in differences):
         columns.append("*against base*: points gained; *n.s.*: not significant, by the tests below")
@@ -45,11 +60,10 @@ def evaluation_section(
             " other training runs"
         )
     parts = [
-        "Accuracy is pass@1: the last `\\boxed{}` is mathematically equal to the gold answer"
-        f"{elsewhere}, and the reply was not cut off."
+        f"Accuracy is pass@1: {_right(benchmarks)}, and the reply was not cut off."
         f" Intervals are {' and '.join(text for kind, text in intervals.items() if kind in kinds)}.",
         "\n".join(f"- {line}" for line in columns),
-        pipes(score_table(scores, differences)),
+        pipes(score_table(scores, differences, words)),
     ]
     ours = [s for s in scores if (s["scoring"], s["metric"]) == ("equivalent", "pass@1") and s["seed"] is not None]
     if undecided := sum(s.get("undecided", 0) for s in ours):
@@ -70,8 +84,9 @@ def evaluation_section(
         ]
     if len(gains := gain_table(differences)) > 1:
         parts += [
-            "What a model gains box or not is *reasoning*; the rest of its gain in accuracy, which comes from boxing"
-            " the answer and from stopping, is *format*. Points, the interval that of the reasoning:",
+            f"What a model gains {words.free} is *reasoning*; the rest of its gain in accuracy, which comes from"
+            f" {'boxing the answer' if words is BOX else 'giving the answer as it was asked'} and from stopping, is"
+            " *format*. Points, the interval that of the reasoning:",
             pipes(gains),
         ]
     if len(published := published_table([b["name"] for b in benchmarks.values()])) > 1:
@@ -90,6 +105,24 @@ def evaluation_section(
                 "> " + prompt.replace("\n", "\n> ") if name in SHIPPED else fenced(prompt),
             ]
     return "\n\n".join(parts)
+
+
+def _right(benchmarks: Mapping[str, Row]) -> str:
+    """When a reply is right."""
+    others = sum("verifier" in benchmark for benchmark in benchmarks.values())
+    if others and others == len(benchmarks):
+        return "the answer is right to the verifier that its benchmark names below"
+    elsewhere = " (to a verifier that a benchmark below names, its answer is right)" if others else ""
+    return f"the last `\\boxed{{}}` is mathematically equal to the gold answer{elsewhere}"
+
+
+def _has_programs(benchmarks: Mapping[str, Row]) -> bool:
+    return any(parts(benchmark.get("verifier", MATH))[0] == CODE for benchmark in benchmarks.values())
+
+
+def _one(words: Words) -> str:
+    """One of what carries answers."""
+    return "a box" if words is BOX else "an answer"
 
 
 def _undecided(count: int, what: str, where: str) -> str:
@@ -188,14 +221,14 @@ def curation_section(report: dict[str, Any]) -> str:
     if c["brought"]:
         kept = "all of them" if c["pairs"] == c["brought"] else f"the first {c['pairs']:,}"
         return f"## Curation\n\n{c['brought']:,} pairs of your own were read, and {kept} used; nothing was sampled.\n\n"
-    undecided = ""
+    one, undecided = _one(words_for(report.get("decoding", {}))), ""
     if c.get("undecided"):
         undecided = (
             _undecided(c["undecided"], "rollouts and refinements", "rollouts.jsonl and refinements.jsonl") + "\n\n"
         )
     return f"""## Curation{_whose(report)}
 
-{c["questions"]:,} questions, {c["rollouts"]:,} rollouts ({c["no_answer"]:,} without a box, {c["truncated"]:,} cut off):
+{c["questions"]:,} questions, {c["rollouts"]:,} rollouts ({c["no_answer"]:,} without {one}, {c["truncated"]:,} cut off):
 {c["all_right"]:,} questions with only right rollouts, {c["all_wrong"]:,} with only wrong ones, {c["mixed"]:,} mixed
 ({c["repeated_wrong"]:,} of them with a repeated wrong answer). {c["refined"]:,} questions refined, {c["accepted"]:,} of
 them rightly, {c["pairs"]:,} pairs kept. The paper used {QUESTIONS} questions for its {PAIRS} pairs.

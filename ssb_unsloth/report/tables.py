@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..evaluation.stats import wilson
@@ -15,7 +16,25 @@ Row = Mapping[str, Any]
 Table = list[list[str]]  # the first row is the head
 
 
-def score_table(scores: Sequence[Row], differences: Sequence[Row] = ()) -> Table:
+@dataclass(frozen=True)
+class Words:
+    """What an answer's form is called: a box where mathematics alone is asked, else no such thing."""
+
+    answer: str  # what carries it
+    free: str  # the loosest scoring: right with it or without
+    none: str  # replies that have none
+
+
+BOX = Words("the box", "box or not", "no box")
+FORM = Words("the answer", "in any form", "no answer")
+
+
+def words_for(benchmarks: Mapping[str, Row]) -> Words:
+    """By the benchmarks as reports describe them, which name a verifier where it is another than the mathematical."""
+    return FORM if any("verifier" in benchmark for benchmark in benchmarks.values()) else BOX
+
+
+def score_table(scores: Sequence[Row], differences: Sequence[Row] = (), words: Words = BOX) -> Table:
     """Every model with its three scorings; of several seeds the mean, the standard deviation and each seed's value.
 
     Where `differences` against the base are given, each gain stands beside its model, and what is not significant
@@ -26,7 +45,7 @@ def score_table(scores: Sequence[Row], differences: Sequence[Row] = ()) -> Table
     gains = {_place(d): d for d in differences if (d["scoring"], d["reference"]) == ("equivalent", "base")}
     several = {_place(s) for s in boxed if s["seed"] is None}
     head = ["benchmark", "decoding", "model", "accuracy", "95 % interval"]
-    head += ["against base"] * bool(gains) + ["equal as string", "box or not", "no box", "cut off"]
+    head += ["against base"] * bool(gains) + ["equal as string", words.free, words.none, "cut off"]
     table = [[*head, "tokens, right", "tokens, wrong", *["seeds: sd, each"] * bool(several)]]
     for s in sorted(boxed, key=lambda s: (s["benchmark"], s["temperature"])):
         if _place(s) in several and s["seed"] is not None:
@@ -79,7 +98,7 @@ def difference_table(differences: Sequence[Row], scoring: str = "equivalent") ->
 
 
 def gain_table(differences: Sequence[Row]) -> Table:
-    """Each gain over the base split in two: what is gained box or not (reasoning), and the rest (format)."""
+    """Each gain over the base split in two: what is gained in whatever form (reasoning), and the rest (format)."""
     table = [["benchmark", "decoding", "difference", "gain", "of it reasoning", "95 % interval", "of it format"]]
     free = {_place(d): d for d in differences if (d["scoring"], d["reference"]) == ("format_free", "base")}
     for d in differences:

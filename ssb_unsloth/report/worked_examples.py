@@ -17,66 +17,71 @@ from ..records import (
     read_jsonl,
 )
 from ..run.rundir import RunDir
+from ..verifier.verifiers import CODE, MATH, Spec, parts, verifier_for
 
 
-def worked_examples(run: RunDir, student: str, seed: int) -> str:
-    """Pairs with their origins, then benchmark questions that base and student answer differently."""
-    parts = ["# Worked examples", ""]
+def worked_examples(run: RunDir, student: str, seed: int, verifiers: Mapping[str, Spec] | None = None) -> str:
+    """Pairs with their origins, then benchmark questions that base and student answer differently.
+
+    `verifiers`: those of the pairs' questions (under "") and of each benchmark; the mathematical one where none is.
+    """
+    verifiers = verifiers or {}
+    page = ["# Worked examples", ""]
     if (run.stage("curate") / "pairs.jsonl").exists():  # not where GRPO alone was trained
-        parts += _pairs(run, student, seed)
-    parts += ["## Questions that neither was trained on", ""]
+        page += _pairs(run, student, seed, verifiers.get("", MATH))
+    page += ["## Questions that neither was trained on", ""]
     for path in sorted(run.stage("evaluate").glob("problems-*.jsonl")):
         benchmark = path.stem.removeprefix("problems-")
         problems = {p.id: p for p in read_jsonl(path, Problem)}
         replies = _greediest(run, benchmark, seed)
         for before, after in _telling(replies.get("base", []), replies.get(student, [])):
             problem = problems[before.problem_id]
-            parts += [
-                f"### {opening(benchmark)}, {escaped(problem.id)}, gold answer {_first_line(problem.gold)}",
-                "",
-                _fenced("Question", problem.question),
+            page += [
+                *_asked(f"{opening(benchmark)}, {escaped(problem.id)}", problem, verifiers.get(benchmark, MATH)),
                 _fenced(f"Base: {before.verdict}", before.text),
                 _fenced(f"Student: {after.verdict}", after.text),
             ]
-    return "\n".join(parts)
+    return "\n".join(page)
 
 
-def _first_line(gold: str) -> str:
-    """Below it stand the options of a multiple choice, or more tests."""
-    first, *more = gold.splitlines() or [""]
-    return code(first) + " ..." * bool(more)
+def _asked(title: str, asked: Problem | Pair, verifier: Spec) -> list[str]:
+    """Heading and question; the gold answer as its verifier shows it, below the question where it has several lines."""
+    gold, question = verifier_for(verifier).shown(asked.gold), _fenced("Question", asked.question)
+    if "\n" in gold:
+        return [f"### {title}", "", question, _fenced("Gold answer", gold)]
+    return [f"### {title}, gold answer {code(gold)}", "", question]
 
 
-def _shown_to_teacher(pair: Pair, rollouts: Mapping[str, Rollout]) -> list[str]:
+def _shown_to_teacher(pair: Pair, rollouts: Mapping[str, Rollout], verifier: Spec) -> list[str]:
     """The two rollouts; of a pair that was made elsewhere, what it has of them."""
     if pair.teacher_prompt is not None:
         return [_fenced("What the teacher is shown, as it was given", pair.teacher_prompt[-1]["content"])]
     wrong = rollouts.get(pair.wrong_id)
-    answer = "" if wrong is None else f", answer {code(wrong.answer or 'none')}"
+    answer = ""
+    if wrong is not None and parts(verifier)[0] != CODE:  # a program is nearly all of its rollout
+        answer = f", answer {code(wrong.answer or 'none')}"
     return [
         _fenced(f"Wrong rollout {escaped(pair.wrong_id)}{answer}", pair.wrong),
         _fenced(f"Right rollout {escaped(pair.right_id)}", pair.right),
     ]
 
 
-def _pairs(run: RunDir, student: str, seed: int) -> list[str]:
+def _pairs(run: RunDir, student: str, seed: int, verifier: Spec) -> list[str]:
     pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)[:WORKED_EXAMPLES]
     rollouts = {r.id: r for r in read_jsonl(run.stage("curate") / "rollouts.jsonl", Rollout)}
     answers = {model: _answers(run, model, seed) for model in ("base", student)}
-    parts = ["## From a question to a pair, and what base and student now answer", ""]
+    page = ["## From a question to a pair, and what base and student now answer", ""]
     for pair in pairs:
-        parts += [
-            f"### {opening(pair.problem_id)}, gold answer {_first_line(pair.gold)}",
-            "",
-            _fenced("Question", pair.question),
-            *_shown_to_teacher(pair, rollouts),
+        page += [
+            *_asked(opening(pair.problem_id), pair, verifier),
+            *_shown_to_teacher(pair, rollouts, verifier),
             _fenced(f"Refinement {escaped(pair.refinement_id)}, which the student learns", pair.reply),
             _fenced(f"Base, greedy: {answers['base'][pair.problem_id].verdict}", answers["base"][pair.problem_id].text),
             _fenced(
                 f"Student, greedy: {answers[student][pair.problem_id].verdict}", answers[student][pair.problem_id].text
             ),
         ]
-    return parts
+    return page
 
 
 def _answers(run: RunDir, model: str, seed: int) -> dict[str, Generation]:

@@ -21,7 +21,7 @@ from ..training.token_kl import FILE as TOKENS
 from .cautions import cautions
 from .costs import student_rows
 from .sections import document, system_prompts
-from .tables import gain_table, plain, score_table
+from .tables import gain_table, plain, score_table, words_for
 from .token_page import by_kind, page
 from .worked_examples import worked_examples
 
@@ -74,7 +74,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[S
         figures.cost(report["scores"], report["students"], folder / "cost.png")
     figures.comparison(report["scores"], folder / "accuracy.png", report.get("students", ()))
     if len(gain_table(report["differences"])) > 1:
-        figures.gains(report["differences"], folder / "gains.png")
+        figures.gains(report["differences"], folder / "gains.png", words_for(report["decoding"]).free)
     figures.training(histories, folder / "training.png")
     if "curate" in stages:
         curation = json.loads((run.stage("curate") / "statistics.json").read_text(encoding="utf-8"))
@@ -86,7 +86,9 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[S
         (folder / "tokens.html").write_text(_token_page(recipe, run, tokens), encoding="utf-8")
     report["cautions"] = cautions(recipe, report)
     (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (folder / "examples.md").write_text(worked_examples(run, everyone[0].name, seeds[0]), encoding="utf-8")
+    verifiers = {"": recipe.problems.verifier, **{name: b.verifier for name, b in recipe.evaluate.benchmarks.items()}}
+    examples = worked_examples(run, everyone[0].name, seeds[0], verifiers)
+    (folder / "examples.md").write_text(examples, encoding="utf-8")
     (folder / "report.md").write_text(document(recipe, report), encoding="utf-8")
 
 
@@ -107,7 +109,7 @@ def closing_lines(run: RunDir) -> str:
     """What a finished run says: a small table, and where the rest is."""
     folder = run.stage("report")
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    lines = ["", *plain(score_table(report["scores"], report["differences"]))]
+    lines = ["", *plain(score_table(report["scores"], report["differences"], words_for(report["decoding"])))]
     drawn = sorted(path.name for path in folder.glob("*.png"))
     lines += (
         ["", *cautions_said] if (cautions_said := [c.replace("**", "") for c in report.get("cautions", ())]) else []

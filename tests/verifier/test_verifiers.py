@@ -246,7 +246,7 @@ def test_evaluation_scores_and_grade_are_by_the_verifier_of_the_benchmark(choice
     described = keys.as_written(BenchmarkConfig(source="x", verifier=choice))
     said = evaluation_section(rows["scores"], rows["differences"], {"mine": described}, 1)
     assert "tokens, verifier letters" in said
-    assert "names, its answer is right), and the reply was not cut off" in said
+    assert "Accuracy is pass@1: the answer is right to the verifier that its benchmark names below, and" in said
     folder, file = tmp_path / "run" / "evaluate", "base-1-mine-0.8.jsonl"
     assert regrade(folder / file).changes == []  # the run's folder says which verifier it was
     assert len(regrade(folder / file, "math").changes) > 0  # to which `d` is not `D`
