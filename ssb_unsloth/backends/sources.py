@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UserError
 from ..io.files import local, read_object
 from ..machine.hub import endpoint
-from ..pocket import MODEL_DIR, is_pocket
+from ..pocket import model_folder
 from ..recipe.schema import LORA_RANKS, ModelConfig
 from .sampler import Adapter
 
@@ -19,8 +19,8 @@ def model_path(model: ModelConfig) -> str:
     Raises:
         UserError: a local path without a config.json.
     """
-    if is_pocket(model.name):
-        return str(MODEL_DIR)
+    if (folder := model_folder(model.name)) is not None:
+        return str(folder)
     path = local(model.name, "model.name")
     if path.exists():
         if not (path / "config.json").is_file():

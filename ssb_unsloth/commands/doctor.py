@@ -26,7 +26,7 @@ from ..machine.assumptions import ENVIRONMENT_BYTES
 from ..machine.findings import BOTH, GPU, POCKET, STOP, Finding, look, wrong_lengths
 from ..machine.geometry import geometry, needs_gpu, shipped
 from ..machine.plan import make_plan
-from ..pocket import is_pocket
+from ..pocket import model_folder
 from ..recipe.loading import load
 from ..recipe.schema import Recipe
 from ..verifier.verifiers import CODE, parts, sandbox_layers, sandbox_wants
@@ -120,7 +120,11 @@ def _template(recipe: Recipe, kind: str) -> Iterator[Finding]:
     name = recipe.model.name
     if find_spec("transformers") is None or find_spec("torch") is None:
         return
-    if not is_pocket(name) and not Path(name).exists() and hub.cached(name, recipe.model.revision, "models") is None:
+    if (
+        model_folder(name) is None
+        and not Path(name).exists()
+        and hub.cached(name, recipe.model.revision, "models") is None
+    ):
         return
     try:
         from ..backends.transformers import load_tokenizer
@@ -156,7 +160,7 @@ def _wanted(recipe: Recipe) -> Iterator[tuple[str, str, str | None]]:
     names = [("models", recipe.model.name, recipe.model.revision), *(("datasets", s.source, None) for s in sources)]
     seen = set()
     for kind, name, revision in names:
-        local = is_pocket(name) or name.startswith((".", "/", "~")) or Path(name).exists()
+        local = model_folder(name) is not None or name.startswith((".", "/", "~")) or Path(name).exists()
         if not local and "/" in name and name not in seen:
             seen.add(name)
             yield kind, name, revision

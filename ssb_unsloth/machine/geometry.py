@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from ..errors import UserError
 from ..io.files import local, read_object
-from ..pocket import MODEL_DIR, is_pocket
+from ..pocket import model_folder
 from ..recipe.schema import ModelConfig
 from . import counted, hub
 from .families import FAMILIES, family_of
@@ -268,8 +268,8 @@ def geometry(model: ModelConfig) -> tuple[Geometry, str]:
 
 
 def _config(model: ModelConfig) -> tuple[dict[str, Any], str]:
-    if is_pocket(model.name):
-        return read_object(MODEL_DIR / "config.json"), "the package"
+    if (own := model_folder(model.name)) is not None:
+        return read_object(own / "config.json"), "the package"
     folder = local(model.name, "model.name")
     if folder.exists() or model.name.startswith((".", "/", "~")):
         if not (folder / "config.json").is_file():

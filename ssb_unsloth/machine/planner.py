@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from ..pocket import is_pocket
+from ..pocket import is_pocket, model_folder
 from ..recipe.benchmarks import BENCHMARKS
 from ..recipe.loading import variant
 from ..recipe.methods import METHODS
@@ -124,7 +124,7 @@ class Planner:
         card = stated(card, recipe.card)
         self.asked, self.recipe = recipe, choose(recipe, card)
         self.card, self.shape, self.name = card, shape, name
-        self.assume = POCKET if is_pocket(recipe.model.name) else Assumptions()
+        self.assume = POCKET if model_folder(recipe.model.name) else Assumptions()
         self.itemsize = ITEMSIZE[self.recipe.model.dtype]
         self.lora = shape.lora_parameters(recipe.train.lora.r, recipe.train.lora.target_modules)
         engine = recipe.sampler.engine
@@ -139,7 +139,7 @@ class Planner:
         else:
             for stage in stages if self.card.memory_mib else ():
                 stage.fits = stage.bytes <= self.card.memory_mib * 2**20
-        local = is_pocket(r.model.name) or source.startswith((".", "/", "~"))
+        local = model_folder(r.model.name) is not None or source.startswith((".", "/", "~"))
         local = local or hub.has_weights(r.model.name, r.model.revision)
         download = 0.0 if local else 2.0 * self.shape.parameters  # the hub's weights are 16-bit
         return Plan(

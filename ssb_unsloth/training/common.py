@@ -26,7 +26,7 @@ from ..io.progress import say
 from ..machine.lora_targets import select
 from ..method.collator import Example
 from ..method.examples import render_examples
-from ..pocket import MODEL_DIR, NAME
+from ..pocket import MODELS
 from ..recipe.schema import Recipe, TrainConfig
 from ..records import Pair, Problem, Rollout
 from ..run.curated import read_pairs, read_questions, read_rollouts
@@ -224,6 +224,6 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set, in another order each time
-    if config["base_model_name_or_path"] == str(MODEL_DIR):
-        config["base_model_name_or_path"] = NAME  # as the recipe says, and not where it lies on this machine
+    base = config["base_model_name_or_path"]  # as the recipe says, and not where it lies on this machine
+    config["base_model_name_or_path"] = next((name for name, its in MODELS.items() if base == str(its)), base)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
