@@ -150,7 +150,8 @@ def fit(
     probe_tokens: int,
     rate: str = "train.learning_rate",
 ) -> Trained:
-    """Train, and save `adapter` in the inputs' folder, or `model` where all weights are trained. What the method alone can count is left for it to add.
+    """Train, and save `adapter` in the inputs' folder, or `model` where all weights are trained. What the method alone
+    can count is left for it to add.
 
     Training resumes from the newest whole checkpoint in the folder's `checkpoints`; what comes out is that of an
     undisturbed run. While it trains, the student's own replies to `probes`, held-out questions, are measured, at most

@@ -66,8 +66,8 @@ def _drills(tokenizer: PreTrainedTokenizerBase) -> list[Text]:
 
 
 def drift(model: nn.Module, texts: Sequence[Text], base: nn.Module | None = None) -> float:
-    """Mean KL(base ‖ student) at temperature 1 over all predicted tokens, in nats. `model`: the trained one; `base` None:
-    it is that with its adapter off.
+    """Mean KL(base ‖ student) at temperature 1 over all predicted tokens, in nats. `model`: the trained one; `base`
+    None: it is that with its adapter off.
     """
     import torch
 

@@ -38,8 +38,8 @@ def train(inputs: Inputs) -> Trained:
 
 
 def train_ssb(inputs: Inputs, student: nn.Module, targets: StoredTeacher | None) -> Trained:
-    """Train `student`, the base model with a fresh adapter or with all but its ends to be trained, on the inputs' examples. `targets` None: the teacher, which
-    is the same model, runs in the training step.
+    """Train `student`, the base with a fresh adapter or with all but its ends to be trained, on the inputs' examples.
+    `targets` None: the teacher, which is the same model, runs in the training step.
     """
     config, examples = inputs.recipe.train, inputs.examples
     dtype = next(student.parameters()).dtype

@@ -36,9 +36,10 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """A row for each pair: its tokens, their kinds, KL before and after, and what each of the three models expected.
 
-    `model` is the trained one; `base` None: the base is that with its adapter off. A row holds, R entries each: `ids`, `kinds`, KL(teacher ‖ base) `before` and
-    KL(teacher ‖ student) `after`, in nats; under `p` the probability of the reply's token and under `top` the likeliest
-    [id, probability], for teacher, base and student; `pieces` is the text of every id that occurs.
+    `model` is the trained one; `base` None: the base is that with its adapter off. A row holds, R entries each: `ids`,
+    `kinds`, KL(teacher ‖ base) `before` and KL(teacher ‖ student) `after`, in nats; under `p` the probability of the
+    reply's token and under `top` the likeliest [id, probability], for teacher, base and student; `pieces` is the text
+    of every id that occurs.
     """
     import torch
 
