@@ -335,6 +335,8 @@ class Planner:
             kept = shape.L * shape.H * self.itemsize + shape.saved_bytes(self.itemsize, r)
         else:
             kept = shape.saved_in_all(self.itemsize, r)
+        if t.lora is None and self.itemsize == 4:  # what its two norms have made, for the gradients of their weights
+            kept += 8 * shape.H * (1 if t.gradient_checkpointing else shape.L)
         memory["activations"] = float(tokens * kept)
         return memory
 

@@ -74,16 +74,11 @@ def test_the_whole_chain(tmp_path):
     replies = ssb("chat", whole, said="What is 2 + 3?\n")
     assert "base (" in replies
     assert "whole-round1 (" in replies
-    told = ssb(
-        "evaluate",
-        whole / "train" / "model",
-        "--benchmark",
-        "pocket-test",
-        "--out",
-        tmp_path / "alone",
-        "evaluate.benchmarks.pocket-test.limit=2",
-    )
-    assert "pocket-test" in told
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "What is 2 + 3?", "answer": "5"}\n')
+    asked = ("--benchmark", f"sum={questions}", "--max-tokens", 64, "--out", tmp_path / "alone")
+    told = ssb("evaluate", whole / "train" / "model", *asked, "sampler.engine=transformers")
+    assert "sum" in told
 
     assert finished(whole).adapter is None
     assert format_of(whole) == "merged"
