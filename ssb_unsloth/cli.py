@@ -95,7 +95,7 @@ def _student_commands(commands: Any) -> None:
     export.add_argument("--format", choices=(*formats, "all"), default="all", help="all: GGUF only where llama.cpp is")
     export.add_argument("--out", type=Path, metavar="DIR", help="where to (RUN/export)")
     push.add_argument("repo_id", metavar="REPO_ID", help="user/name")
-    push.add_argument("--format", choices=formats, default="adapter", help="which export (adapter)")
+    push.add_argument("--format", choices=formats, help="which export (adapter; merged where there is none)")
     push.add_argument("--public", action="store_true", help="for everybody to see; private otherwise")
     push.add_argument("--yes", action="store_true", help="do not ask before uploading")
     chat.add_argument("--temperature", type=float, default=0.0, help="0, greedy, unless given")

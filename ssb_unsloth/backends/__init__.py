@@ -75,9 +75,13 @@ class TrainingBackend:
         UserError: the recipe insists on Unsloth, and it is not installed or has no GPU.
     """
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, all_weights: bool = False) -> None:
+        """`all_weights`: whether the whole model is to be trained, which plain transformers does."""
         self._model = model
         self.name = _training_backend(model)
+        if all_weights and self.name == "unsloth":
+            say("All weights are trained (train.lora: null), so plain transformers loads the model, and not Unsloth.")
+            self.name = "transformers"
         if self.name == "unsloth":
             from .unsloth import prepare
 
@@ -108,7 +112,11 @@ class TrainingBackend:
                 say(f"{error} Now with transformers, since model.backend is auto.")
                 self.name = "transformers"
         model = transformers.load_model(self._model)
-        return model if lora is None else transformers.add_lora(model, lora, seed, gradient_checkpointing)
+        if lora is not None:
+            return transformers.add_lora(model, lora, seed, gradient_checkpointing)
+        if gradient_checkpointing:
+            transformers.recompute(model)
+        return model
 
 
 def _training_backend(model: ModelConfig) -> str:

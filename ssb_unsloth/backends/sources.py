@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def model_path(model: ModelConfig) -> str:
     if model.name.startswith((".", "/", "~")):
         raise UserError(f"model.name: {model.name}: no such folder.")
     return model.name
+
+
+def in_folder(model: ModelConfig, folder: Path) -> ModelConfig:
+    """The model that was saved there, made of `model`. Its tokenizer has the template that was chosen, and no others to
+    choose from."""
+    return replace(model, name=str(folder), revision=None, chat_template=None)
 
 
 def unloadable(what: str, model: ModelConfig, error: Exception | str) -> UserError:

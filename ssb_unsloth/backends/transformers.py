@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import UserError
 from ..io.progress import hide_loading_bars
+from ..machine.all_weights import Weights, all_weights
 from ..machine.auto import choose_model
 from ..machine.hardware import here
 from ..machine.lora_targets import select
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+SHARD = "4GB"  # the largest file of weights
 PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
@@ -145,9 +147,47 @@ def add_lora(model: torch.nn.Module, lora: LoraConfig, seed: int, gradient_check
     set_seed(seed)  # the adapter's first weights are drawn here
     student: Any = peft.get_peft_model(cast(Any, model), peft_config(lora, model))
     if gradient_checkpointing:
-        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        recompute(student)
     trained: torch.nn.Module = student.eval()
     return trained
+
+
+def recompute(model: Any) -> None:
+    """Let activations be computed again in the backward pass, and not be kept."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def freeze_the_rest(model: torch.nn.Module) -> Weights:
+    """Let all weights of the model be trained that `all_weights` names, and no other.
+
+    Raises:
+        UserError: there are none.
+    """
+    chosen = all_weights(model)
+    names = set(chosen.names)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+    return chosen
+
+
+def save_model(trained: torch.nn.Module, model: ModelConfig, folder: Path) -> None:
+    """A model that was trained as a whole, in the dtype that it has, with its base's settings and tokenizer: a model of
+    its own, in sharded safetensors. `model`: the base.
+
+    Raises:
+        UserError: the base's tokenizer or settings cannot be loaded.
+    """
+    import torch
+
+    own: Any = trained
+    with torch.device("meta"):  # trainers write into a model's settings: the base's own are saved
+        own.config = (
+            auto_class(config_of(model)).from_config(config_of(model), trust_remote_code=model.trust_remote_code).config
+        )
+    own.generation_config = load_generation_config(model)
+    own.save_pretrained(folder, max_shard_size=SHARD)
+    load_tokenizer(model).save_pretrained(folder)
+    _copy_processor(model, folder)
 
 
 def save_merged(model: ModelConfig, adapter: Path | None, folder: Path, dtype: str | None = None) -> None:
@@ -176,7 +216,7 @@ def save_merged(model: ModelConfig, adapter: Path | None, folder: Path, dtype: s
         raise unloadable(f"Model {model.name!r}", model, error) from None
     merged: Any = base if adapter is None else merge(base, adapter)
     merged.to(getattr(torch, dtype or choose_model(model, here()).dtype))
-    merged.save_pretrained(folder, max_shard_size="4GB")
+    merged.save_pretrained(folder, max_shard_size=SHARD)
     load_tokenizer(model).save_pretrained(folder)
     _copy_processor(model, folder)
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from ..backends.sampler import Adapter, Request
 from ..io.progress import hush
 from ..io.terminal import visible
-from ..pipeline.students import adapter_of, finished
+from ..pipeline.students import finished
 from ..prompts import student_messages
 from ..recipe.schema import SamplingConfig
 
@@ -40,11 +40,13 @@ def chat(folder: Path, temperature: float, seed: int = 0) -> None:
 
     source = finished(folder)
     recipe, screen = source.recipe, Console()
-    assert_fits(recipe.model, adapter_of(source), "transformers")
+    if source.adapter is not None:
+        assert_fits(recipe.model, source.adapter, "transformers")
     sampler = TransformersSampler(load_model(recipe.model), load_tokenizer(recipe.model), batch_size=1)
+    student = Adapter(source.name, source.adapter) if source.adapter is not None else None
+    trained = sampler if student else TransformersSampler(load_model(source.model), load_tokenizer(source.model), 1)
     decoding = SamplingConfig(temperature=temperature, max_tokens=recipe.curate.rollout.max_tokens)
     room = recipe.sampler.max_model_len - decoding.max_tokens
-    student = Adapter(source.name, adapter_of(source))
     for number, question in enumerate(_questions(screen)):
         prompt = sampler.render(student_messages(question, recipe.prompts.texts))
         if len(prompt) > room:
@@ -52,8 +54,8 @@ def chat(folder: Path, temperature: float, seed: int = 0) -> None:
             continue
         table = Table(expand=True, title=None if sys.stdin.isatty() else Text(visible(question)), title_justify="left")
         replies = []
-        for name, adapter in (("base", None), (student.name, student)):
-            (reply,) = sampler.sample([Request(prompt, seed + number)], decoding, adapter, quiet=True)
+        for name, asked, adapter in (("base", sampler, None), (source.name, trained, student)):
+            (reply,) = asked.sample([Request(prompt, seed + number)], decoding, adapter, quiet=True)
             cut = ", cut off" if reply.finish_reason == "length" else ""
             table.add_column(f"{name} ({len(reply.token_ids)} tokens{cut})", ratio=1)
             replies.append(Text(visible(reply.text.strip())))  # never read as markup

@@ -193,14 +193,15 @@ def _limits(model: str) -> dict[str, Any]:
     return {"sampler": {"max_model_len": context}, "curate": {"rollout": unused, "refine": unused}}
 
 
-def _prompts(adapters: Mapping[str, Path]) -> dict[str, Any]:
-    """The prompts that these adapters were trained under: of those that lie in the folder of a run, its recipe's.
+def _prompts(students: Mapping[str, Path]) -> dict[str, Any]:
+    """The prompts that these adapters and models were trained under: of those that lie in the folder of a run, its
+    recipe's.
 
     Raises:
         UserError: they were trained under different ones, so no table of them would compare them alone.
     """
     found: dict[str, dict[str, Any]] = {}
-    for name, path in adapters.items():
+    for name, path in students.items():
         saved = path.resolve().parent.parent / "recipe.yaml"
         if path.resolve().parent.name == "train" and saved.is_file():
             found[name] = asdict(load(saved).prompts)
@@ -214,7 +215,7 @@ def _prompts(adapters: Mapping[str, Path]) -> dict[str, Any]:
 
 
 def _recipe(arguments: argparse.Namespace, model: str, adapters: Mapping[str, Path]) -> Recipe:
-    """The command as a recipe, under the prompts of the run that its adapters come from."""
+    """The command as a recipe, under the prompts of the run that its model or adapters come from."""
     if not arguments.benchmark:
         raise UserError(f"--benchmark: name at least one: {', '.join(BENCHMARKS)}, or NAME=FILE.")
     sampled = arguments.samples is not None or arguments.temperature is not None
@@ -234,7 +235,7 @@ def _recipe(arguments: argparse.Namespace, model: str, adapters: Mapping[str, Pa
         "name": "evaluate",
         "model": {"name": model},
         "problems": {"source": NAME},  # a recipe has to name some; nothing here reads them
-        "prompts": _prompts(adapters),
+        "prompts": _prompts({MODEL: local(model, "MODEL"), **adapters}),
         "evaluate": {"benchmarks": benchmarks, "default_prompt": arguments.default_prompt},
         **_limits(model),
     }

@@ -1,7 +1,8 @@
 """What comes out of a finished run: the adapter, merged weights, GGUF, each with a model card; and the way to the hub.
 
     export/adapter/   PEFT: two files, loaded on top of the base
-    export/merged/    a model folder of its own, 16-bit, sharded safetensors, tokenizer and chat template
+    export/merged/    a model folder of its own, 16-bit, sharded safetensors, tokenizer and chat template; of a student
+                      all of whose weights were trained, these
     export/gguf/      one file for llama.cpp, made from merged/ by llama.cpp's own converter, or where that is not at
                       hand by Unsloth, which fetches it and needs a CUDA GPU
 
@@ -29,7 +30,7 @@ from ..backends.sources import model_path, unloadable
 from ..errors import UserError
 from ..io import disk
 from ..io.progress import hush, say
-from ..pipeline.students import adapter_of, finished, scores_of
+from ..pipeline.students import finished, scores_of
 from ..recipe.renamed import with_first_names
 from ..run.manifests import FORMAT, digest
 from ..run.rundir import RunDir, refuse_in_stage
@@ -54,11 +55,15 @@ def export(folder: Path, formats: Sequence[str], out: Path | None = None) -> lis
             place of an export lies what none has written. What was written before stays.
     """
     source, out = finished(folder), out or folder / "export"
+    if "adapter" in formats and source.adapter is None:
+        raise UserError(f"{folder}: all weights were trained, so there is no adapter; take --format merged.")
     refuse_in_stage(out)
     converter = find_converter() if "gguf" in formats else None
     written = []
     if "adapter" in formats:
-        written.append(_written(source, out, "adapter", lambda into: _adapter(source, into)))
+        assert source.adapter is not None
+        adapter = source.adapter
+        written.append(_written(source, out, "adapter", lambda into: _adapter(source, adapter, into)))
     if "merged" in formats or "gguf" in formats:
         written.append(_written(source, out, "merged", lambda into: _merged(source, into)))
     if "gguf" in formats:
@@ -67,17 +72,18 @@ def export(folder: Path, formats: Sequence[str], out: Path | None = None) -> lis
 
 
 def export_all(folder: Path, format_: str, out: Path | None) -> None:
-    """One format, or "all": adapter and merged weights, and GGUF where something can write it."""
+    """One format, or "all": adapter (where there is one) and merged weights, and GGUF where something can write it."""
     if format_ != "all":
         export(folder, [format_], out)
         return
+    formats = [name for name in FORMATS if name != "adapter" or finished(folder).adapter is not None]
     try:
         find_converter()
     except UserError as error:
-        export(folder, ["adapter", "merged"], out)
+        export(folder, formats[:-1], out)
         say(f"gguf: left out. {error}")
     else:
-        export(folder, FORMATS, out)
+        export(folder, formats, out)
 
 
 def _written(source: Student, out: Path, name: str, write: Callable[[Path], None]) -> Path:
@@ -114,10 +120,10 @@ def _all_or_nothing(folder: Path) -> Iterator[None]:
         raise
 
 
-def _adapter(source: Student, into: Path) -> None:
+def _adapter(source: Student, adapter: Path, into: Path) -> None:
     """The adapter as it was trained, naming its base as the recipe does, but for the folders of this machine."""
-    shutil.copy2(adapter_of(source) / "adapter_model.safetensors", into)
-    config = json.loads((adapter_of(source) / "adapter_config.json").read_text(encoding="utf-8"))
+    shutil.copy2(adapter / "adapter_model.safetensors", into)
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = without_folders(source.recipe.model.name)
     config["revision"] = source.recipe.model.revision
     (into / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -135,7 +141,7 @@ def _merged(source: Student, into: Path) -> None:
     except (OSError, ValueError) as error:
         raise unloadable(f"Model {model.name!r}", model, error) from None
     # Of the two formats of 16 bits the one that the base is stored in; float16 keeps more of a float32 base's digits.
-    save_merged(model, adapter_of(source), into, "bfloat16" if str(stored) == "torch.bfloat16" else "float16")
+    save_merged(source.model, source.adapter, into, "bfloat16" if str(stored) == "torch.bfloat16" else "float16")
 
 
 def find_converter() -> Path | None:

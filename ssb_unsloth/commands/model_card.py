@@ -33,7 +33,7 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
     head: dict[str, Any] = {
         "library_name": LIBRARIES[format_],
         "pipeline_tag": "text-generation",
-        "tags": [method, "lora"],
+        "tags": [method] if recipe.train.lora is None else [method, "lora"],
     }
     if "/" in base and not base.startswith("."):  # a hub id
         head = {"base_model": base, **head}
@@ -44,19 +44,20 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
         asked = f"{counted['questions']:,} questions gave {counted['pairs']:,} pairs; replies come from the base itself"
     losses = f"{trained['first_loss']:.3f} at the first step, {trained['last_loss']:.3f} at the last"
     share = 100 * trained["trainable_parameters"] / trained["total_parameters"]
+    what = _what(format_, recipe)
     return f"""---
 {OmegaConf.to_yaml(head).strip()}
 ---
 
 # {escaped(recipe.name)}: {escaped(base)}, trained by {method.upper()}
 
-{_what(format_)} Student {code(student.name)} of the recipe {code(recipe.name)} of ssb_unsloth, seed {recipe.seed}.
+{what} Student {code(student.name)} of the recipe {code(recipe.name)} of ssb_unsloth, seed {recipe.seed}.
 
 - **Base**: {code(base)}{f", revision {code(recipe.model.revision)}" if recipe.model.revision else ""}{rounds}
 - **Method**: {METHODS[method].card}.
 - **Data**: {code(source)}, split {code(recipe.problems.split)}: {asked}.
 - **Training**: {trained["steps"]:,} steps at a learning rate of {recipe.train.learning_rate:g}; loss {losses};
-  {kind_of(recipe.train.lora)} of rank {recipe.train.lora.r}{_layers(trained)}, {share:.1f} % of all parameters.
+  {_trained_weights(recipe, trained)}, {share:.1f} % of all parameters.
 
 ## Scores
 
@@ -90,9 +91,13 @@ Versions: {", ".join(f"{name} {escaped(version)}" for name, version in manifest.
 """
 
 
-def _layers(trained: dict[str, Any]) -> str:
-    """What the adapter is on; nothing of a run from before that was written down."""
-    return f" on {escaped(spell(trained['lora']['layers']))}" if "lora" in trained else ""
+def _trained_weights(recipe: Recipe, trained: dict[str, Any]) -> str:
+    """What was trained; nothing of the layers of a run from before that was written down."""
+    lora = recipe.train.lora
+    if lora is None:
+        return f"all weights but {' and '.join(trained['left_as_it_is'])}"
+    layers = f" on {escaped(spell(trained['lora']['layers']))}" if "lora" in trained else ""
+    return f"{kind_of(lora)} of rank {lora.r}{layers}"
 
 
 def without_folders(value: Any) -> Any:
@@ -130,7 +135,9 @@ def _base(student: Student) -> tuple[str, str]:
     ), f", after {rounds} earlier round{'s' * (rounds > 1)}" if rounds else ""
 
 
-def _what(format_: str) -> str:
+def _what(format_: str, recipe: Recipe) -> str:
+    if recipe.train.lora is None:
+        return f"The base with its weights trained, 16-bit{', as a GGUF file for llama.cpp' * (format_ == 'gguf')}."
     return {
         "adapter": "A LoRA adapter in PEFT's format, to be loaded on top of its base.",
         "merged": "The base with the trained adapter merged into its weights, 16-bit.",

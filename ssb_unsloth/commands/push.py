@@ -22,6 +22,11 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def format_of(folder: Path) -> str:
+    """The export that is pushed unless another is named: what was trained."""
+    return "merged" if finished(folder).adapter is None else "adapter"
+
+
 def pushable(folder: Path, format_: str) -> list[Path]:
     """The files to upload: of an export that is there, or where there is none of this training, of a new one.
 
@@ -35,8 +40,10 @@ def pushable(folder: Path, format_: str) -> list[Path]:
     return [path for path in manifests.files_in(exported.stage(format_)) if path.name != manifests.NAME]
 
 
-def push(folder: Path, repo_id: str, format_: str, public: bool, yes: bool) -> str:
+def push(folder: Path, repo_id: str, format_: str | None, public: bool, yes: bool) -> str:
     """Upload one exported format (exported first if it is not there) to the hub. Returns the repository's address.
+
+    `format_` None: the adapter, or the whole model where all its weights were trained.
 
     Private unless `public`; asks on the terminal unless `yes`.
 
@@ -52,6 +59,7 @@ def push(folder: Path, repo_id: str, format_: str, public: bool, yes: bool) -> s
     token = get_token()
     if token is None:
         raise UserError("The hub wants a token and there is none: run `hf auth login`, or set HF_TOKEN.")
+    format_ = format_ or format_of(folder)
     source, files = folder / "export" / format_, pushable(folder, format_)
     size = sum(path.stat().st_size for path in files) / 1e6
     seen = "PUBLIC, for everybody to see" if public else "private"

@@ -53,6 +53,8 @@ def _model(config: dict[str, Any]) -> Any:
 
 
 def _decoder(model: Any, c: Config) -> tuple[Decoder, int]:
+    import torch
+
     plain, sizes, language = linear_layers(model), multiplied(model), language_part(model)
     found = [match[1] for name in plain if (match := BLOCK.fullmatch(name))]
     root, _, blocks = Counter(found).most_common(1)[0][0].rpartition(".") if found else ("", "", "")
@@ -60,7 +62,7 @@ def _decoder(model: Any, c: Config) -> tuple[Decoder, int]:
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     seen = {id(end.weight) for end in ends if end is not None}
     layers: dict[int, Layer] = defaultdict(Layer)
-    beside, outer, tower = 0, [], 0
+    beside, outer, tower, embeddings = 0, [], 0, 0
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         new = sum(p.numel() for p in own.values() if id(p) not in seen)
@@ -76,6 +78,7 @@ def _decoder(model: Any, c: Config) -> tuple[Decoder, int]:
                 outer.append(_linear(name.removeprefix(prefix), sizes[name], own, name in plain))
             else:
                 beside += new
+                embeddings += new if isinstance(module, torch.nn.Embedding) else 0
         elif name in sizes:
             linear = _linear(match[3], sizes[name], own, name in plain)
             # Blocks may share their weights.
@@ -85,7 +88,7 @@ def _decoder(model: Any, c: Config) -> tuple[Decoder, int]:
     kinds = c.get("layer_types") or c.get("layers_block_type") or []
     whole = [layers[i] for i in range(1 + max(layers, default=-1))]
     kept = [layer + _kept(layer, str(kinds[i]) if i < len(kinds) else "", c) for i, layer in enumerate(whole)]
-    return Decoder(tuple(kept), beside, blocks, root, tuple(outer)), tower
+    return Decoder(tuple(kept), beside, blocks, root, tuple(outer), embeddings=embeddings), tower
 
 
 def _linear(name: str, sizes: tuple[int, int], own: dict[str, Any], plain: bool) -> Linear:

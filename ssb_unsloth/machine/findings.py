@@ -189,15 +189,19 @@ def _wrong_format(recipe: Recipe, card: Card) -> tuple[str, list[str]]:
     """bfloat16 where the card has none; trained weights in float16, whose gradients torch refuses to scale (both are
     what `preset: author_code` meets on a T4); and float16 for a model that overflows in it.
     """
-    dtype, cast = auto.choose_model(recipe.model, card).dtype, recipe.train.lora.dtype == "model"
+    dtype, lora = auto.choose_model(recipe.model, card).dtype, recipe.train.lora
+    cast = lora is None or lora.dtype == "model"
     if dtype == "float32" or (dtype == "bfloat16" and card.bfloat16):
         return "", []
     if _overflows(recipe):
         said = f"{recipe.model.name} overflows in float16, and {card.name} has no bfloat16"
         return said, ["model.dtype=float32 (or take another card)"]
-    trained = ["train.lora.dtype=float32"] * cast
+    trained = [] if lora is None else ["train.lora.dtype=float32"] * cast
     if dtype == "bfloat16":
         return f"model.dtype is bfloat16, which {card.name} does not have", ["model.dtype=auto", *trained]
+    if lora is None:
+        said = f"train.lora is null, and the model is float16 on {card.name}: torch does not scale such gradients"
+        return said, ["model.dtype=float32 (or give train.lora, or take another card)"]
     said = f"train.lora.dtype is model, and so float16 on {card.name}: torch does not scale such gradients"
     return (said, trained) if cast else ("", [])
 

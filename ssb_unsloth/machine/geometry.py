@@ -113,6 +113,12 @@ class Geometry:
         """Those of the language model that a token meets: without the experts that it is not sent to."""
         return self.parameters - (self.tower or 0) - sum(n * layer.idle for layer, n in self.layers.items())
 
+    @cached_property
+    def between(self) -> int:
+        """Those of the language model without its embeddings, of tokens or layers, and its head."""
+        blocks = sum(n * layer.parameters for layer, n in self.layers.items())
+        return blocks + sum(x.parameters for x in self.decoder.outer) + self.decoder.beside - self.decoder.embeddings
+
     def targets(self, wanted: str | Sequence[str]) -> Sizes:
         """The layers that the recipe's `target_modules` mean, by the rule of `lora_targets`.
 

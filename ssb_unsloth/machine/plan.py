@@ -128,8 +128,7 @@ def describe(plan: Plan) -> str:
     lines = [
         f"Plan for {plan.recipe} on {where}",
         f"  {plan.model}: {_counted(plan)}, {plan.dtype}; config from {plan.source}",
-        f"  LoRA: {plan.lora_parameters:,} parameters on {spell(plan.hit)}",
-        f"    left out: {', '.join(f'{what} ({count:,})' for what, count in plan.left_out.items())}",
+        *_trained(plan),
         *([f"  {LLAMA}"] if plan.how == "llama" else []),
         "",
         f"  {'stage':<12}{'memory':>10}{'disk':>10}{'tokens read':>14}{'sampled':>12}   {'time':<16}",
@@ -180,6 +179,15 @@ def describe(plan: Plan) -> str:
 
 
 LLAMA = "Planned as if it were a Llama: this package does not know its layers, and without torch cannot look at them."
+
+
+def _trained(plan: Plan) -> list[str]:
+    if plan.whole:
+        return [f"  All weights but embeddings and head: {plan.whole:,} parameters"]
+    return [
+        f"  LoRA: {plan.lora_parameters:,} parameters on {spell(plan.hit)}",
+        f"    left out: {', '.join(f'{what} ({count:,})' for what, count in plan.left_out.items())}",
+    ]
 
 
 def _counted(plan: Plan) -> str:

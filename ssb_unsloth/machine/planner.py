@@ -86,6 +86,7 @@ class Plan:
     how: How = "family"  # the counts were come by
     hit: dict[str, int] = field(default_factory=dict)  # how many layers of each name LoRA is put on
     left_out: dict[str, int] = field(default_factory=dict)  # what it is not, and the parameters there
+    whole: int = 0  # parameters trained where there is no adapter
     refused: list[str] = field(default_factory=list)  # why the recipe cannot run on the card, whatever its memory
 
     @property
@@ -126,12 +127,14 @@ class Planner:
         self.card, self.shape, self.name = card, shape, name
         self.assume = POCKET if model_folder(recipe.model.name) else Assumptions()
         self.itemsize = ITEMSIZE[self.recipe.model.dtype]
-        self.lora = shape.lora_parameters(recipe.train.lora.r, recipe.train.lora.target_modules)
+        lora = recipe.train.lora
+        self.lora = 0 if lora is None else shape.lora_parameters(lora.r, lora.target_modules)
+        self.whole = shape.between if lora is None else 0  # parameters, where all weights are trained
         engine = recipe.sampler.engine
         self.engine = ("vllm" if card or find_spec("vllm") else "transformers") if engine == "auto" else engine
 
     def plan(self, source: str) -> Plan:
-        r = self.recipe
+        r, lora = self.recipe, self.recipe.train.lora
         stages = [*self.student(), *(s for other in self.variants() for s in other.student(self.recipe))]
         stages += [self.evaluate(), StagePlan("report", disk=1e6)]
         if self.card is None:
@@ -158,8 +161,9 @@ class Planner:
             self.shape.active,
             self.shape.tower,
             self.shape.how,
-            self.shape.hit(r.train.lora.target_modules),
-            self.shape.left_out(r.train.lora.target_modules),
+            {} if lora is None else self.shape.hit(lora.target_modules),
+            {} if lora is None else self.shape.left_out(lora.target_modules),
+            whole=self.whole,
         )
 
     def variants(self) -> Iterator[Planner]:
@@ -273,6 +277,8 @@ class Planner:
         stage.read = t.epochs * r.curate.pairs * length
         # The adapter; and while it trains two checkpoints with the optimizer's state, and a third that is written.
         stage.disk = (4 + 3 * 12.0) * self.lora
+        if t.lora is None:  # the model, in each checkpoint too
+            stage.disk = 4.0 * shape.parameters * self.itemsize + 3 * self._optimizer_bytes()
         steps = t.epochs * math.ceil(r.curate.pairs / t.batch_size)
         stage.note = f"{steps:,} steps"
         replies = t.epochs * r.curate.pairs * self.reply
@@ -314,21 +320,37 @@ class Planner:
         return {"weights": float(self.shape.weight_bytes(self.itemsize, quantization)), **self._other("transformers")}
 
     def _training_memory(self, tokens: float) -> dict[str, float]:
-        """Weights, LoRA and what belongs to it in float32, and the activations of so many tokens at a time."""
+        """Weights, what is trained and what belongs to it in float32, and the activations of so many tokens at a
+        time.
+        """
         t, shape, memory = self.recipe.train, self.shape, self._model_memory()
-        memory["LoRA"] = 4.0 * self.lora
-        memory["gradients and optimizer"] = 12.0 * self.lora  # AdamW keeps two moments
-        if t.gradient_checkpointing:  # each layer's input, and one layer made again
-            kept = shape.L * shape.H * self.itemsize + shape.saved_bytes(self.itemsize, t.lora.r)
+        if t.lora is None:
+            memory["gradients"] = float(self.itemsize * self.whole)
+            memory["optimizer"] = self._optimizer_bytes() + 4.0 * self.whole * (self.itemsize < 4)  # and its gradients
         else:
-            kept = shape.saved_in_all(self.itemsize, t.lora.r)
+            memory["LoRA"] = 4.0 * self.lora
+            memory["gradients and optimizer"] = 12.0 * self.lora  # AdamW keeps two moments
+        r = t.lora.r if t.lora is not None else 0
+        if t.gradient_checkpointing:  # each layer's input, and one layer made again
+            kept = shape.L * shape.H * self.itemsize + shape.saved_bytes(self.itemsize, r)
+        else:
+            kept = shape.saved_in_all(self.itemsize, r)
+        if t.lora is None and self.itemsize == 4:  # what its two norms have made, for the gradients of their weights
+            kept += 8 * shape.H * (1 if t.gradient_checkpointing else shape.L)
         memory["activations"] = float(tokens * kept)
         return memory
 
+    def _optimizer_bytes(self) -> float:
+        """AdamW's two moments of all weights in float32, and of 16-bit weights the copies that it trains."""
+        return (8.0 + 4.0 * (self.itemsize < 4)) * self.whole
+
     def _training_operations(self, tokens: float, length: float) -> float:
-        """Forward and, the base being frozen, a backward pass as dear as one forward; once more with checkpointing."""
+        """Forward and, the base being frozen, a backward pass as dear as one forward; once more with checkpointing. The
+        gradients of weights take two operations a weight and token.
+        """
         passes = 3 if self.recipe.train.gradient_checkpointing else 2
-        return passes * self.shape.forward_operations(tokens, 0, length) + 6 * self.lora * tokens
+        trained = 6 * self.lora + 2 * self.whole
+        return passes * self.shape.forward_operations(tokens, 0, length) + trained * tokens
 
     def _add_probes(self, stage: StagePlan, steps: int) -> None:
         if stage.seconds is not None and self.recipe.train.probe_steps:
@@ -343,8 +365,9 @@ class Planner:
     def _sampling_memory(self, adapters: bool) -> dict[str, float]:
         s, shape = self.recipe.sampler, self.shape
         memory = {"weights": float(shape.weight_bytes(self.itemsize)), **self._other(self.engine)}
-        if adapters:
-            memory["LoRA"] = float(self.itemsize * self.lora * s.max_lora_rank / self.recipe.train.lora.r)
+        lora = self.recipe.train.lora
+        if adapters and lora is not None:  # a student that is a whole model takes the base's place
+            memory["LoRA"] = float(self.itemsize * self.lora * s.max_lora_rank / lora.r)
         if self.engine == "vllm" and self.card is None:
             memory["KV cache"] = float(os.environ.get("VLLM_CPU_KVCACHE_SPACE") or 1) * GIB
             return memory

@@ -17,6 +17,7 @@ from ..data.problems import load_benchmark
 from ..errors import UserError
 from ..evaluation.evaluate import Contestant, assert_adapters_fit, base_contestants, check_room
 from ..io.progress import say
+from ..machine.all_weights import all_weights
 from ..machine.lora_targets import select
 from ..prompts import Texts, student_messages
 from ..recipe.methods import METHODS
@@ -71,7 +72,8 @@ def _check_model(same: Sequence[Recipe], whole: Recipe, benchmarks: Benchmarks) 
     lm = selfchecks.skeleton(model)
     selfchecks.check_end_is_known(tokenizer, lm, model.name)
     for recipe in same:
-        select(lm, recipe.train.lora.target_modules, model.name)
+        lora = recipe.train.lora
+        _ = all_weights(lm) if lora is None else select(lm, lora.target_modules, model.name)
     if any("teach" in METHODS[recipe.train.method].reads for recipe in same):
         selfchecks.check_arithmetic(lm, model.name)
 

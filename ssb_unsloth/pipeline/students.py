@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..backends.sources import in_folder
 from ..errors import UserError
 from ..io.files import read_object
 from ..recipe.loading import load, variant
@@ -128,10 +129,6 @@ def finished(folder: Path) -> Student:
     return student
 
 
-def adapter_of(student: Student) -> Path:
-    return student.run.stage("train") / "adapter"
-
-
 def scores_of(student: Student) -> list[dict[str, Any]]:
     """The rows of scores.json, if the run's evaluation was of this student's adapter as it is now.
 
@@ -170,7 +167,5 @@ def _share(everyone: Sequence[Student]) -> None:
         trained_by[student.label] = identities["train"]
         if student.before is not None:
             student.run.model_before = student.before.recipe.model
-            merged = str(student.run.stage("base") / "model")
-            # Its tokenizer has the template that was chosen, and no others to choose from.
-            own = replace(student.recipe.model, name=merged, revision=None, chat_template=None)
-            student.recipe = replace(student.recipe, model=own)
+            merged = student.run.stage("base") / "model"
+            student.recipe = replace(student.recipe, model=in_folder(student.recipe.model, merged))

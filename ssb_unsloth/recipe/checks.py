@@ -16,6 +16,7 @@ from ..io.files import is_finite
 from ..prompts import BOX, faults
 from ..verifier.verifiers import CHOICE, CODE, VERIFIERS, Spec, parts, title, verifier_for, wrong_with
 from . import trackers
+from .methods import METHODS
 from .ranges import range_of
 from .schema import BASE, DEFAULT_PROMPT, LORA_RANKS, ProblemsConfig, PromptsConfig, Recipe
 
@@ -99,23 +100,56 @@ def _is_day(text: str) -> bool:
 
 
 def _adapter(r: Recipe) -> Lines:
+    lora = r.train.lora
+    if lora is None:
+        return
     if r.sampler.engine != "transformers" and r.sampler.max_lora_rank not in LORA_RANKS:
         yield (
             f"sampler.max_lora_rank: {r.sampler.max_lora_rank} is none of those that vLLM takes"
             f" ({', '.join(map(str, LORA_RANKS))}); use the next above train.lora.r."
         )
-    if r.train.lora.r > r.sampler.max_lora_rank:
+    if lora.r > r.sampler.max_lora_rank:
         yield (
-            f"train.lora.r: {r.train.lora.r} is above sampler.max_lora_rank ({r.sampler.max_lora_rank}), so the adapter"
+            f"train.lora.r: {lora.r} is above sampler.max_lora_rank ({r.sampler.max_lora_rank}), so the adapter"
             " could not be sampled; raise the latter."
         )
-    if r.train.lora.use_dora and r.train.method == "grpo" and r.train.grpo.use_vllm is not False:
+    if lora.use_dora and r.train.method == "grpo" and r.train.grpo.use_vllm is not False:
         yield (
             "train.lora.use_dora: GRPO gives vLLM its weights anew at each step, and cannot with DoRA; leave it out, or"
             " set train.grpo.use_vllm to false."
         )
-    if r.train.lora.dtype == "model" and r.model.dtype == "float16":
+    if lora.dtype == "model" and r.model.dtype == "float16":
         yield "train.lora.dtype: model; gradients of float16 weights cannot be scaled, so leave it at float32."
+
+
+def _all_weights(r: Recipe) -> Lines:
+    """Where the student is the base itself, which is another model after the first step."""
+    if r.train.lora is not None:
+        return
+    if r.teach.targets == "online" and "teach" in METHODS[r.train.method].reads:
+        yield (
+            "teach.targets: online asks the base, which train.lora: null trains; store the teacher's targets (hidden),"
+            " or give train.lora."
+        )
+    if METHODS[r.train.method].samples:
+        yield (
+            f"train.method: {r.train.method} trains an adapter and no whole model (train.lora: null); give train.lora,"
+            " or take another method."
+        )
+    if r.model.quantization != "none":
+        yield (
+            f"model.quantization: {r.model.quantization}; quantized weights cannot be trained (train.lora: null); set"
+            " it to none, or give train.lora."
+        )
+    if r.model.dtype == "float16":
+        yield (
+            "model.dtype: float16; gradients of float16 weights cannot be scaled (train.lora: null); take bfloat16 or"
+            " float32."
+        )
+    if r.model.backend == "unsloth":
+        yield (
+            "model.backend: unsloth loads models for an adapter; with train.lora: null set it to auto or transformers."
+        )
 
 
 def _lengths(r: Recipe) -> Lines:
@@ -243,7 +277,7 @@ def _with_verifiers(r: Recipe) -> dict[str, ProblemsConfig]:
 
 
 CHECKS = (
-    *(_names, _seeds, _model, _adapter, _lengths, _curation, _objective, _batches, _trackers, _verifiers),
+    *(_names, _seeds, _model, _adapter, _all_weights, _lengths, _curation, _objective, _batches, _trackers, _verifiers),
     *(_benchmarks, _prompts, _replies),
 )
 

@@ -142,6 +142,12 @@ def _names_a_file(text: str) -> bool:
     return text.endswith((".txt", ".md")) and "\n" not in text
 
 
+def without_null(kind: Any) -> Any:
+    """The dataclass of a section that may also be null; any other type as it is."""
+    kinds = [one for one in typing.get_args(kind) if one is not type(None)] if isinstance(kind, types.UnionType) else []
+    return kinds[0] if len(kinds) == 1 and dataclasses.is_dataclass(kinds[0]) else kind
+
+
 def item_of(kind: Any) -> Any:
     """The type of a list's items, where a key of that type can hold a list; else None."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
@@ -166,6 +172,7 @@ class _Values:
 
     def kind_within(self, kind: Any, name: str) -> Any:
         """The type of the entry `name` of a mapping of that type."""
+        kind = without_null(kind)
         if dataclasses.is_dataclass(kind):
             if kind is self._recipe and name in ("base", "variants"):
                 return str if name == "base" else dict[str, kind]

@@ -20,7 +20,7 @@ from ..io import disk
 from ..io.files import local
 from .benchmarks import BENCHMARKS
 from .checks import LONGEST_NAME, impossible, names_a_file, servers_among, too_many
-from .file import item_of, merged, overrides_merged, read, with_prose, with_references
+from .file import item_of, merged, overrides_merged, read, with_prose, with_references, without_null
 from .presets import PRESETS
 from .renamed import RENAMED, todays_name, with_todays_names
 from .schema import BASE, DEFAULT_PROMPT, BenchmarkConfig, Recipe
@@ -163,8 +163,8 @@ def _fill(section: Any, given: Any, kind: type, path: str, wrong: list[str]) -> 
             wrong.append(
                 f"{here}: unknown key; " + (f"did you mean {path}{near[0]}?" if near else f"known: {', '.join(types)}.")
             )
-        elif dataclasses.is_dataclass(types[key]) and isinstance(value, dict):
-            _fill(section[key], value, typing.cast(type, types[key]), here + ".", wrong)
+        elif dataclasses.is_dataclass(inner := without_null(types[key])) and isinstance(value, dict):
+            _fill(section[key], value, typing.cast(type, inner), here + ".", wrong)
         elif _table_of(types[key]) is not None and isinstance(value, dict):
             _fill_table(section[key], value, _table_of(types[key]), here, wrong)
         elif (reason := _unfit(value, types[key])) is not None:
@@ -233,6 +233,8 @@ def _with_preset(key: str, entry: dict[str, Any], here: str, wrong: list[str]) -
 def _spell(type_: Any) -> str:
     if typing.get_origin(type_) is Literal:
         return " or ".join(map(str, typing.get_args(type_)))
+    if (section := without_null(type_)) is not type_:
+        return f"{_spell(section)} or null"
     if dataclasses.is_dataclass(type_) or typing.get_origin(type_) is dict:
         return "a mapping"
     return getattr(type_, "__name__", None) if isinstance(type_, type) else str(type_).replace("None", "null")  # type: ignore[return-value]

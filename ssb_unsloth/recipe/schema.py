@@ -193,7 +193,8 @@ class TrainConfig:
     # Ours beside the paper's ssb: the controls; `methods.METHODS` says of each what it learns from.
     method: MethodName = "ssb"
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
-    lora: LoraConfig = field(default_factory=LoraConfig)
+    # null: no adapter, all weights but embeddings and head (docs/lora.md); a learning rate of about 1e-5 fits then
+    lora: LoraConfig | None = field(default_factory=LoraConfig)
     epochs: int = number(3, above=0)  # paper §4.1
     batch_size: int = number(4, above=0)  # paper §4.1: examples in one optimizer step
     micro_batch_size: int | None = number(None, above=0)  # examples in one forward pass; batch_size if null

@@ -260,15 +260,20 @@ that of the student's own greedy replies to held-out questions{others}.{_targets
 
 
 def _layers_section(training: Mapping[str, Any]) -> str:
-    """On which layers the adapters were put, said once where it is the same for all; nothing of runs from before."""
+    """On which layers the adapters were put, or which weights stayed as they are, said once where it is the same for
+    all; nothing of runs from before.
+    """
     said: dict[str, list[str]] = {}
     for method, t in training.items():
         if "lora" in t:
             trained, left = t["lora"]["layers"], t["lora"]["left_out"]
             layers = ", ".join(f"{count:,} x {escaped(kind)}" for kind, count in trained.items())
             others = ", ".join(f"{escaped(what)} ({count:,} parameters)" for what, count in left.items())
-            said.setdefault(f"{layers}. Left out: {others or 'nothing'}.", []).append(method)
-    return "".join(f"LoRA ({', '.join(methods)}) was on {what}\n\n" for what, methods in said.items())
+            said.setdefault(f"LoRA (METHODS) was on {layers}. Left out: {others or 'nothing'}.", []).append(method)
+        elif "left_as_it_is" in t:
+            left = " and ".join(f"{escaped(what)} ({count:,} parameters)" for what, count in t["left_as_it_is"].items())
+            said.setdefault(f"All weights (METHODS) were trained but {left or 'none'}.", []).append(method)
+    return "".join(what.replace("METHODS", ", ".join(methods), 1) + "\n\n" for what, methods in said.items())
 
 
 def _student_section(report: dict[str, Any]) -> str:

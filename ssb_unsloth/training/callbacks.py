@@ -86,7 +86,7 @@ class StillNumbers(TrainerCallback):
     def _check(self, model: nn.Module, step: int, learning_rate: float) -> None:
         if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
             raise UserError(
-                f"Training diverged: after {step:,} steps the adapter's weights are no numbers any more. Lower"
+                f"Training diverged: after {step:,} steps the trained weights are no numbers any more. Lower"
                 f" {self._rate} ({learning_rate:g})."
             )
 

@@ -12,8 +12,9 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import nn
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..errors import UserError
@@ -52,8 +53,14 @@ class Sealed(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """PEFT takes an adapter that it loads to float32; here the weights stay in the dtype they are trained in."""
+        """PEFT takes an adapter that it loads to float32; here the weights stay in the dtype they are trained in. A
+        whole model is loaded by its class: on the disk its weights may have other names, which the Trainer would skip.
+        """
         trained = cast(nn.Module, self.model if model is None else model)
+        if isinstance(trained, PreTrainedModel):
+            saved = type(trained).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
+            trained.load_state_dict(saved.state_dict())
+            return
         dtypes = {name: parameter.dtype for name, parameter in trained.named_parameters()}
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         for name, parameter in trained.named_parameters():

@@ -21,18 +21,21 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from ..backends import TrainingBackend
 from ..backends.control_tokens import markers
-from ..backends.transformers import load_tokenizer, peft_config
+from ..backends.transformers import freeze_the_rest, load_tokenizer, peft_config, save_model
 from ..io.progress import say
 from ..machine.lora_targets import select
 from ..method.collator import Example
 from ..method.examples import render_examples
 from ..pocket import MODELS
+from ..recipe.schema import LoraConfig as LoraKeys
 from ..recipe.schema import Recipe, TrainConfig
 from ..records import Pair, Problem, Rollout
 from ..run.curated import read_pairs, read_questions, read_rollouts
 from ..run.rundir import RunDir
+from ..run.student import ADAPTER, MODEL
 from .callbacks import LengthProbe, LogWhereSaved, StillNumbers
 from .checkpoints import Sealed
+from .masters import MasterAdamW
 
 
 @dataclass
@@ -80,7 +83,7 @@ class Inputs:
 class Trained:
     """What came of a training."""
 
-    model: PeftModel
+    model: nn.Module  # a PeftModel, or where all weights were trained a plain one
     history: list[dict[str, Any]]  # a row a log
     trainable_parameters: int
     total_parameters: int
@@ -90,6 +93,7 @@ class Trained:
     learnt_tokens: int | None = None  # of the replies that a control learns from
     drift: float | None = None  # KL(base ‖ student) on unrelated text, nats a token, where that is measured
     lora: dict[str, dict[str, int]] | None = None  # "layers" trained, by kind, and "left_out", with their parameters
+    left_as_it_is: dict[str, int] | None = None  # where all weights were trained: the others, with their parameters
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -97,7 +101,9 @@ class Trained:
         losses = [row["loss"] for row in self.history if "loss" in row]
         steps = {"steps": self.history[-1]["step"], "first_loss": losses[0], "last_loss": losses[-1]}
         counted = ("trainable_parameters", "total_parameters", "backend", "sampled_tokens", "learnt_tokens", "drift")
-        return steps | {name: value for name in (*counted, "lora") if (value := getattr(self, name)) is not None}
+        return steps | {
+            name: value for name in (*counted, "lora", "left_as_it_is") if (value := getattr(self, name)) is not None
+        }
 
 
 def common_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: Any) -> dict[str, Any]:
@@ -132,9 +138,9 @@ def common_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: A
     }
 
 
-def lora(config: TrainConfig, model: nn.Module) -> LoraConfig:
-    """The adapter of every method that TRL puts on `model`."""
-    return peft_config(config.lora, model)
+def lora(config: TrainConfig, model: nn.Module) -> LoraConfig | None:
+    """The adapter of every method that TRL puts on `model`; none where all weights are trained."""
+    return None if config.lora is None else peft_config(config.lora, model)
 
 
 def fit(
@@ -144,20 +150,18 @@ def fit(
     probe_tokens: int,
     rate: str = "train.learning_rate",
 ) -> Trained:
-    """Train, and save `adapter` in the inputs' folder. What the method alone can count is left for it to add.
+    """Train, and save `adapter` in the inputs' folder, or `model` where all weights are trained. What the method alone
+    can count is left for it to add.
 
     Training resumes from the newest whole checkpoint in the folder's `checkpoints`; what comes out is that of an
     undisturbed run. While it trains, the student's own replies to `probes`, held-out questions, are measured, at most
     `probe_tokens` long. `rate`: the recipe's key of the learning rate.
 
     Raises:
-        UserError: the adapter's weights are no numbers any more; or the disk is full.
+        UserError: the trained weights are no numbers any more; or the disk is full.
     """
-    config = inputs.recipe.train
-    chosen = select(cast(nn.Module, trainer.model), config.lora.target_modules)
-    say(chosen.sentence(config.lora))
-    if config.lora.dtype == "model":
-        cast_adapter(cast(nn.Module, trainer.model))
+    config, student = inputs.recipe.train, cast(nn.Module, trainer.model)
+    trained_on = _with_adapter(config.lora, student) if config.lora is not None else _as_a_whole(trainer, student)
     if probes and config.probe_steps:
         texts = inputs.recipe.prompts.texts
         trainer.add_callback(LengthProbe(trainer, inputs.tokenizer, probes, config.probe_steps, probe_tokens, texts))
@@ -167,16 +171,38 @@ def fit(
     trainer.add_callback(LogWhereSaved())
     _keep_events(trainer, inputs.folder.parent / "tensorboard")
     trainer.train(resume_from_checkpoint=True)
-    model = cast(PeftModel, trainer.model)
-    parameters = list(model.parameters())
-    save_adapter(model, inputs.folder / "adapter")
+    parameters = list(student.parameters())
+    if isinstance(student, PeftModel):
+        save_adapter(student, inputs.folder / ADAPTER)
+    else:
+        save_model(student, inputs.recipe.model, inputs.folder / MODEL)
     return Trained(
-        model,
+        student,
         history(trainer.state.log_history),
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         total_parameters=sum(p.numel() for p in parameters),
-        lora={"layers": chosen.kinds, "left_out": chosen.left_out},
+        **trained_on,
     )
+
+
+def _with_adapter(config: LoraKeys, student: nn.Module) -> dict[str, Any]:
+    """Say what the adapter is on, and put it into its dtype. Returned: what `Trained` keeps of it."""
+    chosen = select(student, config.target_modules)
+    say(chosen.sentence(config))
+    if config.dtype == "model":
+        cast_adapter(student)
+    return {"lora": {"layers": chosen.kinds, "left_out": chosen.left_out}}
+
+
+def _as_a_whole(trainer: Sealed, student: nn.Module) -> dict[str, Any]:
+    """Freeze what is not trained, and take an optimizer that holds float32 copies of 16-bit weights. Returned: what
+    `Trained` keeps of it."""
+    chosen = freeze_the_rest(student)
+    say(chosen.sentence)
+    if any(p.dtype != torch.float32 for p in student.parameters() if p.requires_grad):
+        _, settings = trainer.get_optimizer_cls_and_kwargs(trainer.args)
+        trainer.optimizer_cls_and_kwargs = (MasterAdamW, {key: settings[key] for key in ("lr", "betas", "eps")})
+    return {"left_as_it_is": chosen.left}
 
 
 def _keep_events(trainer: Sealed, folder: Path) -> None:

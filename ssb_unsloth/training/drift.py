@@ -65,22 +65,24 @@ def _drills(tokenizer: PreTrainedTokenizerBase) -> list[Text]:
     ]
 
 
-def drift(model: nn.Module, texts: Sequence[Text]) -> float:
-    """Mean KL(base ‖ student) at temperature 1 over all predicted tokens, in nats. `model`: the trained PeftModel."""
+def drift(model: nn.Module, texts: Sequence[Text], base: nn.Module | None = None) -> float:
+    """Mean KL(base ‖ student) at temperature 1 over all predicted tokens, in nats. `model`: the trained one; `base`
+    None: it is that with its adapter off.
+    """
     import torch
 
     from ..method.collator import make_view
     from ..method.losses import kd_loss
     from ..method.modeling import as_teacher, output_head, reply_states
 
-    head, was_training = output_head(model), model.training
+    head, was_training, before = output_head(model), model.training, model if base is None else base
     device, total, tokens = head.weight.device, 0.0, 0
     model.eval()
     for start in range(0, len(texts), BATCH):
         prompts, rest = zip(*texts[start : start + BATCH], strict=True)
         seen = make_view(prompts, rest, pad=0)
-        with as_teacher(model):
-            base_NH = reply_states(model, seen)
+        with as_teacher(before):
+            base_NH = reply_states(before, seen)
         with torch.no_grad():
             student_NH = reply_states(model, seen)
             kl_N = kd_loss(student_NH, base_NH, head, torch.ones(len(base_NH), device=device), temperature=1.0).kl

@@ -64,7 +64,7 @@ def train(inputs: Inputs) -> Trained:
 
 
 def train_sft(inputs: Inputs, model: nn.Module, replies: Sequence[Reply]) -> Trained:
-    """Train a fresh adapter on `model`, the base, by these replies."""
+    """Train a fresh adapter on `model`, the base, or all its weights, by these replies."""
     make_trl_ready()
     only_stops(model, inputs.tokenizer)
     config, checkpoints = inputs.recipe.train, inputs.folder / "checkpoints"

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ..backends.transformers import freeze_the_rest
 from ..method.distributions import StoredTeacher
 from ..method.selfchecks import check_student
 from ..method.targets import Targets
@@ -19,7 +20,7 @@ from .trainer import SSBTrainer
 
 
 def train(inputs: Inputs) -> Trained:
-    """Train the base's fresh adapter on all pairs.
+    """Train the base's fresh adapter, or all its weights, on all pairs.
 
     Raises:
         UserError: there are no pairs or no targets, the model or its teacher is not what the method takes it for, or
@@ -30,13 +31,15 @@ def train(inputs: Inputs) -> Trained:
     targets = None if recipe.teach.targets == "online" else Targets(inputs.run.stage("teach"))
     length, checkpointing = recipe.sampler.max_model_len, recipe.train.gradient_checkpointing
     student = backend.load(length, recipe.train.lora, recipe.seed, checkpointing)
+    if recipe.train.lora is None:
+        freeze_the_rest(student)
     check_student(recipe, student, examples, targets)
     return replace(train_ssb(inputs, student, targets), backend=backend.name)
 
 
 def train_ssb(inputs: Inputs, student: nn.Module, targets: StoredTeacher | None) -> Trained:
-    """Train `student`, the base model with a fresh adapter, on the inputs' examples. `targets` None: the teacher, which
-    is the same model, runs in the training step.
+    """Train `student`, the base with a fresh adapter or with all but its ends to be trained, on the inputs' examples.
+    `targets` None: the teacher, which is the same model, runs in the training step.
     """
     config, examples = inputs.recipe.train, inputs.examples
     dtype = next(student.parameters()).dtype

@@ -29,26 +29,30 @@ CHUNK_ROWS = 64  # rows whose three distributions over the vocabulary exist at a
 
 
 def measure(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    base: nn.Module | None = None,
 ) -> Iterator[dict[str, Any]]:
     """A row for each pair: its tokens, their kinds, KL before and after, and what each of the three models expected.
 
-    `model` is the trained PeftModel. A row holds, R entries each: `ids`, `kinds`, KL(teacher ‖ base) `before` and
-    KL(teacher ‖ student) `after`, in nats; under `p` the probability of the reply's token and under `top` the likeliest
-    [id, probability], for teacher, base and student; `pieces` is the text of every id that occurs.
+    `model` is the trained one; `base` None: the base is that with its adapter off. A row holds, R entries each: `ids`,
+    `kinds`, KL(teacher ‖ base) `before` and KL(teacher ‖ student) `after`, in nats; under `p` the probability of the
+    reply's token and under `top` the likeliest [id, probability], for teacher, base and student; `pieces` is the text
+    of every id that occurs.
     """
     import torch
 
     from ..method.collator import make_view
     from ..method.modeling import as_teacher, output_head, reply_states
 
-    head, was_training = output_head(model), model.training
+    head, was_training, before = output_head(model), model.training, model if base is None else base
     special, known = set(tokenizer.all_special_ids), dict[int, str]()
     for example in examples:
         replies = [example.reply_ids]
         hinted, bare = (make_view([ids], replies, pad=0) for ids in (example.teacher_ids, example.student_ids))
-        with as_teacher(model):
-            teacher_RH, base_RH = reply_states(model, hinted), reply_states(model, bare)
+        with as_teacher(before):
+            teacher_RH, base_RH = reply_states(before, hinted), reply_states(before, bare)
         model.eval()
         with torch.no_grad():
             student_RH = reply_states(model, bare)

@@ -567,3 +567,17 @@ def test_plan_and_doctor_need_nothing_but_omegaconf_and_what_that_needs(three_b,
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         assert "three-b" in done.stdout
+
+
+def test_all_weights_take_gradients_copies_and_moments():
+    recipe, card = load(ROOT / "recipes" / "qwen2.5-3b-gsm8k.yaml", ["train.lora=null", "variants=null"]), CARDS["h100"]
+    plan = make_plan(recipe, card)
+    (train,) = [stage for stage in plan.stages if stage.name == "train"]
+    between = 3_085_938_688 - 151_936 * 2048  # the head is the embedding
+    assert plan.whole == between
+    assert (train.memory["weights"], train.memory["gradients"]) == (2 * 3_085_938_688, 2 * between)
+    assert train.memory["optimizer"] == (4 + 8 + 4) * between  # copies, two moments, gradients in float32
+    assert "LoRA" not in train.memory
+    assert f"All weights but embeddings and head: {between:,} parameters" in describe(plan)
+    t4 = make_plan(recipe, CARDS["t4"])
+    assert any("train.lora is null, and the model is float16" in why for why in t4.refused)

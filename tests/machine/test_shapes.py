@@ -12,6 +12,7 @@ from shapes import CASES, LATENT, LOCAL, NO_HEAD_DIM, ROUTED, SHAPE
 from ssb_unsloth.commands.doctor import examine
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.machine import counted, lora_targets
+from ssb_unsloth.machine.all_weights import all_weights
 from ssb_unsloth.machine.cards import CARDS
 from ssb_unsloth.machine.check import check_before_stage
 from ssb_unsloth.machine.families import FAMILIES
@@ -23,6 +24,16 @@ from ssb_unsloth.recipe.loading import load
 SHORT = ("curate.rollout.max_tokens=64", "curate.refine.max_tokens=64", "train.grpo.max_tokens=64")
 ROOT = Path(__file__).parents[2]
 EXACT = [(family, extra) for family in FAMILIES for extra in CASES.get(family, [{}])]
+
+
+def between_the_ends(model):
+    """Parameters of no embedding and not of the head, which `train.lora: null` trains."""
+    import torch
+
+    head = model.get_output_embeddings()
+    ends = [m for m in model.modules() if isinstance(m, torch.nn.Embedding) or m is head]
+    left = {id(p) for end in ends for p in end.parameters()}
+    return sum(p.numel() for p in model.parameters() if id(p) not in left)
 
 
 def real(family, extra):
@@ -46,6 +57,7 @@ def test_a_family_is_counted_as_transformers_builds_it(family, extra):
     theirs = lora_targets.select(model, "all-linear")
     assert g.targets("all-linear") == theirs.targets
     assert g.parameters == sum(p.numel() for p in model.parameters())
+    assert g.between == all_weights(model).trained == between_the_ends(model)
     assert g.targets("auto") == lora_targets.select(model).targets
     stacked = {name: p for name, p in model.named_parameters() if "experts." in name and p.dim() > 1 and p.shape[0] > 1}
     stacked = {name: p for name, p in stacked.items() if "shared" not in name}
@@ -71,6 +83,7 @@ def test_a_family_without_a_row_is_counted_on_its_own_modules(family):
     g = from_config(saved, family)
     assert g.how == "modules"
     assert g.parameters == sum(p.numel() for p in model.parameters())
+    assert g.between == all_weights(model).trained == between_the_ends(model)
     for wanted in ("auto", "all-linear"):
         assert g.targets(wanted) == lora_targets.select(model, wanted).targets
     assert (g.active < g.parameters) is (family == "llama4_text")

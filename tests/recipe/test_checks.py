@@ -191,3 +191,24 @@ def test_a_server_is_asked_and_not_trained(tmp_path):
     with pytest.raises(UserError, match=r"model\.name: http://host:1/v1 is a server"):
         load(POCKET, ["variants.a.model.name=http://host:1/v1"])
     assert load(POCKET, ["model.name=http://host:1/v1"], servers=True).model.name == "http://host:1/v1"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("teach.targets=online", r"teach\.targets: online asks the base, .*store the teacher's targets \(hidden\)"),
+        ("train.method=grpo", r"train\.method: grpo trains an adapter .*give train\.lora, or take another method"),
+        ("model.quantization=4bit", r"model\.quantization: 4bit; quantized weights cannot be trained"),
+        ("model.dtype=float16", r"model\.dtype: float16; .* take bfloat16 or float32"),
+        ("model.backend=unsloth", r"model\.backend: unsloth .* set it to auto or transformers"),
+        ("variants={online: {teach: {targets: online}}}", r"variants\.online\.teach\.targets: online asks the base"),
+    ],
+)
+def test_what_cannot_be_with_all_weights_is_refused_with_the_key(override, said):
+    with pytest.raises(UserError, match=said):
+        load(POCKET, ["train.lora=null", override])
+
+
+def test_whatever_an_adapter_alone_needs_is_not_asked_of_all_weights():
+    r = load(POCKET, ["train.lora=null", "train.method=sft", "teach.targets=online", "sampler.max_lora_rank=8"])
+    assert r.train.lora is None

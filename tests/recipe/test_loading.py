@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from recipe_texts import KEYS, POCKET, SMALLEST
 
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.recipe.loading import DEFAULTS, load, save
+from ssb_unsloth.recipe.loading import DEFAULTS, load, save, variant
 
 
 def test_the_smallest_recipe_takes_the_papers_values_for_the_rest(recipe):
@@ -188,3 +188,21 @@ def test_omegaconfs_mark_for_what_is_missing_is_no_value_of_any_key(complaint):
         assert "missing" in line
     for word in ("seeds=['???']", "evaluate.references=['???']", "variants.a.train.epochs=???", "model=???"):
         assert any("missing" in line for line in complaint(SMALLEST, word))
+
+
+def test_lora_is_null_or_a_section_in_every_layer(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        f"base: {POCKET}\npreset: author_code\ntrain: {{lora: null}}\nvariants: {{l: {{train: {{lora: {{r: 4}}}}}}}}\n"
+    )
+    whole = load(path)
+    assert whole.train.lora is None
+    assert variant(whole, "l").train.lora.r == 4
+    save(whole, tmp_path / "saved.yaml")
+    assert load(tmp_path / "saved.yaml") == whole
+    assert load(path, ["train.lora.r=8"]).train.lora.r == 8
+    assert load(POCKET, ["train.lora.r=8", "train.lora=null"]).train.lora is None
+    assert variant(load(POCKET, ["variants={w: {train: {lora: null}}}"]), "w").train.lora is None
+    for wrong in ("8", "[1]", "none", "no"):
+        with pytest.raises(UserError, match=r"train\.lora: .*expected a mapping or null"):
+            load(POCKET, [f"train.lora={wrong}"])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ssb_unsloth.recipe.file import without_null
 from ssb_unsloth.recipe.schema import BenchmarkConfig, Recipe
 
 POCKET = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
@@ -18,8 +19,9 @@ def keys(kind: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.F
     for field in dataclasses.fields(kind):
         path, type_ = f"{prefix}{field.name}", types[field.name]
         yield path, type_, field
-        if dataclasses.is_dataclass(type_):
-            yield from keys(type_, f"{path}.")
+        section = without_null(type_)
+        if dataclasses.is_dataclass(section):
+            yield from keys(section, f"{path}.")
 
 
 FIELDS = [*keys(Recipe), *keys(BenchmarkConfig, "evaluate.benchmarks.test.")]

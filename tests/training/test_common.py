@@ -84,7 +84,7 @@ from ssb_unsloth.pipeline.stages import {stage}
 from ssb_unsloth.recipe.schema import Recipe
 from ssb_unsloth.run.rundir import RunDir, Work
 
-def backend(model):
+def backend(*_):
     sys.exit("too late" if {{"transformers", "peft", "trl"}} & set(sys.modules) else "first")
 
 {stage}.TrainingBackend = backend

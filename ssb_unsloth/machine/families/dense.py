@@ -166,9 +166,10 @@ def decoder(c: Config, row: Row | None = None) -> Decoder:
     row = row or ROWS[c.family]
     layer = attending(c, row) + _feed_forward(c, row) + other(_norms(c, row))
     beside = _norm(c, row) * (row.last + row.more)
-    if row.positions is not None:
-        beside += (c.size("max_position_embeddings") + row.positions) * c.H
-    return Decoder((layer,) * c.L, beside, row.blocks, row.root, head_bias=row.head_bias)
+    positions = 0 if row.positions is None else (c.size("max_position_embeddings") + row.positions) * c.H
+    return Decoder(
+        (layer,) * c.L, beside + positions, row.blocks, row.root, head_bias=row.head_bias, embeddings=positions
+    )
 
 
 def attending(c: Config, row: Row) -> Layer:

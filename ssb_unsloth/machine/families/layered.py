@@ -36,7 +36,7 @@ def gemma3n(c: Config) -> Decoder:
             for i in range(streams - 1)
         ),
     )
-    return Decoder(tuple(layers), c.H + embedding + own, outer=outer)
+    return Decoder(tuple(layers), c.H + embedding + own, outer=outer, embeddings=embedding)
 
 
 def _attention(c: Config, own_keys: bool) -> Layer:

@@ -93,6 +93,7 @@ class Decoder:
     root: str = "model"  # of the decoder
     outer: tuple[Linear, ...] = ()  # linear layers beside the blocks
     head_bias: bool = False
+    embeddings: int = 0  # of `beside`: those of positions and of layers
 
 
 def other(count: int) -> Layer:

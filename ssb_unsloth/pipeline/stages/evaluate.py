@@ -97,9 +97,8 @@ def _contestants(recipe: Recipe, everyone: Sequence[Student]) -> list[Contestant
     for seed in seeds:
         found += base_contestants(recipe.model, seed, recipe.evaluate.default_prompt, texts)
     for student in everyone:
-        adapter = student.run.stage("train") / "adapter"
         few = (student.run.manifest("train") or {})["summary"]["steps"] < FEW * STEPS
-        found.append(Contestant(student.name, student.recipe.model, adapter, student.recipe.seed, texts, few))
+        found.append(Contestant(student.name, student.model, student.adapter, student.recipe.seed, texts, few))
     for name, source in recipe.evaluate.adapters.items():
         path = adapter_path(source, f"evaluate.adapters.{name}", recipe.sampler.max_lora_rank)
         found += [Contestant(name, recipe.model, path, seed, texts) for seed in seeds]

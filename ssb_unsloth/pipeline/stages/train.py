@@ -29,28 +29,43 @@ class Train(Stage):
     def make(self, scope: Scope, work: Work) -> None:
         recipe, method = scope.recipe, METHODS[scope.recipe.train.method]
         # First: Unsloth has to be imported before transformers.
-        backend = TrainingBackend(recipe.model) if method.by_backend else None
+        backend = TrainingBackend(recipe.model, recipe.train.lora is None) if method.by_backend else None
         from ...method.selfchecks import check_trained
         from ...training.common import Inputs
 
         inputs = Inputs(recipe, scope.run, work.folder, backend)
         trained = importlib.import_module(f"...training.{method.module}", __package__).train(inputs)
+        base = None if recipe.train.lora is not None else _base(recipe)
         few = trained.history[-1]["step"] < FEW * STEPS
         if not (method.samples and few):  # its first steps may have had equal rewards alone, which it has said then
-            check_trained(trained.model, inputs.tokenizer, recipe.prompts.texts)
+            check_trained(trained.model, inputs.tokenizer, recipe.prompts.texts, base)
         if recipe.train.token_pairs and "curate" in method.reads:
             from ...training.token_kl import FILE, measure
 
             examples = inputs.examples[: recipe.train.token_pairs]
             with clock.on(clock.MEASURING):
-                write_jsonl(work.folder / FILE, measure(trained.model, inputs.tokenizer, examples))
+                write_jsonl(work.folder / FILE, measure(trained.model, inputs.tokenizer, examples, base))
         if recipe.train.drift_texts is not None:
             from ...training.drift import drift, unrelated
 
             with clock.on(clock.MEASURING):
-                trained.drift = drift(trained.model, unrelated(recipe.train.drift_texts, inputs.tokenizer))
+                texts = unrelated(recipe.train.drift_texts, inputs.tokenizer)
+                trained.drift = drift(trained.model, texts, base)
         write_jsonl(work.folder / "history.jsonl", trained.history)
         work.tokens, work.summary = trained.tokens, {"method": recipe.train.method, **trained.summary}
+
+
+def _base(recipe: Recipe) -> Any:
+    """The base, loaded once more to be compared with a student that is no adapter on it, where its trainer was."""
+    import gc
+
+    import torch
+
+    from ...backends.transformers import load_model
+
+    gc.collect()  # trainer and optimizer, which hold each other
+    torch.cuda.empty_cache()
+    return load_model(recipe.model)
 
 
 def _of_method(recipe: Recipe) -> dict[str, Any]:
