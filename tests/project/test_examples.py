@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Pages whose Python another test takes out and runs.
+RUN_ELSEWHERE = {"verifiers.md": "verifier/test_own.py", "your-own-task.md": "project/test_tutorial.py"}
 # What is asked of each when it has run, in its own process.
 HOLDS = {
     "train_by_hand": """
@@ -48,6 +50,12 @@ def test_the_python_in_the_documents_is_that_of_the_examples():
     shown = [
         block
         for path in DOCUMENTS
+        if path.name not in RUN_ELSEWHERE
         for block in re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S)
     ]
     assert sorted(shown) == sorted(path.read_text(encoding="utf-8") for path in EXAMPLES)
+
+
+@pytest.mark.parametrize(("page", "test"), RUN_ELSEWHERE.items())
+def test_a_page_with_python_of_its_own_is_read_by_the_test_that_runs_it(page, test):
+    assert page in (ROOT / "tests" / test).read_text(encoding="utf-8")
