@@ -21,7 +21,7 @@ from ..tokenizer import Corpus, train_tokenizer
 from .corpus import TASKS, draw_chat, stretches, texts_of
 from .task import Task
 
-STEPS = 500
+STEPS = 2000
 VALIDATION = 60  # questions of each task that both models are compared on
 CORPUS = Corpus(draw_chat, stretches(), vocabulary=560)
 
