@@ -109,7 +109,7 @@ def closing_lines(run: RunDir) -> str:
     """What a finished run says: a small table, and where the rest is."""
     folder = run.stage("report")
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    lines = ["", *plain(score_table(report["scores"], report["differences"], words_for(report["decoding"])))]
+    lines = ["", *plain(score_table(report["scores"], report["differences"], words_for(report.get("decoding", {}))))]
     drawn = sorted(path.name for path in folder.glob("*.png"))
     lines += (
         ["", *cautions_said] if (cautions_said := [c.replace("**", "") for c in report.get("cautions", ())]) else []
