@@ -25,13 +25,14 @@ Spec = str | Mapping[str, Any]
 
 MATH = "math"  # where nothing else is said
 CHOICE, CODE = "choice", "code"  # which read more columns than the others
+EXACT, NUMERIC = "exact", "numeric"
 FORM = r"\boxed{...}"  # how a reply gives its answer, where nothing else is said
 
 VERIFIERS: dict[str, str] = {  # name -> the module whose VERIFIER it is; one with a dot before it lies here
     MATH: ".mathematical",
     CHOICE: ".choice",
-    "exact": ".exact",
-    "numeric": ".numeric",
+    EXACT: ".exact",
+    NUMERIC: ".numeric",
     CODE: ".code",
 }
 
