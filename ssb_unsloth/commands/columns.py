@@ -16,7 +16,6 @@ from ..data.problems import problem_of, text_of
 from ..data.readers import rows_of
 from ..errors import UserError
 from ..recipe.schema import ProblemsConfig
-from ..verifier.answers import read
 from ..verifier.verifiers import CHOICE, CODE, EXACT, MATH, NUMERIC, verifier_for
 
 LOOKED_AT = 1000  # rows
@@ -34,6 +33,7 @@ TESTS = ("test_list", "tests", "test", "unit_tests", "test_cases", "test_code", 
 ENTRY_POINTS = ("entry_point", "function_name", "func_name")
 WORDS = {"true", "false", "yes", "no"}
 _DATE = re.compile(r"\d+([-/.:])\d+(?:\1\d+)+|\d{1,2}:\d{2}")  # a day, a time, a version: no difference, no quotient
+_FORMULA = re.compile(r"[\\^=_{}()+*/]|(?<![^\W\d_])(?:pi|sqrt|sin|cos|tan|log|ln|exp)(?![^\W\d_])", re.I)
 
 
 @dataclass
@@ -223,7 +223,9 @@ def _form(source: str, column: str, values: Sequence[Any]) -> tuple[str, str | N
 
 def _is_name(text: str) -> bool:
     """Whether mathematics reads nothing in it, or something else than it says."""
-    return read(text).is_words or _DATE.fullmatch(text) is not None or not _takes(MATH, text)
+    if _DATE.fullmatch(text) or not _takes(MATH, text):
+        return True
+    return re.search(r"[^\W\d_]{2}", text) is not None and not _FORMULA.search(text) and not _takes(NUMERIC, text)
 
 
 def _takes(verifier: str, gold: str) -> bool:

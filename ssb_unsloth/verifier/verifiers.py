@@ -14,6 +14,7 @@ import re
 import typing
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
@@ -106,6 +107,18 @@ def with_form(spec: Spec, form: str) -> Spec:
 def is_own(name: str) -> bool:
     """Whether the name is one of a module and what stands in it: code of the user's own."""
     return _OWN.fullmatch(name) is not None
+
+
+def source_of(spec: Spec) -> Path | None:
+    """The file of the module that a user's own verifier stands in; None for one of the package's, or where there is
+    none. Nothing of it is run.
+    """
+    name = parts(spec)[0]
+    if not is_own(name):
+        return None
+    from .foreign import module_file
+
+    return module_file(name)
 
 
 def wrong_with(spec: Spec) -> str | None:

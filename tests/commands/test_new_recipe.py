@@ -135,6 +135,7 @@ def test_unit_tests_are_known_as_such(tmp_path, row, given, expected):
         ([3, "1,200", "$40"], None),
         (["\\frac{1}{2}", "0.5"], "numeric"),
         (["x^2+1.5", "2"], None),
+        (["2 pi", "3 km", "x = 5"], None),
         (["2024-01-05", "10:30"], "exact"),
         (["Apollo 11", "room 7b", "12"], "exact"),
         (["}{", "a{"], "exact"),
