@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..prompts import BOX
 
 if TYPE_CHECKING:
     from .protocol import Verifier
@@ -27,7 +28,6 @@ Spec = str | Mapping[str, Any]
 MATH = "math"  # where nothing else is said
 CHOICE, CODE = "choice", "code"  # which read more columns than the others
 EXACT, NUMERIC = "exact", "numeric"
-FORM = r"\boxed{...}"  # how a reply gives its answer, where nothing else is said
 
 VERIFIERS: dict[str, str] = {  # name -> the module whose VERIFIER it is; one with a dot before it lies here
     MATH: ".mathematical",
@@ -99,7 +99,7 @@ def title(spec: Spec) -> str:
 def with_form(spec: Spec, form: str) -> Spec:
     """The spec with the recipe's answer form, where it says none itself. A program has no form but its fence."""
     name, options = parts(spec)
-    if form == FORM or name == CODE or "form" in options:
+    if form == BOX or name == CODE or "form" in options:
         return spec
     return {"name": name, **options, "form": form}
 
