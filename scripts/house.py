@@ -34,7 +34,7 @@ ROOMS = {
         "io": "errors",
         "records": "errors io",
         "prompts": "errors records",
-        "verifier": "errors io",
+        "verifier": "errors io prompts",
         "recipe": "errors io prompts verifier",
         "pocket": "errors io records prompts",
         "machine": "errors published io recipe pocket",

@@ -55,7 +55,11 @@ def parser() -> argparse.ArgumentParser:
     grading = commands.add_parser("grade", help="grade stored replies again, without a model; show what changed")
     grading.add_argument("files", nargs="+", type=Path, metavar="FILE", help=".jsonl of generations, or a folder")
     grading.add_argument("--out", type=Path, metavar="DIR", help="write them there with their new verdicts")
-    grading.add_argument("--verifier", metavar="NAME", help="which grades (the run's own; math for files of no run)")
+    grading.add_argument(
+        "--verifier",
+        metavar="NAME",
+        help="which grades (the run's own; math for files of no run); with options '{name: numeric, absolute: 0.01}'",
+    )
     plan = commands.add_parser("plan", help="what a recipe needs: memory, disk, tokens and time of each stage")
     _recipe_words(plan)
     plan.add_argument("--gpu", metavar="CARD", help="plan for this card, e.g. t4, rtx4090, a100-40gb; none: the CPU")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from typing import Any
 
 from ..errors import UserError
 from ..io.terminal import tell
+from ..recipe.file import override
+from ..recipe.schema import ProblemsConfig
 from ..records import Problem, generations_file, read_jsonl, read_rows, write_jsonl
 from ..run import manifests
 from ..run.rundir import refuse_in_stage
 from ..verifier.protocol import VERDICTS, Verdict, Verifier
 from ..verifier.replies import answer_part
-from ..verifier.verifiers import MATH, Spec, is_own, parts, prepare, verifier_for, wrong_with
+from ..verifier.verifiers import MATH, Spec, is_own, parts, prepare, verifier_for, written, wrong_with
 
 SHOWN = 20  # changes listed for a file; the rest is counted
 ASKED = ("model", "run_seed", "benchmark", "temperature")  # what all replies to one set of problems share
@@ -47,10 +50,10 @@ class Regraded:
     changes: list[Change]
 
 
-def regrade(path: Path, verifier: str | None = None) -> Regraded:
+def regrade(path: Path, verifier: Spec | None = None) -> Regraded:
     """Grade each row's `text` against its `gold` again; `finish_reason` counts where it stands there.
 
-    `verifier`: the name of the one that grades. If None, in a run's folder the one that each benchmark was graded by,
+    `verifier`: the one that grades. If None, in a run's folder the one that each benchmark was graded by,
     and elsewhere the mathematical one.
 
     Raises:
@@ -95,17 +98,18 @@ def regrade(path: Path, verifier: str | None = None) -> Regraded:
 class Verifiers:
     """Which verifier grades a row of the file."""
 
-    def __init__(self, path: Path, name: str | None) -> None:
+    def __init__(self, path: Path, given: Spec | None) -> None:
         manifest = None if manifests.is_foreign(path.parent) else manifests.read(path.parent)
         self._by_benchmark: dict[str, Spec] = (manifest or {"summary": {}})["summary"].get("verifiers", {})
-        self._name = name
+        self._given = given
 
     def of(self, row: dict[str, Any]) -> Verifier:
         """Raises UserError for code that the run's folder names, and nobody here: a folder may come from anywhere."""
-        spec = self._name or self._by_benchmark.get(str(row.get("benchmark")), MATH)
-        if self._name is None and is_own(own := parts(spec)[0]):
+        spec = self._given or self._by_benchmark.get(str(row.get("benchmark")), MATH)
+        if self._given is None and is_own(own := parts(spec)[0]):
+            same = own if written(spec) == own else shlex.quote(json.dumps(written(spec), ensure_ascii=False))
             raise UserError(
-                f"this run was graded by {own}, which is code of its own; if you trust it, --verifier {own}."
+                f"this run was graded by {own}, which is code of its own; if you trust it, --verifier {same}."
             )
         return verifier_for(spec)
 
@@ -203,16 +207,32 @@ def files_in(paths: Sequence[Path]) -> list[Path]:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    tell(graded_again(arguments.files, arguments.out, arguments.verifier))
+    spec = None if arguments.verifier is None else verifier_in(arguments.verifier)
+    tell(graded_again(arguments.files, arguments.out, spec))
     return 0
 
 
-def graded_again(paths: Sequence[Path], out: Path | None, verifier: str | None = None) -> str:
+def verifier_in(word: str) -> Spec:
+    """The verifier that a word of the command line names, read as the value of a recipe's `verifier` is: a name, or a
+    mapping as `{name: numeric, absolute: 0.01}`.
+
+    Raises:
+        UserError: there is none of that name, or it does not take these options.
+    """
+    try:
+        spec: Spec = override(f"verifier={word}", ProblemsConfig)["verifier"]
+        wrong = wrong_with(spec)
+    except UserError as error:
+        wrong = str(error)
+    if wrong is not None:
+        raise UserError(f"--verifier: {wrong}")
+    return spec
+
+
+def graded_again(paths: Sequence[Path], out: Path | None, verifier: Spec | None = None) -> str:
     """Grade all files again; with `out`, write them there with the verdicts of today. Returns what is to be shown."""
     from ..report.tables import percent, plain
 
-    if verifier is not None and (wrong := wrong_with(verifier)) is not None:
-        raise UserError(f"--verifier: {wrong}")
     results = [regrade(path, verifier) for path in files_in(paths)]
     names = [result.path.name for result in results]
     if out is not None:

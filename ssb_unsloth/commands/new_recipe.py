@@ -21,7 +21,8 @@ from ..machine.hardware import here
 from ..machine.plan import card_for, make_plan
 from ..prompts import PAPER
 from ..recipe.loading import load
-from ..recipe.schema import ModelConfig, ProblemsConfig, Recipe
+from ..recipe.schema import ModelConfig, Recipe
+from ..verifier.verifiers import CODE
 from .columns import Columns, columns_of
 
 HELD_OUT = 5  # one question of so many is kept for the benchmark,
@@ -31,6 +32,26 @@ SHARES = {
     "rollout": 4,
     "refine": 3,
 }  # of it: a rollout takes a quarter; the hinted prompt holds two, and leaves a third
+PROGRAMS = r"""
+prompts: # the paper's speak of mathematics and of a box
+  tutor: >-
+    You are an expert Python tutor. Work the exercise out step by step, then give the program in one block of code that
+    begins with ```python and ends with ```.
+  refine: |-
+    This is a programming exercise for students:
+
+    <question>
+
+    A right answer to it:
+    <right>
+
+    A wrong answer to it:
+    <wrong>
+
+    Write a solution for the students to learn from, step by step, that warns of the likely mistakes and does not
+    mention these answers. Give the program in one block of code that begins with ```python and ends with ```.
+  answer_form: "```python\n...\n```"
+"""
 INHERITED = ("temperature", "top_p", "top_k", "repetition_penalty")  # of a generation_config; here they are not
 
 
@@ -119,9 +140,7 @@ def _count(data: str, columns: Columns) -> int:
     """How many different questions the data has; all of it is read."""
     from ..data.problems import load_problems
 
-    how: dict[str, Any] = {"gold_format": columns.gold_format, "choices": columns.choices}
-    how |= {"verifier": columns.verifier} if columns.verifier else {}
-    return len(load_problems(ProblemsConfig(source=data, question=columns.question, gold=columns.gold, **how)))
+    return len(load_problems(columns.problems(data)))
 
 
 def _text(
@@ -137,7 +156,8 @@ def _text(
     where += [f"question: {_yaml(columns.question)}"] * (columns.question != "question")
     where += [f"gold: {_yaml(columns.gold)}"] * (columns.gold != "answer")
     where += [f"gold_format: {_yaml(columns.gold_format)}"] * (columns.gold_format != "plain")
-    where += [f"choices: {_yaml(columns.choices)}"] if columns.choices else []
+    where += [f"choices: {_listed(columns.choices)}"] if columns.choices else []
+    where += [f"entry_point: {_yaml(columns.entry_point)}"] if columns.entry_point else []
     where += [f"verifier: {columns.verifier}"] * (columns.verifier is not None)
     template = f"\n  template: {json.dumps(found['template'])} # replies with thoughts are several times longer"
     lines = "\n".join(f"  {line}" for line in where)
@@ -155,7 +175,7 @@ model:
 problems: # {problems:,} different questions
 {lines}
   skip: {held_out} # these are the benchmark below, and none of them is trained on
-
+{PROGRAMS if columns.verifier == CODE else ""}
 sampler:
   max_model_len: {length} # tokens, prompt and reply
 
@@ -174,9 +194,21 @@ evaluate:
 """
 
 
+def _listed(columns: str | list[str]) -> str:
+    return _yaml(columns) if isinstance(columns, str) else f"[{', '.join(map(_yaml, columns))}]"
+
+
 def _yaml(text: str) -> str:
     """A text as YAML has it: bare where it reads as itself, else quoted."""
-    bare = re.fullmatch(r"[A-Za-z./~][\w./~+-]*", text) and text.lower() not in ("true", "false", "null", "yes", "no")
+    bare = re.fullmatch(r"[A-Za-z./~][\w./~+-]*", text) and text.lower() not in (
+        "true",
+        "false",
+        "null",
+        "yes",
+        "no",
+        "on",
+        "off",
+    )
     return text if bare else json.dumps(text, ensure_ascii=False)
 
 

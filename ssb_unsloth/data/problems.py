@@ -57,7 +57,7 @@ def iter_problems(config: ProblemsConfig) -> Iterator[Problem]:
     golds: dict[int, int] = {}  # id -> hash of the gold answer
     otherwise = 0
     for where, row in rows_of(config):
-        problem = _problem(row, where, config)
+        problem = problem_of(row, where, config)
         id_, gold = int(problem.id, 16), hash(problem.gold)
         if id_ in golds:
             otherwise += golds[id_] != gold
@@ -85,7 +85,7 @@ def load_benchmark(name: str, config: BenchmarkConfig) -> list[Problem]:
     with_ids = False  # whether there is a column of ids
     without: str | None = None  # the first row without one
     for where, row in rows_of(config):
-        problem = _problem(row, where, config)
+        problem = problem_of(row, where, config)
         id_ = row.get(config.id or "")
         with_ids = with_ids or config.id in row
         if without is None and (id_ is None or not str(id_).strip()):
@@ -109,7 +109,12 @@ def load_benchmark(name: str, config: BenchmarkConfig) -> list[Problem]:
     return rest
 
 
-def _problem(row: Row, where: str, config: ProblemsConfig) -> Problem:
+def problem_of(row: Row, where: str, config: ProblemsConfig) -> Problem:
+    """The problem in a row. `where` it stands is what errors begin with.
+
+    Raises:
+        UserError: as `iter_problems`.
+    """
     question, gold = cell(row, config.question, where), cell(row, config.gold, where)
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"{where}: the question is empty or no text (column {config.question!r}).")

@@ -27,6 +27,7 @@ from ..verifier.verifiers import MATH, written
 from .evaluate import Benchmarks, Contestant, decodings
 
 ORIGINS = "origins.json"
+BY = " graded by "  # behind it, in an origin, the hash of a verifier of one's own
 
 
 def origins(contestants: Sequence[Contestant], benchmarks: Benchmarks, sampler: SamplerConfig) -> dict[str, str]:
@@ -39,9 +40,11 @@ def origins(contestants: Sequence[Contestant], benchmarks: Benchmarks, sampler: 
             asked = [asdict(problem) for problem in problems]
             judge = written(config.verifier)
             judged = [judge] * (judge != MATH)  # nobody was asked before there were several
+            text = identity.of_verifier(config.verifier)
+            source = f"{BY}{text}" if text else ""
             for decoding, samples in decodings(config):
                 file = generations_file(e.name, e.seed, name, decoding.temperature)
-                found[file] = digest([*who, asked, asdict(decoding), samples, *judged])
+                found[file] = digest([*who, asked, asdict(decoding), samples, *judged]) + source
     return found
 
 
@@ -50,13 +53,21 @@ def carry_over(finished: Path, folder: Path, wanted: Mapping[str, str], repeated
     finished stage, but for what is `repeated`.
     """
     held = _known(folder)
-    for path in [*folder.glob("*.jsonl"), *(folder / "kept").glob("*.jsonl")]:
+    for path in folder.glob("*.jsonl"):
         if held.get(path.name) != wanted.get(path.name, ""):
+            disk.remove(path)
+    for path in (folder / "kept").glob("*.jsonl"):
+        if _sampled(held.get(path.name)) != _sampled(wanted.get(path.name, "")):
             disk.remove(path)
     disk.write_text(folder / ORIGINS, json.dumps(dict(wanted), indent=1) + "\n")
     known = sealed(finished)
     same = {name for name, origin in wanted.items() if known.get(name) == origin}
     copy(finished, folder, [name for name in sorted(same - set(repeated)) if not (folder / name).exists()])
+
+
+def _sampled(origin: str | None) -> str | None:
+    """What replies without verdicts depend on: not on the text of the verifier that is to grade them."""
+    return None if origin is None else origin.partition(BY)[0]
 
 
 def copy(finished: Path, folder: Path, names: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ from ..recipe.schema import CurateConfig, SamplingConfig
 from ..records import Pair, Problem, Rollout, read_rows, stable_id, write_jsonl
 from ..run import clock
 from ..run.kept import Kept
+from ..run.keys import of_verifier
 from ..seeds import derive_seed
 from ..verifier.protocol import Verdict
 from ..verifier.replies import THOUGHTS_BEGIN, answer_part
@@ -81,6 +82,10 @@ class Curator:
         self.config, self.seed, self.folder, self.texts = config, seed, folder, texts
         self.control_text, self.verifier, self.begun = control_text, verifier, begun
         self._make_sampler, self._max_model_len = make_sampler, max_model_len
+        # Verdicts decide which rollouts a refinement is shown: one of before a verifier of one's own was changed is
+        # none of today's.
+        source = of_verifier(verifier)
+        self._judged = f"-{source[:12]}" if source else ""
 
     @cached_property
     def sampler(self) -> Sampler:
@@ -192,7 +197,8 @@ class Curator:
 
     def _sample(self, wanted: Sequence[_Wanted], decoding: SamplingConfig, number: int, title: str) -> list[Rollout]:
         """One graded reply for each prompt that leaves room for it. What is kept is not asked for again."""
-        kept = Kept(self.folder / "kept" / f"wave-{number:04}.{title}.jsonl")
+        judged = self._judged if title == "refinements" else ""
+        kept = Kept(self.folder / "kept" / f"wave-{number:04}.{title}{judged}.jsonl")
         requests, too_long, unsafe = {}, [], []
         for w in wanted:
             if w.name in kept.replies:

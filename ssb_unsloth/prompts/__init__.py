@@ -10,7 +10,8 @@ code (`*.released.txt`; MIT, Copyright (c) 2025 Purbesh Mitra,
 https://github.com/purbeshmitra/semantic-soft-bootstrapping), which differ: docs/presets.md.
 
 May import: errors, records.
-May be imported by: recipe, pocket, backends, data, method, training, evaluation, report, pipeline, commands.
+May be imported by: verifier, recipe, pocket, backends, data, method, training, evaluation, report, pipeline,
+    commands.
 """
 
 from __future__ import annotations

@@ -240,19 +240,22 @@ them rightly, {c["pairs"]:,} pairs kept. The paper used {QUESTIONS} questions fo
 
 
 def _training_section(report: dict[str, Any]) -> str:
-    table = [["trained by", "steps", "first loss", "last loss", "trained parameters", "of"]]
-    for method, t in report["training"].items():
+    table = [["student", "trained by", "steps", "first loss", "last loss", "trained parameters", "of"]]
+    for name, t in report["training"].items():
         counts = f"{t['trainable_parameters']:,}", f"{t['total_parameters']:,}"
-        table.append([method, f"{t['steps']:,}", f"{t['first_loss']:.3f}", f"{t['last_loss']:.3f}", *counts])
-    own = [METHODS[name].title for name in report["training"] if METHODS[name].samples]  # they keep no pairs' questions
-    others = f" ({own[0]}'s are others than the rest's)" if 0 < len(own) < len(report["training"]) else ""
+        losses = f"{t['first_loss']:.3f}", f"{t['last_loss']:.3f}"
+        table.append([name, t["method"], f"{t['steps']:,}", *losses, *counts])
+    methods = list(dict.fromkeys(t["method"] for t in report["training"].values()))
+    own = [METHODS[method].title for method in methods if METHODS[method].samples]  # they keep no pairs' questions
+    others = f" ({own[0]}'s are others than the rest's)" if 0 < len(own) < len(methods) else ""
+    whose = " of each method's first student" if len(methods) < len(report["training"]) else ""
     return f"""## Training
 
 {pipes(table)}
 
 {_layers_section(report["training"])}\
-A loss compares with others of its own method alone. The figure has the panels of the paper's Figure 2; its length is
-that of the student's own greedy replies to held-out questions{others}.{_targets(report["targets"])}
+A loss compares with others of its own method alone. The figure has the panels of the paper's Figure 2{whose};
+its length is that of the student's own greedy replies to held-out questions{others}.{_targets(report["targets"])}
 
 ![Loss, gradient norm and reply length over training](training.png)
 
@@ -264,16 +267,16 @@ def _layers_section(training: Mapping[str, Any]) -> str:
     all; nothing of runs from before.
     """
     said: dict[str, list[str]] = {}
-    for method, t in training.items():
+    for name, t in training.items():
         if "lora" in t:
             trained, left = t["lora"]["layers"], t["lora"]["left_out"]
             layers = ", ".join(f"{count:,} x {escaped(kind)}" for kind, count in trained.items())
             others = ", ".join(f"{escaped(what)} ({count:,} parameters)" for what, count in left.items())
-            said.setdefault(f"LoRA (METHODS) was on {layers}. Left out: {others or 'nothing'}.", []).append(method)
+            said.setdefault(f"LoRA (STUDENTS) was on {layers}. Left out: {others or 'nothing'}.", []).append(name)
         elif "left_as_it_is" in t:
             left = " and ".join(f"{escaped(what)} ({count:,} parameters)" for what, count in t["left_as_it_is"].items())
-            said.setdefault(f"All weights (METHODS) were trained but {left or 'none'}.", []).append(method)
-    return "".join(what.replace("METHODS", ", ".join(methods), 1) + "\n\n" for what, methods in said.items())
+            said.setdefault(f"All weights (STUDENTS) were trained but {left or 'none'}.", []).append(name)
+    return "".join(what.replace("STUDENTS", ", ".join(students), 1) + "\n\n" for what, students in said.items())
 
 
 def _student_section(report: dict[str, Any]) -> str:

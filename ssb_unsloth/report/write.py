@@ -34,29 +34,35 @@ TRAINING = ("steps", "first_loss", "last_loss", "trainable_parameters", "total_p
 def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[Student]) -> None:
     """Write report.json, report.md, examples.md and the figures from what the other stages left in their folders.
 
-    `everyone`: all students of the recipe, the one that lies in `run` first. Where several learned by the same method,
-    the first one's training is shown.
+    `everyone`: all students of the recipe, the one that lies in `run` first. The trainings that are told are those of
+    each one's first seed; those that are drawn, of the first student of each method.
     """
     from . import figures
 
     method, seeds = recipe.train.method, recipe.seeds or [recipe.seed]
-    trained: dict[str, RunDir] = {}
+    told: dict[str, Student] = {}
+    drawn: dict[str, RunDir] = {}
     for student in everyone:
-        trained.setdefault(student.recipe.train.method, student.run)
+        told.setdefault(student.name, student)
+        drawn.setdefault(student.recipe.train.method, student.run)
     stages = [name for name in SHOWN if name in (*METHODS[method].reads, "train", "evaluate")]
     manifests = {name: run.manifest(name) or {} for name in stages}
     scored = json.loads((run.stage("evaluate") / "scores.json").read_text(encoding="utf-8"))
     histories = {
-        name: [row for _, row in read_rows(its.stage("train") / "history.jsonl")] for name, its in trained.items()
+        name: [row for _, row in read_rows(its.stage("train") / "history.jsonl")] for name, its in drawn.items()
     }
-    summaries = {name: (its.manifest("train") or {})["summary"] for name, its in trained.items()}
+    summaries = {name: (student.run.manifest("train") or {})["summary"] for name, student in told.items()}
     report = {
         "format": REPORT_FORMAT,
         "recipe": recipe.name,
         "scores": scored["scores"],
         "differences": scored["differences"],
         "training": {
-            name: {key: summary[key] for key in TRAINING if key in summary} for name, summary in summaries.items()
+            name: {
+                "method": told[name].recipe.train.method,
+                **{key: summary[key] for key in TRAINING if key in summary},
+            }
+            for name, summary in summaries.items()
         },
         "targets": manifests.get("teach", {}).get("summary", {}),
         "cost": {name: manifest["cost"] for name, manifest in manifests.items()},

@@ -13,7 +13,8 @@ from ..io.files import local
 from ..pocket import is_pocket
 from ..recipe.renamed import with_first_names
 from ..recipe.schema import CurateConfig, ModelConfig, ProblemsConfig, PromptsConfig, Recipe, SamplerConfig, TrainConfig
-from ..verifier.verifiers import MATH, written
+from ..verifier.verifiers import MATH, Spec, source_of, written
+from .manifests import file_hash
 from .rundir import fingerprint
 
 
@@ -42,9 +43,18 @@ def of_sampler(config: SamplerConfig) -> dict[str, Any]:
 
 
 def of_problems(config: ProblemsConfig) -> dict[str, Any]:
+    identity = as_written(config)
+    if (source := of_verifier(config.verifier)) is not None:
+        identity["verifier_source"] = source
     if is_pocket(config.source):  # a folder of that name may lie here
-        return as_written(config)
-    return {**as_written(config), "source": of_path(config.source, "problems.source")}
+        return identity
+    return {**identity, "source": of_path(config.source, "problems.source")}
+
+
+def of_verifier(spec: Spec) -> str | None:
+    """The hash of the module of a user's own verifier, of its one file; None for those that come with the package."""
+    file = source_of(spec)
+    return None if file is None else file_hash(file)
 
 
 def as_written(config: ProblemsConfig) -> dict[str, Any]:

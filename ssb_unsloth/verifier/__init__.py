@@ -12,6 +12,6 @@
 A new verifier is a module here and its row in the table. `recipe` reads the table, to refuse a name that there is not;
 the rooms above import `protocol` and `verifiers`, and of `replies` what parts thoughts from the answer.
 
-May import: errors, io.
+May import: errors, io, prompts.
 May be imported by: recipe, backends, data, run, method, training, evaluation, report, commands.
 """

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, ParamSpec
 
 from ..errors import UserError
+from ..prompts import BOX
 from .forms import answer_in_form, check_form, is_boxed
 from .protocol import Grade, Verdict, note_on
 from .replies import last_boxed
-from .verifiers import FORM
 
 Arguments = ParamSpec("Arguments")
 
@@ -53,7 +53,7 @@ def classes(answers: Sequence[str], equal: Callable[[str, str], bool]) -> list[i
 class Boxed:
     """A `Verifier` to which the last box is the answer, and answers are equal where their characters are."""
 
-    form: str = FORM  # how a reply gives its answer (`forms`)
+    form: str = BOX  # how a reply gives its answer (`forms`)
 
     example: ClassVar[str] = "42"
 

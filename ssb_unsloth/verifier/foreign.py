@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import importlib
+import importlib.util
 import json
 import os
 import select
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,34 @@ SECONDS = 30.0  # for one call, by the clock; the option `seconds` is another
 START_SECONDS = 120.0  # for the import
 IN_A_ROW = 3  # calls that raise or do not end, after which the verifier is given up
 _NEEDED = ("grade", "answer_in", "answer_classes")
+
+
+def module_file(name: str) -> Path | None:
+    """The file of the module that `module:name` names, where its process will find it; None where there is none.
+    Nothing of it is run, nor of the packages that it lies in, as Python's own search would.
+    """
+    first, *inner = name.partition(":")[0].split(".")
+    file, folders = _found(first, [str(Path.cwd()), *sys.path])
+    if file is None and not folders:  # as what is installed in place
+        with contextlib.suppress(ValueError):
+            spec = importlib.util.find_spec(first)
+            file = Path(spec.origin) if spec and spec.origin else None
+            folders = spec.submodule_search_locations or [] if spec else []
+    for word in inner:
+        file, folders = _found(word, folders)
+    return file if file is not None and file.is_file() else None
+
+
+def _found(word: str, folders: Iterable[str | Path]) -> tuple[Path | None, Sequence[str | Path]]:
+    """A module's file in these folders, the first of them first, and the folders of what lies in it."""
+    within: list[Path] = []
+    for here in (Path(folder) / word for folder in folders):
+        if (here / "__init__.py").is_file():
+            return here / "__init__.py", [here]
+        if (file := here.with_name(f"{word}.py")).is_file():
+            return file, []
+        within += [here] if here.is_dir() else []
+    return None, within
 
 
 class Foreign:

@@ -10,20 +10,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ..prompts import DOTS
 from .replies import behind_thoughts, last_boxed
-
-GAP = "..."
 
 
 def check_form(form: str) -> None:
     """Raises ValueError, with a sentence, for a form in which no answer could be found."""
-    if form.count(GAP) != 1 or not form.partition(GAP)[0].strip():
-        raise ValueError(f"the answer form {form!r} needs a text and behind it one {GAP!r}, where the answer stands")
+    if form.count(DOTS) != 1 or not form.partition(DOTS)[0].strip():
+        raise ValueError(f"the answer form {form!r} needs a text and behind it one {DOTS!r}, where the answer stands")
 
 
 def is_boxed(form: str) -> bool:
     """Whether the answer stands in a box, whatever stands around it."""
-    before, _, after = form.partition(GAP)
+    before, _, after = form.partition(DOTS)
     return before.endswith((r"\boxed{", r"\fbox{")) and after.startswith("}")
 
 
@@ -32,11 +31,11 @@ def answer_in_form(text: str, form: str) -> str | None:
     if is_boxed(form):
         return last_boxed(text)
     text = text[behind_thoughts(text) :]
-    return next((answer for answer in _answers(text, form) if answer not in ("", GAP)), None)
+    return next((answer for answer in _answers(text, form) if answer not in ("", DOTS)), None)
 
 
 def _answers(text: str, form: str) -> Iterator[str]:
-    before, _, after = (part.strip() for part in form.partition(GAP))
+    before, _, after = (part.strip() for part in form.partition(DOTS))
     opening = re.compile(r"\s+".join(map(re.escape, before.split())) + r"[ \t*]*", re.I)
     until = len(text)
     for found in reversed(list(opening.finditer(text))):

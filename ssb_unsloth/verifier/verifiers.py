@@ -14,9 +14,11 @@ import re
 import typing
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..prompts import BOX
 
 if TYPE_CHECKING:
     from .protocol import Verifier
@@ -25,13 +27,13 @@ Spec = str | Mapping[str, Any]
 
 MATH = "math"  # where nothing else is said
 CHOICE, CODE = "choice", "code"  # which read more columns than the others
-FORM = r"\boxed{...}"  # how a reply gives its answer, where nothing else is said
+EXACT, NUMERIC = "exact", "numeric"
 
 VERIFIERS: dict[str, str] = {  # name -> the module whose VERIFIER it is; one with a dot before it lies here
     MATH: ".mathematical",
     CHOICE: ".choice",
-    "exact": ".exact",
-    "numeric": ".numeric",
+    EXACT: ".exact",
+    NUMERIC: ".numeric",
     CODE: ".code",
 }
 
@@ -97,7 +99,7 @@ def title(spec: Spec) -> str:
 def with_form(spec: Spec, form: str) -> Spec:
     """The spec with the recipe's answer form, where it says none itself. A program has no form but its fence."""
     name, options = parts(spec)
-    if form == FORM or name == CODE or "form" in options:
+    if form == BOX or name == CODE or "form" in options:
         return spec
     return {"name": name, **options, "form": form}
 
@@ -105,6 +107,18 @@ def with_form(spec: Spec, form: str) -> Spec:
 def is_own(name: str) -> bool:
     """Whether the name is one of a module and what stands in it: code of the user's own."""
     return _OWN.fullmatch(name) is not None
+
+
+def source_of(spec: Spec) -> Path | None:
+    """The file of the module that a user's own verifier stands in; None for one of the package's, or where there is
+    none. Nothing of it is run.
+    """
+    name = parts(spec)[0]
+    if not is_own(name):
+        return None
+    from .foreign import module_file
+
+    return module_file(name)
 
 
 def wrong_with(spec: Spec) -> str | None:

@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -23,6 +24,7 @@ from ssb_unsloth.errors import UserError
 from ssb_unsloth.machine import findings as machine
 from ssb_unsloth.machine import hardware, hub, versions
 from ssb_unsloth.machine.check import check_before_stage
+from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.recipe.loading import load
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +32,7 @@ POCKET = ROOT / "recipes" / "pocket.yaml"
 A100 = "0, GPU-a, NVIDIA A100-SXM4-40GB, 40960, 40339, {driver}, 8.0"
 GPU_TORCH = ("2.13.0", "13.0")
 CPU_TORCH = ("2.13.0+cpu", None)
+NO_IMPORTS = ("sampler.engine=transformers", "model.backend=transformers")  # of vLLM and Unsloth, which take seconds
 SECRET = "hf_abcdefghijklmnop"
 
 
@@ -95,6 +98,59 @@ def test_on_a_machine_with_everything_a_recipe_for_a_gpu_can_run(gpu_machine, th
     assert "enough for CUDA 13.0" in find(findings, "driver").found
     assert find(findings, "bfloat16").found == "yes"
     assert "three-b can run here." in describe(findings)
+
+
+OWN = (MODEL_DIR / "chat_template.jinja").read_text(encoding="utf-8")
+NO_TOKENS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: "
+QUESTION_ALONE = (
+    "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "overrides", "found", "state"),
+    [
+        (OWN, (), "has a place for every message, and ends its replies", "ok"),
+        (QUESTION_ALONE, (), "The system prompt stands in front of the question, in the user's turn", "ok"),
+        (QUESTION_ALONE, ("model.system=role",), "renders the system's message not at all", "wrong"),
+        (OWN.replace("message['content']", "message['content'] ~ message['content']"), (), "message 2 times", "wrong"),
+        (NO_TOKENS, (), "puts no end-of-turn token behind a reply", "wrong"),
+        (None, (), "has no chat template: set model.chat_template to a file", "wrong"),
+        (OWN, ("model.chat_template=rag",), "rag", "wrong"),
+    ],
+)
+def test_the_chat_template_of_a_model_that_is_here_is_looked_at(tmp_path, template, overrides, found, state):
+    model = tmp_path / "model"
+    shutil.copytree(MODEL_DIR, model)
+    (model / "chat_template.jinja").unlink()
+    if template is not None:
+        (model / "chat_template.jinja").write_text(template)
+    recipe = load(POCKET, [f"model.name={model}", *NO_IMPORTS, *overrides])
+    findings = examine(recipe)
+    finding = find(findings, "template")
+    assert found in finding.found
+    assert finding.state(findings.kinds) == state
+    assert finding.fix == ("set the key that is named there" if state == "wrong" else "")
+    assert findings.can_run == (state == "ok")
+
+
+def test_a_template_that_the_packages_cannot_read_is_said_and_stands_in_nobodys_way(monkeypatch):
+    def broken(_):
+        raise ImportError("tokenizers>=9 is required\nfor a normal functioning of this module")
+
+    monkeypatch.setattr("ssb_unsloth.backends.transformers.load_tokenizer", broken)
+    findings = examine(load(POCKET, NO_IMPORTS))
+    assert find(findings, "template").found == "not looked at: tokenizers>=9 is required"
+    assert findings.can_run
+
+
+def test_no_template_is_spoken_of_where_none_can_be_seen(monkeypatch, three_b):
+    for recipe, machine_only in ((load(three_b, NO_IMPORTS), False), (load(POCKET, NO_IMPORTS), True)):
+        findings = examine(recipe, machine_only=machine_only)  # not on this machine; and not asked for
+        assert "template" not in [finding.name for finding in findings.findings]
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)  # before the packages are installed
+    assert "template" not in [finding.name for finding in examine(load(POCKET, NO_IMPORTS)).findings]
 
 
 def test_without_a_gpu_the_recipe_for_one_cannot_run_and_each_remedy_is_named(monkeypatch, three_b, capsys):

@@ -1,5 +1,6 @@
 """`ssb recipes new`: a model folder and a file of data become a recipe that runs, or a sentence that says why not."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ssb_unsloth.commands.columns import columns_of
 from ssb_unsloth.data.problems import load_benchmark, load_problems
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.recipe.loading import load
+from ssb_unsloth.verifier.verifiers import verifier_for
 
 GSM8K = Path(__file__).parents[1] / "fixtures" / "gsm8k" / "train_rows.jsonl"
 ROWS = [json.loads(line) for line in GSM8K.read_text(encoding="utf-8").splitlines()]
@@ -73,9 +75,133 @@ def test_a_multiple_choice_and_an_answer_in_words_have_their_verifiers(tmp_path)
         rows = [{"question": f"Q{a}?", "choices": ["red", "green", "blue"], "answer": a} for a in answers]
         found = columns_of(str(lay(tmp_path, rows)), None, None)
         assert (found.verifier, found.choices, found.gold_format) == ("choice", "choices", form)
-    labelled = [{"question": "Q?", "choices": {"text": ["red", "blue"], "label": ["A", "B"]}, "answerKey": "B"}]
-    assert columns_of(str(lay(tmp_path, labelled)), None, None).choices == "choices.text"
+    labels = (["A", "B"], ["1", "2"])  # as in ARC, whose rows have the one or the other
+    labelled = [
+        {"question": f"Q{label}?", "choices": {"text": ["red", "blue"], "label": label}, "answerKey": label[1]}
+        for label in labels
+    ]
+    found = columns_of(str(lay(tmp_path, labelled)), None, None)
+    assert (found.choices, found.gold_format) == ("choices", "letter")
+    assert [p.gold.partition("\n")[0] for p in load_problems(found.problems(str(tmp_path / "data.jsonl")))] == [
+        "B",
+        "B",
+    ]
     assert columns_of(str(lay(tmp_path, [{"question": "Q?", "answer": True}])), None, None).verifier == "exact"
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "expected"),
+    [
+        ({"A": "1", "B": "2"}, {"answer": "B"}, (["A", "B"], "letter")),
+        ({"opa": "x", "opb": "y", "opc": "z"}, {"correct_option": 0}, (["opa", "opb", "opc"], "index")),
+        ({"sol1": "do this", "sol2": "do that"}, {"label": 0}, (["sol1", "sol2"], "index")),
+        ({"answerA": "to go", "answerB": "to stay"}, {"label": "2"}, (["answerA", "answerB"], "index1")),
+        ({"Option 1": "12", "Option 2": "13"}, {"answer": 13}, (["Option 1", "Option 2"], "text")),
+        ({"options": {"A": "red", "B": "blue"}}, {"answer_idx": "B"}, ("options", "letter")),
+    ],
+)
+def test_options_are_known_in_columns_of_their_own_too(tmp_path, options, answer, expected):
+    found = columns_of(str(lay(tmp_path, [{"question": "Which?", **options, **answer}])), None, None)
+    assert (found.verifier, found.choices, found.gold_format) == ("choice", *expected)
+
+
+MBPP = {"text": "Write f.", "code": "def f(): ...", "test_list": ["assert f(1) == 2", "assert f(2) == 3"]}
+HUMAN_EVAL = {"prompt": "def f(x):", "test": "def check(candidate):\n    assert candidate(1) == 2", "entry_point": "f"}
+
+
+@pytest.mark.parametrize(
+    ("row", "given", "expected"),
+    [
+        (MBPP, None, ("text", "test_list", None)),
+        (HUMAN_EVAL, None, ("prompt", "test", "entry_point")),
+        (
+            {"question": "Write f.", "answer": "long " * 30, "tests": "assert f(1) == 2"},
+            None,
+            ("question", "tests", None),
+        ),
+        ({"question": "Write f.", "answer": "assert f(1) == 2"}, "answer", ("question", "answer", None)),
+    ],
+)
+def test_unit_tests_are_known_as_such(tmp_path, row, given, expected):
+    found = columns_of(str(lay(tmp_path, [row])), None, given)
+    assert (found.question, found.gold, found.entry_point, found.verifier) == (*expected, "code")
+
+
+@pytest.mark.parametrize(
+    ("golds", "verifier"),
+    [
+        ([1.5, 2.25, 3], "numeric"),
+        (["6.02e23", "-1e-3"], "numeric"),
+        ([3, "1,200", "$40"], None),
+        (["\\frac{1}{2}", "0.5"], "numeric"),
+        (["x^2+1.5", "2"], None),
+        (["2 pi", "3 km", "x = 5"], None),
+        (["2024-01-05", "10:30"], "exact"),
+        (["Apollo 11", "room 7b", "12"], "exact"),
+        (["}{", "a{"], "exact"),
+        (["Paris", "no"], "exact"),
+    ],
+)
+def test_answers_have_the_verifier_that_reads_them(tmp_path, golds, verifier):
+    rows = [{"question": f"Q{gold}?", "answer": gold} for gold in golds]
+    assert columns_of(str(lay(tmp_path, rows)), None, None).verifier == verifier
+
+
+def test_texts_that_are_no_tests_and_no_options_are_answers(tmp_path):
+    rows = [{"question": "Q?", "tests": "two", "choices": "red or blue", "answer": "4"}]
+    found = columns_of(str(lay(tmp_path, rows)), None, None)
+    assert (found.gold, found.verifier, found.choices) == ("answer", None, None)
+    assert "column 'choices' is left alone" in "; ".join(found.guessed)
+
+
+TASKS = Path(__file__).parents[2] / "recipes" / "tasks"
+PROGRAMS = [json.loads(line) for line in (TASKS / "programs.jsonl").read_text(encoding="utf-8").splitlines()[:6]]
+CHOICES = list(csv.DictReader((TASKS / "choices.csv").open(encoding="utf-8")))[:6]
+PROGRAM = "```python\ndef f(xs):\n    return [x for x in xs if x > 7][:2]\n```"  # of the first of them
+LETTER = f"\\boxed{{{CHOICES[0]['answer']}}}"
+EIGHTHS = [{"question": f"What is {n} / 8?", "answer": n / 8} for n in range(1, 7)]
+DAYS = [{"question": f"Which day comes after day {n}?", "answer": f"2026-01-0{n + 1}"} for n in range(1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "verifier", "reply", "right"),
+    [
+        (PROGRAMS, "code", PROGRAM, [row["tests"] for row in PROGRAMS]),
+        (
+            [{"question": row["question"], "test_list": row["tests"].split("\n")} for row in PROGRAMS],
+            "code",
+            PROGRAM,
+            [row["tests"] for row in PROGRAMS],
+        ),
+        (
+            CHOICES,
+            "choice",
+            f"\\boxed{{{CHOICES[0]['answer']}}}",
+            [f"{row['answer']}) {row[row['answer']]}" for row in CHOICES],
+        ),
+        (EIGHTHS, "numeric", "\\boxed{0.12500001}", [str(row["answer"]) for row in EIGHTHS]),
+        (DAYS, "exact", "\\boxed{2026-01-02}", [row["answer"] for row in DAYS]),
+    ],
+    ids=["programs", "lists of asserts", "options", "decimals", "days"],
+)
+def test_the_recipe_for_another_verifier_is_one_that_doctor_plan_and_run_take(
+    rows, verifier, reply, right, tmp_path, capsys
+):
+    out = tmp_path / "mine.yaml"
+    assert new("pocket-tasks", lay(tmp_path, rows), out) == 0
+    assert main(["plan", str(out)]) == 0
+    assert main(["doctor", str(out), "sampler.engine=transformers", "model.backend=transformers", "--json"]) == 0
+    told = capsys.readouterr().out
+    template = next(f for f in json.loads(told[told.index('{\n "recipe"') :])["findings"] if f["name"] == "template")
+    assert template["found"] == "has a place for every message, and ends its replies"
+    recipe = load(out)
+    benchmark = load_benchmark("held-out", recipe.evaluate.benchmarks["held-out"])
+    problems = [*benchmark, *load_problems(recipe.problems)]
+    judge = verifier_for(recipe.judge(recipe.problems))
+    assert (recipe.problems.verifier, len(benchmark)) == (verifier, 1)
+    assert [p.question.splitlines()[0] for p in problems] == [row["question"] for row in rows]
+    assert [judge.shown(p.gold).removeprefix("a program that passes these tests:\n") for p in problems] == right
+    assert judge.grade(reply, problems[0].gold).verdict == "right"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -159,3 +161,48 @@ def test_a_file_that_is_not_there(tmp_path, capsys):
     assert "no such file" in capsys.readouterr().err
     assert main(["grade", str(tmp_path)]) == 2
     assert "holds no .jsonl file" in capsys.readouterr().err
+
+
+NEAR = [{"text": r"It is \boxed{3.15}.", "gold": "3.1416"}]
+
+
+def test_a_verifier_has_its_options_on_the_command_line_as_in_a_recipe(save, capsys):
+    for words, share in (("numeric", "0.0 %"), ("{name: numeric, absolute: 0.01}", "100.0 %")):
+        assert main(["grade", str(save(NEAR)), "--verifier", words]) == 0
+        assert f"-             {share}" in capsys.readouterr().out
+
+
+def test_the_documentation_of_the_option_can_be_typed(save, monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "verifiers.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    ssb (grade replies.jsonl --verifier .*[a-z}]'?)$", text, re.M)
+    monkeypatch.chdir(save(NEAR, "replies.jsonl").parent)
+    for line in lines[:2]:
+        assert main(shlex.split(line)) == 0
+    assert "{name: numeric" in lines[1]
+    with pytest.raises(SystemExit):
+        main(["grade", "--help"])
+    assert "'{name: numeric, absolute: 0.01}'" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("{name: numeric, absolute: 0.01", "the value is not valid YAML"),
+        ("{name: numeric, absolut: 0.01}", "has no option 'absolut'; did you mean absolute?"),
+        ("{name: numeric, absolute: much}", "absolute is 'much'; expected float"),
+        ("{name: numeric, absolute: -1}", "expected a number of at least 0"),
+        ("{absolute: 1}", "names no verifier; expected a name, or a mapping with name and options"),
+        ("[numeric]", "names no verifier"),
+        ("", "names no verifier"),
+        ("!!python/name:os.system x", "is not read here"),
+        ("numerik", "no verifier 'numerik'; known: math"),
+    ],
+)
+def test_a_verifier_that_is_none_is_one_error_and_nothing_is_graded(save, tmp_path, capsys, word, says):
+    out = tmp_path / "again"
+    assert main(["grade", str(save(NEAR)), "--verifier", word, "--out", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("ssb: --verifier: ")
+    assert says in told
+    assert told.count("\n") == 1
+    assert not out.exists()

@@ -10,6 +10,7 @@ from ssb_unsloth.errors import UserError
 from ssb_unsloth.prompts import BOX, PAPER, faults, gold_only, student_messages, teacher_messages, texts
 from ssb_unsloth.prompts.hints import derangement, hinted_prompts
 from ssb_unsloth.records import Pair
+from ssb_unsloth.verifier.verifiers import CODE, VERIFIERS, verifier_for
 
 PRINTED = (Path(__file__).parents[1] / "fixtures" / "paper" / "prompts.md").read_text(encoding="utf-8")
 AWKWARD = [
@@ -226,3 +227,10 @@ def test_what_is_wrong_with_ones_own_texts_is_said_by_key(given, key, message):
     assert found[0][0] == key
     assert message in found[0][1]
     assert not list(faults("paper", "Own.", MINE, "Answer: ..."))
+
+
+def test_the_papers_form_is_the_one_that_every_verifier_reads_where_nothing_else_is_said():
+    for name in set(VERIFIERS) - {CODE}:  # a program's form is its fence
+        verifier = verifier_for(name)
+        assert verifier.form == PAPER.answer_form == BOX
+        assert verifier.answer_in(f"So {PAPER.answered(verifier.example)}.") == verifier.example

@@ -140,3 +140,12 @@ def test_the_pocket_recipe_needs_no_network():
     recipe = load(FOLDER / "pocket.yaml")
     sources = [recipe.problems.source, *(b.source for b in recipe.evaluate.benchmarks.values())]
     assert {recipe.model.name, *sources} == {"pocket"}
+
+
+def test_the_documentation_says_of_each_licence_whether_it_was_confirmed():
+    text = (FOLDER.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| `.*\|$", text, re.M)]
+    confirmed = {name: row[4] for row in rows if len(row) == 5 for name in re.findall(r"`([\w.-]+)`", row[0])}
+    named = {path.stem for path in OF_BASES if path.stem != "small-gsm8k"} | {"qwen2.5-3b-gsm8k"}
+    assert set(confirmed) == named
+    assert all(confirmed.values())

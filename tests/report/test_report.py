@@ -151,6 +151,7 @@ def test_report_json_has_the_names_that_others_read(report):
     assert [report["curation"][name] for name in expected] == [20, 5, 9, 6, 6, 4, 3, 1]
     assert report["training"] == {
         "ssb": {
+            "method": "ssb",
             "steps": 40,
             "first_loss": 1.0,
             "last_loss": 0.025,
@@ -229,19 +230,38 @@ def test_a_training_that_failed_or_was_not_logged_is_drawn_too(tmp_path):
     assert all(path.stat().st_size > 5_000 for path in tmp_path.iterdir())
 
 
-def test_every_method_of_training_has_its_row_and_its_curves(run, tmp_path):
-    other = RunDir(tmp_path / "other")
-    with other.write("train", "key", {}) as work:
-        work.summary = {**run.manifest("train")["summary"], "steps": 64}
-        write_jsonl(work.folder / "history.jsonl", [{"step": s, "loss": 0.0, "reward": s / 64} for s in range(1, 65)])
+def test_every_student_has_its_row_and_every_method_its_curves(run, tmp_path):
+    """One by GRPO, and three by one method: with LoRA, with LoRA elsewhere (two seeds), and without."""
+    summary = run.manifest("train")["summary"]
+    without = {key: value for key, value in summary.items() if key != "lora"}
+    elsewhere = {**summary, "lora": {"layers": {"q_proj": 2, "lm": 1}, "left_out": {}}}
+    whole = {**without, "left_as_it_is": {"embeddings": 100}, "trainable_parameters": 90}
+    recipe = load(POCKET, ["name=mine", "seed=7"])
+    everyone = students(recipe, run.root)
+    for name, method, seed, its in (
+        ("grpo", "grpo", 7, {**summary, "steps": 64}),
+        ("wide", "ssb", 7, {**elsewhere, "steps": 41}),
+        ("whole", "ssb", 7, {**whole, "steps": 42}),
+        ("wide", "ssb", 8, {**elsewhere, "steps": 99}),
+    ):
+        other = RunDir(tmp_path / f"{name}-{seed}")
+        with other.write("train", "key", {}) as work:
+            work.summary = its
+            write_jsonl(work.folder / "history.jsonl", [{"step": s, "loss": 0.0, "reward": s / 64} for s in (1, 64)])
+        everyone.append(Student(name, load(POCKET, [f"train.method={method}", f"seed={seed}"]), other, ("train",)))
     folder = tmp_path / "report"
     folder.mkdir()
-    recipe = load(POCKET, ["name=mine", "seed=7"])
-    grpo = Student("grpo", load(POCKET, ["train.method=grpo", "seed=7"]), other, ("train",))
-    write_report(recipe, run, folder, [*students(recipe, run.root), grpo])
+    write_report(recipe, run, folder, everyone)
     training = json.loads((folder / "report.json").read_text())["training"]
-    assert {method: row["steps"] for method, row in training.items()} == {"ssb": 40, "grpo": 64}
-    assert "| grpo | 64 |" in (folder / "report.md").read_text()
+    found = {name: (row["method"], row["steps"]) for name, row in training.items()}
+    assert found == {"ssb": ("ssb", 40), "grpo": ("grpo", 64), "wide": ("ssb", 41), "whole": ("ssb", 42)}
+    told = (folder / "report.md").read_text()
+    for name, (method, steps) in found.items():
+        assert f"| {name} | {method} | {steps} | 1.000 | 0.025 | {90 if name == 'whole' else 10} | 110 |" in told
+    assert "LoRA (ssb, grpo) was on " in told
+    assert "LoRA (wide) was on 2 x q_proj, 1 x lm. Left out: nothing." in told
+    assert "All weights (whole) were trained but embeddings (100 parameters)." in told
+    assert "Figure 2 of each method's first student;" in told
     wide, three = (matplotlib.image.imread(path / "training.png") for path in (folder, run.stage("report")))
     assert wide.shape[1] > 1.2 * three.shape[1]  # a panel more: GRPO's reward
 

@@ -26,9 +26,11 @@ class Curate(Stage):
         }
 
     def origin(self, determined_by: dict[str, Any]) -> str:
-        """How many pairs or questions are wanted decides when sampling ends, and nothing about a reply."""
-        ends = {"curate": ("pairs", "questions"), "problems": ("limit",)}
-        kept = {part: {k: v for k, v in determined_by[part].items() if k not in ends[part]} for part in ends}
+        """How many pairs or questions are wanted decides when sampling ends, and nothing about a reply; nor does the
+        text of one's own verifier about a rollout (what hangs on its verdicts the Curator tells apart).
+        """
+        others = {"curate": ("pairs", "questions"), "problems": ("limit", "verifier_source")}
+        kept = {part: {k: v for k, v in determined_by[part].items() if k not in others[part]} for part in others}
         return digest({**determined_by, **kept})
 
     def make(self, scope: Scope, work: Work) -> None:
