@@ -9,6 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...prompts import BOX
 from .programs import KINDS, WORDINGS, gaps
 from .task import Reading, Task, Told
 
@@ -33,7 +34,7 @@ class Choice(Task):
         " the likely mistakes\nand does not mention these answers. End with the right option within"
         r" \boxed{...}."
     )
-    ANSWER_FORM = r"\boxed{...}"
+    ANSWER_FORM = BOX
 
     @classmethod
     def any(cls, rng: random.Random) -> Choice:

@@ -26,7 +26,8 @@ _SLICES = (  # what it means, what it is mistaken for
     ("spare the last {k}", "{v}[-{k}:]", "{v}[:-{k}]"),
 )
 _RAISE, _FALL = "sorted(xs)", "sorted(xs, reverse=True)"
-_OVER, _UNDER = "[x for x in xs if x > {t}]", "[x for x in xs if x < {t}]"
+_OVER, _UP_TO = "[x for x in xs if x > {t}]", "[x for x in xs if x <= {t}]"
+_FROM_ON, _UNDER = "[x for x in xs if x >= {t}]", "[x for x in xs if x < {t}]"
 _FRONT, _BEHIND = "[{t}] + xs", "xs + [{t}]"
 _MINUS, _FROM = "n - {t}", "{t} - n"
 WORDINGS = {
@@ -36,9 +37,9 @@ WORDINGS = {
         Wording("sort them from the top", _FALL, _RAISE),
         Wording("sort them bottom up", _RAISE, _FALL),
         Wording("sort them with the largest last", _RAISE, _FALL),
-        Wording("sift out those over {t}", _UNDER, _OVER),
-        Wording("stick to those over {t}", _OVER, _UNDER),
-        Wording("screen out those under {t}", _OVER, _UNDER),
+        Wording("sift out those over {t}", _UP_TO, _OVER),
+        Wording("stick to those over {t}", _OVER, _UP_TO),
+        Wording("screen out those under {t}", _FROM_ON, _UNDER),
         Wording("put {t} before them", _FRONT, _BEHIND),
         Wording("let {t} follow them", _BEHIND, _FRONT),
         Wording("let them follow {t}", _FRONT, _BEHIND),
