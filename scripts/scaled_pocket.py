@@ -29,14 +29,14 @@ from benchmarks import common
 from ssb_unsloth.pocket import build
 from ssb_unsloth.pocket.muon import Muon
 from ssb_unsloth.pocket.problems import generate
-from ssb_unsloth.pocket.tokenizer import train_tokenizer
+from ssb_unsloth.pocket.tokenizer import POCKET, train_tokenizer
 
 SHAPE = {"hidden_size": 512, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 1408}
 BATCH_TOKENS = 32_768
 LEARNING_RATE, WARM_UP = 2e-3, 0.05  # the warm-up is a share of the time
 
 
-class Corpus(IterableDataset[tuple[Tensor, Tensor]]):
+class Batches(IterableDataset[tuple[Tensor, Tensor]]):
     """build.batches, drawn by every worker from a seed of its own."""
 
     def __init__(self, tokenizer: Any, seed: int) -> None:
@@ -44,13 +44,14 @@ class Corpus(IterableDataset[tuple[Tensor, Tensor]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         worker = get_worker_info()
-        yield from build.batches(self.tokenizer, 1000 * self.seed + (worker.id if worker else 0), BATCH_TOKENS)
+        seed = 1000 * self.seed + (worker.id if worker else 0)
+        yield from build.batches(self.tokenizer, seed, POCKET, BATCH_TOKENS)
 
 
 def train(tokenizer: Any, seconds: float, seed: int, device: str, workers: int) -> tuple[Qwen2ForCausalLM, int]:
     """The model, and how many tokens it has read."""
     torch.manual_seed(seed)
-    small = build.configuration(tokenizer).to_dict()
+    small = build.configuration(tokenizer, POCKET.vocabulary).to_dict()
     shape = {**SHAPE, "num_key_value_heads": SHAPE["num_attention_heads"], "layer_types": None}
     with torch.device(device):
         model = Qwen2ForCausalLM(Qwen2Config(**{**small, **shape}))
@@ -58,7 +59,7 @@ def train(tokenizer: Any, seconds: float, seed: int, device: str, workers: int) 
         others = [weight for name, weight in model.named_parameters() if weight.ndim == 1 or "embed" in name]
         muon = Muon(matrices)
     adam = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
-    stream = iter(DataLoader(Corpus(tokenizer, seed), batch_size=None, num_workers=workers, prefetch_factor=4))
+    stream = iter(DataLoader(Batches(tokenizer, seed), batch_size=None, num_workers=workers, prefetch_factor=4))
     ids_BS, labels_BS = next(stream)  # the workers have begun
     began, tokens, step = time.monotonic(), 0, 0
     while (done := (time.monotonic() - began) / seconds) < 1:

@@ -460,7 +460,10 @@ def test_every_control_and_every_hint_runs_from_one_recipe(tmp_path):
     root = tmp_path / "pocket"
     report = json.loads((root / "report" / "report.json").read_text())
     assert {row["model"] for row in report["scores"]} == {"base", "ssb", *CONTROLS, *HINTED}
-    assert set(report["training"]) == {"ssb", *CONTROLS}
+    assert {name: row["method"] for name, row in report["training"].items()} == {
+        **{name: name for name in ("ssb", *CONTROLS)},
+        **dict.fromkeys(HINTED, "ssb"),
+    }
     assert len(list(tmp_path.rglob("curate/pairs.jsonl"))) == 1
     curated = json.loads((root / "curate" / "statistics.json").read_text())
     costs = {row["model"]: row for row in report["students"]}
