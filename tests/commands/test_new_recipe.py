@@ -157,7 +157,7 @@ def test_texts_that_are_no_tests_and_no_options_are_answers(tmp_path):
 TASKS = Path(__file__).parents[2] / "recipes" / "tasks"
 PROGRAMS = [json.loads(line) for line in (TASKS / "programs.jsonl").read_text(encoding="utf-8").splitlines()[:6]]
 CHOICES = list(csv.DictReader((TASKS / "choices.csv").open(encoding="utf-8")))[:6]
-PROGRAM = "```python\ndef f(xs):\n    return [x for x in xs if x > 7][:2]\n```"  # of the first of them
+PROGRAM = "```python\ndef f(xs):\n    return [x for x in xs if x >= 7][:2]\n```"  # of the first of them
 LETTER = f"\\boxed{{{CHOICES[0]['answer']}}}"
 EIGHTHS = [{"question": f"What is {n} / 8?", "answer": n / 8} for n in range(1, 7)]
 DAYS = [{"question": f"Which day comes after day {n}?", "answer": f"2026-01-0{n + 1}"} for n in range(1, 7)]

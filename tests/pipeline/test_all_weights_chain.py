@@ -67,7 +67,8 @@ def test_the_whole_chain(tmp_path):
     names = {"base", "ssb", "whole-round1", "whole-round2", "whole-sft"}
     assert {row["model"] for row in scores} == names
     report = (run / "report" / "report.md").read_text()
-    assert "All weights (sft) were trained but embeddings, with the head tied to them (67,584 parameters)." in report
+    left = "embeddings, with the head tied to them (67,584 parameters)"
+    assert f"All weights (whole-round1, whole-round2, whole-sft) were trained but {left}." in report
     assert "LoRA (ssb) was on 4 x q_proj" in report
     ssb("verify", run)
 
