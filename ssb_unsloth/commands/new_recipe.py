@@ -19,7 +19,7 @@ from ..io.terminal import tell
 from ..machine.auto import choose
 from ..machine.hardware import here
 from ..machine.plan import card_for, make_plan
-from ..prompts import PAPER
+from ..prompts import FENCE, PAPER
 from ..recipe.loading import load
 from ..recipe.schema import ModelConfig, Recipe
 from ..verifier.verifiers import CODE
@@ -32,7 +32,7 @@ SHARES = {
     "rollout": 4,
     "refine": 3,
 }  # of it: a rollout takes a quarter; the hinted prompt holds two, and leaves a third
-PROGRAMS = r"""
+PROGRAMS = f"""
 prompts: # the paper's speak of mathematics and of a box
   tutor: >-
     You are an expert Python tutor. Work the exercise out step by step, then give the program in one block of code that
@@ -50,8 +50,9 @@ prompts: # the paper's speak of mathematics and of a box
 
     Write a solution for the students to learn from, step by step, that warns of the likely mistakes and does not
     mention these answers. Give the program in one block of code that begins with ```python and ends with ```.
-  answer_form: "```python\n...\n```"
+  answer_form: {json.dumps(FENCE)}
 """
+NO_TEXTS = {"true", "false", "null", "yes", "no", "on", "off"}  # to YAML
 INHERITED = ("temperature", "top_p", "top_k", "repetition_penalty")  # of a generation_config; here they are not
 
 
@@ -200,15 +201,7 @@ def _listed(columns: str | list[str]) -> str:
 
 def _yaml(text: str) -> str:
     """A text as YAML has it: bare where it reads as itself, else quoted."""
-    bare = re.fullmatch(r"[A-Za-z./~][\w./~+-]*", text) and text.lower() not in (
-        "true",
-        "false",
-        "null",
-        "yes",
-        "no",
-        "on",
-        "off",
-    )
+    bare = re.fullmatch(r"[A-Za-z./~][\w./~+-]*", text) and text.lower() not in NO_TEXTS
     return text if bare else json.dumps(text, ensure_ascii=False)
 
 

@@ -26,6 +26,7 @@ from typing import Literal
 
 RELEASED_MARGIN = "\n" + 12 * " "  # the released code indents its prompt, and ends its system prompt so when it samples
 BOX = r"\boxed{...}"  # the answer's form in the paper; the dots stand for the answer
+FENCE = "```python\n...\n```"  # a program's
 DOTS = "..."
 
 BETWEEN = "\n\n"  # system prompt and question, where both stand in one message

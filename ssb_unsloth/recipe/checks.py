@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..io.files import is_finite
-from ..prompts import BOX, faults
+from ..prompts import BOX, FENCE, faults
 from ..verifier.verifiers import CHOICE, CODE, VERIFIERS, Spec, parts, title, verifier_for, wrong_with
 from . import trackers
 from .methods import METHODS
@@ -235,9 +235,6 @@ def _verifiers(r: Recipe) -> Lines:
             yield f"{key}.gold_format: {problems.gold_format} is for the verifier choice, and the verifier is {name}."
         if name == CODE and key == "problems" and r.teach.hint == "gold":
             yield "teach.hint: gold shows the answer alone, and the gold answers of the verifier code are tests."
-
-
-FENCE = "```python\n...\n```"  # what a program's answer form looks like
 
 
 def _prompts(r: Recipe) -> Lines:

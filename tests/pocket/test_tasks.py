@@ -229,6 +229,9 @@ def test_a_shortened_build_runs_through_its_command(
     monkeypatch.setattr(build, "VALIDATION", 4)
     monkeypatch.setattr(build.pocket, "POOL", 128)
     build.main(["--out", str(tmp_path / "model"), "--steps", "2"])
-    assert re.search(r"^Choice .*%", capsys.readouterr().out, re.MULTILINE)
+    said = re.findall(r"^(\w+), (\w+) .* +([\d.]+)%$", capsys.readouterr().out, re.MULTILINE)
+    names = [kind.__name__ for kind in corpus.TASKS]
+    assert [(model, task) for model, task, _ in said] == [(model, n) for model in ("built", "shipped") for n in names]
+    assert min(float(followed) for model, _, followed in said if model == "shipped") >= 50
     built, ships = ({path.name for path in folder.iterdir()} for folder in (tmp_path / "model", MODELS["pocket-tasks"]))
     assert built == ships

@@ -1,12 +1,15 @@
 """Build the tasks' model from nothing: `python -m ssb_unsloth.pocket.tasks.build --out DIR [--steps N] [--seed S]`.
 
 The same architecture, training and folder as the pocket's (`pocket.build`), on the tasks' text. Prints how many
-held-out questions of each task are answered as they are meant.
+held-out questions of each task are answered as they are meant, and how many refinements are what their hint says, for
+the built and the shipped model.
 """
 
 from __future__ import annotations
 
 import argparse
+import operator
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ...io.terminal import tell
-from ...prompts import student_messages
+from ...prompts import Messages, student_messages, teacher_messages
+from .. import MODELS
 from .. import build as pocket
 from ..tokenizer import Corpus, train_tokenizer
 from .corpus import TASKS, draw_chat, stretches, texts_of
@@ -23,27 +27,43 @@ from .task import Task
 
 STEPS = 2000
 VALIDATION = 60  # questions of each task that both models are compared on
+LONGEST = 140  # tokens of a reply
 CORPUS = Corpus(draw_chat, stretches(), vocabulary=560)
 
 
-@torch.inference_mode()
 def accuracy(folder: Path, tasks: Sequence[Task], temperature: float, seed: int = 0) -> float:
     """Share of the questions whose reply is that of the reading that is meant; greedy at temperature 0."""
+    asked = [student_messages(task.question, texts_of(type(task))) for task in tasks]
+    replies = _replies(folder, asked, temperature, seed)
+    return sum(task.solution(task.rightly) == reply for task, reply in zip(tasks, replies, strict=True)) / len(tasks)
+
+
+def followed(folder: Path, tasks: Sequence[Task], seed: int = 0) -> float:
+    """Share of the questions whose greedy refinement, with a right and a wrong solution shown, is the right one written
+    up, word for word. `seed` draws the wrong ones."""
+    rng, asked, expected = random.Random(seed), [], []
+    for task in tasks:
+        right = task.rightly
+        wrong = task.attempt(rng, lambda tried, of=task: of.answer(tried) != of.answer(of.rightly))
+        shown = task.solution(right), task.solution(wrong)
+        asked.append(teacher_messages(task.question, *shown, texts=texts_of(type(task))))
+        expected.append(task.refined(right, wrong))
+    replies = _replies(folder, asked, temperature=0.0, seed=seed)
+    return sum(map(operator.eq, replies, expected)) / len(tasks)
+
+
+@torch.inference_mode()
+def _replies(folder: Path, asked: Sequence[Messages], temperature: float, seed: int) -> list[str]:
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     torch.manual_seed(seed)
     inputs: Any = tokenizer.apply_chat_template(
-        [student_messages(task.question, texts_of(type(task))) for task in tasks],
-        add_generation_prompt=True,
-        padding=True,
-        return_tensors="pt",
-        return_dict=True,
+        list(asked), add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
     )
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
-    ids = model.generate(**inputs, max_new_tokens=120, **({"do_sample": False} | sampling))
-    replies = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    right = [task.solution(task.rightly) == reply for task, reply in zip(tasks, replies, strict=True)]
-    return sum(right) / len(right)
+    ids = model.generate(**inputs, max_new_tokens=LONGEST, **({"do_sample": False} | sampling))
+    replies: list[str] = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return replies
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -62,11 +82,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     tell(f"{sum(weight.numel() for weight in model.parameters()):,} parameters")
     pocket.save(model, tokenizer, args.out)
 
-    tell(f"read as meant, of {VALIDATION} validation questions each   greedy   temperature 0.8")
-    for task in TASKS:
-        tasks = task.generate("validation", VALIDATION, seed=0)
-        scores = [accuracy(args.out, tasks, temperature) for temperature in (0.0, 0.8)]
-        tell(f"{task.__name__:<48}{scores[0]:>10.1%}{scores[1]:>18.1%}")
+    tell(f"of {VALIDATION} validation questions each   read as meant, greedy   temperature 0.8   hints followed")
+    for name, folder in (("built", args.out), ("shipped", MODELS["pocket-tasks"])):
+        for task in TASKS if folder.exists() else ():
+            tasks = task.generate("validation", VALIDATION, seed=0)
+            scores = [accuracy(folder, tasks, temperature) for temperature in (0.0, 0.8)]
+            hinted = followed(folder, tasks)
+            tell(f"{name + ', ' + task.__name__:<36}{scores[0]:>20.1%}{scores[1]:>18.1%}{hinted:>17.1%}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from functools import cache
 from types import CodeType
 from typing import Any
 
+from ...prompts import FENCE
 from .task import Reading, Task, Told, Wording, dealt
 
 KINDS = {"xs": "a list of numbers", "s": "a text", "n": "a number"}  # parameter -> what it is
@@ -108,7 +109,7 @@ class Program(Task):
         " the likely mistakes\nand does not mention these answers. Give the function in one block of code that begins"
         " with ```python and ends with ```."
     )
-    ANSWER_FORM = "```python\n...\n```"
+    ANSWER_FORM = FENCE
 
     @classmethod
     def any(cls, rng: random.Random) -> Program:
