@@ -602,6 +602,7 @@ def test_triton_kernel_compiles_for_gpus(flags: bool) -> None:
         assert triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8}).asm["ptx"]
 
 
+@pytest.mark.slow
 @interpreted
 def test_trl_chunked_divergence() -> None:
     """TRL 1.15 has the same forward KL of hidden states, with soft-cap, scale and temperature, but without T²."""

@@ -119,6 +119,7 @@ def test_the_same_recipe_gives_the_same_artefacts(finished):
         assert one == other
 
 
+@pytest.mark.slow
 def test_real_questions_that_the_pocket_cannot_answer_end_in_a_sentence_and_their_statistics(tmp_path):
     done = ssb(
         "run",

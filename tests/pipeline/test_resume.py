@@ -72,6 +72,7 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind_a_link", [False, True])
 def test_a_stage_that_is_killed_before_any_step_loses_neither_itself_nor_the_one_before(tmp_path, behind_a_link):
     """Killed before each step in turn. A finished stage is there then, old or new, and the same command ends as if

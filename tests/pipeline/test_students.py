@@ -241,6 +241,7 @@ def sweep(path, folder, *words):
     return subprocess.run(command, capture_output=True, text=True, timeout=900)
 
 
+@pytest.mark.slow
 def test_a_student_that_fails_is_named_and_the_others_are_made(brought, tmp_path):
     """Weights that are no numbers any more, a file that is no JSON: exit code 2, and the third student is trained."""
     (tmp_path / "torn.jsonl").write_text('{"prompt": [')

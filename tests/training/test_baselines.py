@@ -264,6 +264,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_plain_log_probabilities_are_the_kernels(monkeypatch):
     """Values and gradients, with and without soft cap, scale, temperature and bias; the kernels are interpreted."""
     pytest.importorskip("triton")
