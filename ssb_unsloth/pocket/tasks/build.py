@@ -44,7 +44,7 @@ def followed(folder: Path, tasks: Sequence[Task], seed: int = 0) -> float:
     rng, asked, expected = random.Random(seed), [], []
     for task in tasks:
         right = task.rightly
-        wrong = task.attempt(rng, lambda tried, of=task: of.answer(tried) != of.answer(of.rightly))
+        wrong = task.attempt(rng, unlike=task.answer(right))
         shown = task.solution(right), task.solution(wrong)
         asked.append(teacher_messages(task.question, *shown, texts=texts_of(type(task))))
         expected.append(task.refined(right, wrong))

@@ -35,11 +35,11 @@ def draw_chat(rng: random.Random) -> tuple[Messages, str]:
 def refinement_chat(rng: random.Random, task: Task, hint: str) -> Messages:
     """A refinement prompt with this kind of hint, and the solution that the reader writes after it."""
     right = task.attempt(rng)
-    wrong = task.attempt(rng, accept=lambda tried: task.answer(tried) != task.answer(right))
+    wrong = task.attempt(rng, unlike=task.answer(right))
     if hint in ("both", "right"):
         written = right
     else:
-        written = task.attempt(rng, lambda tried: hint == "none" or task.answer(tried) != task.answer(wrong))
+        written = task.attempt(rng, unlike=None if hint == "none" else task.answer(wrong))
     other = wrong if hint in ("both", "wrong") else written
     shown = (
         task.solution(right) if hint in ("both", "right") else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle
 from typing import ClassVar
@@ -104,11 +104,11 @@ class Task(ABC):
         """Whether a wrong reading always leads to a wrong answer."""
         return True
 
-    def attempt(self, rng: random.Random, accept: Callable[[Reading], bool] = lambda reading: True) -> Reading:
-        """How a reader reads it: a new one until `accept` likes one (after many, whatever came last)."""
+    def attempt(self, rng: random.Random, unlike: str | None = None) -> Reading:
+        """How a reader reads it; with `unlike`, again until the answer is another one (or after many, as it came)."""
         for _ in range(300):
             reading = tuple(rng.random() >= told.wording.misread for told in self.told)
-            if accept(reading):
+            if unlike is None or self.answer(reading) != unlike:
                 break
         return reading
 
