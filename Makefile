@@ -49,8 +49,8 @@ test: tests ## run the tests that take seconds, on two cores
 	$(PYTEST) -m alone $$(grep -rl --include='test_*.py' 'mark\.alone' tests)
 
 # pytest's code 5 says that no test was found: fine as long as none is marked slow.
-test-slow: tests ## run the tests that take minutes
-	$(PYTEST) -m slow || { code=$$?; [ $$code -eq 5 ] && ! grep -rqs --include='*.py' 'mark\.slow' tests; }
+test-slow: tests ## run the tests that take minutes, on two cores
+	$(PYTEST) -n 2 --dist loadfile -m slow || { code=$$?; [ $$code -eq 5 ] && ! grep -rqs --include='*.py' 'mark\.slow' tests; }
 
 CHAOS ?= --kills 50
 
