@@ -11,8 +11,9 @@ machine: DoRA, and all on an architecture for which it has no LoRA.
 
 from __future__ import annotations
 
+import inspect
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-NO_LORA = "does not support LoRA"  # vLLM's words (0.32, v1/worker/lora_model_runner_mixin.py)
+# vLLM's words (0.32, model_executor/models/config.py and v1/worker/lora_model_runner_mixin.py).
+NO_STATES_KEPT = "Chunked prefill is required for mamba cache mode"
+NO_LORA = "does not support LoRA"
 
 
 def library() -> Any:
@@ -72,14 +75,13 @@ def start(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool, 
         say(f"vLLM samples from the weights as they are: model.quantization={model.quantization} is for training.")
     try:
         refuse_what_cannot_be_compiled(config, card)
-        return library().LLM(
+        engine = library().LLM(
             model_path(model),
             revision=model.revision,
             dtype=model.dtype,
             trust_remote_code=model.trust_remote_code,
             max_model_len=config.max_model_len,
             attention_backend=None if config.attention_backend == "auto" else config.attention_backend,
-            enable_prefix_caching=True,
             enable_lora=adapters,
             max_lora_rank=config.max_lora_rank,
             generation_config="vllm",  # nothing inherited from the model's generation_config
@@ -87,18 +89,53 @@ def start(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool, 
             use_tqdm_on_load=False,
             seed=seed,
             **{
+                "enable_prefix_caching": True,
                 "gpu_memory_utilization": float(config.gpu_memory_utilization),
                 **({"language_model_only": True} if reads_pictures(model) else {}),  # nothing here feeds its tower
                 **(_for_cpu(config) if _on_cpu() else {}),
                 **settings,
             },
         )
+        _leave_transformers_as_it_was()
+        return engine
     except UserError:
         raise
     except Exception as error:  # vLLM says no in many ways: pydantic's, torch's, its own
         if isinstance(error, OSError) and error.errno in REFUSALS:  # the disk's: said where the stage ends
             raise
+        if NO_STATES_KEPT in str(error) and "enable_prefix_caching" not in settings:
+            say("Prefix caching is off: this model keeps states, which vLLM caches by chunks of a prompt alone.")
+            return start(model, config, seed, adapters, enable_prefix_caching=False, **settings)
         raise explained(error, model, config, settings) from error
+
+
+def _leave_transformers_as_it_was() -> None:
+    """Let models that are not vLLM's be made and run beside it: the one in training beside GRPO's engine, the base that
+    an adapter is merged into.
+
+    Families that vLLM has no code of its own for (0.32: OLMo 2, SmolLM3) it builds from transformers' class, and puts
+    its compiler into that class for the whole process: `__init__` asks for an engine's settings, `__call__` for what
+    was made of them. Its own instances say for themselves whether they are compiled; the class says no for all others.
+    """
+    from transformers import PreTrainedModel
+
+    classes: list[Any] = [PreTrainedModel]
+    for known in classes:  # which grows: all classes below it
+        classes += known.__subclasses__()
+        init = vars(known).get("__init__")
+        if inspect.isfunction(init) and init.__module__.startswith("vllm."):
+            known.do_not_compile = True
+            known.__init__ = _outside_of_an_engine(inspect.getclosurevars(init).nonlocals["old_init"], init)
+
+
+def _outside_of_an_engine(plain: Callable[..., None], engines: Callable[..., None]) -> Callable[..., None]:
+    """`engines` while one is being built, else `plain`: an `__init__`."""
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        building = library().config.get_current_vllm_config_or_none() is not None
+        (engines if building else plain)(self, *args, **kwargs)
+
+    return init
 
 
 def _on_cpu() -> bool:

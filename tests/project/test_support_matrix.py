@@ -1,8 +1,14 @@
 """The support matrix of docs/models.md is what its results say, and the results are what comes of running it again."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from scripts import support_matrix
+
+SUPPORT = Path(__file__).parents[1] / "support"
 
 RESULTS = support_matrix.read()
 
@@ -30,3 +36,13 @@ def test_a_family_goes_as_far_as_the_matrix_says(family, tmp_path):
 
     said = {column: cell for column, cell in RESULTS["families"][family].items() if column != "vllm"}
     assert matrix.in_process(family, tmp_path) == said
+
+
+@pytest.mark.slow
+def test_transformers_runs_beside_vllms_engine_of_a_family_that_it_builds_from_transformers_class(tmp_path):
+    """OLMo 2's engine leaves its compiler in that class. The base was made before, the student that is compared after."""
+    code = "import sys, matrix; from pathlib import Path; print(matrix.by_vllm('olmo2', Path(sys.argv[1])))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], cwd=SUPPORT, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.splitlines()[-1] == "yes"

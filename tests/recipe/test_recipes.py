@@ -18,7 +18,8 @@ RECIPES = sorted(FOLDER.rglob("*.yaml"))
 OF_BASES = [path for path in RECIPES if path.stem == "small-gsm8k" or "base: small-gsm8k.yaml" in path.read_text()]
 HEAD = {
     "Card": r"(?P<card>[\w-]+), (?P<gb>16|24|40) GB; (?P<gib>\d+) GiB by `ssb plan`\.",
-    "Licence": r"(Apache 2\.0|MIT|Llama 3\.2 Community License|Gemma Terms of Use); (not gated|gated\b.*)\.( From memory: docs/models\.md\.)?",
+    "Licence": r"(Apache 2\.0|MIT|Llama 3\.2 Community License|Gemma Terms of Use);"
+    r" (not gated|gated\b.*)\.( From memory: docs/models\.md\.)?",
     "Peculiar": r"\S.+",
 }
 every_base = pytest.mark.parametrize("path", OF_BASES, ids=lambda path: path.stem)

@@ -5,6 +5,7 @@ Each cell is "yes" or the sentence with which it failed. Oracles are the model's
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +46,8 @@ WIDER = {
 }
 # Layers of each kind in two: the shapes of CASES are for four.
 TWO: dict[str, dict[str, Any]] = {
-    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    # Of the last two vLLM wants to be told; the checkpoints say them.
+    "lfm2": {"layer_types": ["conv", "full_attention"], "conv_dim": 64, "block_dim": 64},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"], "mamba_expand": 1},
     "bamba": {"attn_layer_indices": [1], "mamba_expand": 1},
     "falcon_h1": {"mamba_expand": 1},
@@ -187,10 +189,14 @@ class Chain:
         with as_teacher(student):
             assert torch.equal(self.logits(student), self.logits(self.base)), "the teacher has changed"
 
+    @cached_property
+    def reloaded(self) -> Any:
+        """The student, from its files."""
+        return PeftModel.from_pretrained(load_model(self.named), self.adapter.path).eval()
+
     def saved(self) -> None:
         assert_fits(self.named, self.adapter.path, "transformers")
-        again = PeftModel.from_pretrained(load_model(self.named), self.adapter.path).eval()
-        torch.testing.assert_close(self.logits(again), self.logits(self.student))
+        torch.testing.assert_close(self.logits(self.reloaded), self.logits(self.student))
 
     def merged(self) -> None:
         save_merged(self.named, self.adapter.path, self.folder / "merged")
@@ -204,8 +210,7 @@ class Chain:
     def greedy(self, sampler: Sampler) -> None:
         """Base and student: each word is the likeliest by the model's own logits."""
         asked = [Request(e.student_ids[-n:], 0) for e, n in zip(self.examples, (40, 30), strict=True)]
-        student = PeftModel.from_pretrained(load_model(self.named), self.adapter.path).eval()
-        for model, adapter in ((self.base, None), (student, self.adapter)):
+        for model, adapter in ((self.base, None), (self.reloaded, self.adapter)):
             for request, reply in zip(asked, sampler.sample(asked, GREEDY, adapter, quiet=True), strict=True):
                 self.likeliest(model, request, reply, "with the adapter" if adapter else "of the base")
 
@@ -228,7 +233,7 @@ def tried(check: Any) -> str:
 
 
 def _first(text: str) -> str:
-    return text.strip().splitlines()[0][:200]
+    return text.strip().splitlines()[0].replace(tempfile.gettempdir(), "")[:200]
 
 
 def in_process(family: str, folder: Path) -> dict[str, str]:
