@@ -40,7 +40,7 @@ def test_a_family_goes_as_far_as_the_matrix_says(family, tmp_path):
 
 @pytest.mark.slow
 def test_transformers_runs_beside_vllms_engine_of_a_family_that_it_builds_from_transformers_class(tmp_path):
-    """OLMo 2's engine leaves its compiler in that class. The base was made before, the student that is compared after."""
+    """OLMo 2's engine leaves its compiler in that class. The base was made before, the student is made after."""
     code = "import sys, matrix; from pathlib import Path; print(matrix.by_vllm('olmo2', Path(sys.argv[1])))"
     ran = subprocess.run(
         [sys.executable, "-c", code, tmp_path], cwd=SUPPORT, capture_output=True, text=True, check=True
