@@ -285,3 +285,12 @@ def test_every_pin_has_a_wheel_for_every_machine_and_python(sets, machine, pytho
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) > 100
+
+
+def test_an_environment_for_which_the_disk_has_no_room_is_not_begun(setup, checkout, monkeypatch, capfd):
+    monkeypatch.setattr(setup, "DISK_GB", dict.fromkeys(setup.DISK_GB, 1e9))
+    with pytest.raises(SystemExit) as ended:
+        setup.main()
+    assert ended.value.code == 2
+    assert "GB of disk while it is made, and less is free here" in capfd.readouterr().err
+    assert not (checkout / ".venv").exists()
