@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# vLLM's words (0.32, model_executor/models/config.py and v1/worker/lora_model_runner_mixin.py).
-NO_STATES_KEPT = "Chunked prefill is required for mamba cache mode"
-NO_LORA = "does not support LoRA"
+NO_LORA = "does not support LoRA"  # vLLM's words (0.32, v1/worker/lora_model_runner_mixin.py)
 
 
 def library() -> Any:
@@ -82,6 +80,7 @@ def start(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool, 
             trust_remote_code=model.trust_remote_code,
             max_model_len=config.max_model_len,
             attention_backend=None if config.attention_backend == "auto" else config.attention_backend,
+            enable_prefix_caching=True,
             enable_lora=adapters,
             max_lora_rank=config.max_lora_rank,
             generation_config="vllm",  # nothing inherited from the model's generation_config
@@ -89,7 +88,6 @@ def start(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool, 
             use_tqdm_on_load=False,
             seed=seed,
             **{
-                "enable_prefix_caching": True,
                 "gpu_memory_utilization": float(config.gpu_memory_utilization),
                 **({"language_model_only": True} if reads_pictures(model) else {}),  # nothing here feeds its tower
                 **(_for_cpu(config) if _on_cpu() else {}),
@@ -103,9 +101,6 @@ def start(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool, 
     except Exception as error:  # vLLM says no in many ways: pydantic's, torch's, its own
         if isinstance(error, OSError) and error.errno in REFUSALS:  # the disk's: said where the stage ends
             raise
-        if NO_STATES_KEPT in str(error) and "enable_prefix_caching" not in settings:
-            say("Prefix caching is off: this model keeps states, which vLLM caches by chunks of a prompt alone.")
-            return start(model, config, seed, adapters, enable_prefix_caching=False, **settings)
         raise explained(error, model, config, settings) from error
 
 

@@ -5,7 +5,7 @@ Each cell is "yes" or the sentence with which it failed. Oracles are the model's
 
 from __future__ import annotations
 
-import tempfile
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -46,8 +46,7 @@ WIDER = {
 }
 # Layers of each kind in two: the shapes of CASES are for four.
 TWO: dict[str, dict[str, Any]] = {
-    # Of the last two vLLM wants to be told; the checkpoints say them.
-    "lfm2": {"layer_types": ["conv", "full_attention"], "conv_dim": 64, "block_dim": 64},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"], "mamba_expand": 1},
     "bamba": {"attn_layer_indices": [1], "mamba_expand": 1},
     "falcon_h1": {"mamba_expand": 1},
@@ -233,7 +232,7 @@ def tried(check: Any) -> str:
 
 
 def _first(text: str) -> str:
-    return text.strip().splitlines()[0].replace(tempfile.gettempdir(), "")[:200]
+    return re.sub(r"'?/\S*/model'?", "the model", text.strip().splitlines()[0])[:200]
 
 
 def in_process(family: str, folder: Path) -> dict[str, str]:
