@@ -13,10 +13,10 @@ import re
 import sys
 from fractions import Fraction
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, pstdev, stdev
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
 RESAMPLES = 10_000
 NUMBER = r"-?\d+(?:\.\d+)?(?:/\d+)?"
@@ -174,7 +174,10 @@ def _difference(ours, theirs, scoring, seed):
         return {**row, "gained": gained, "lost": lost, "test": "mcnemar", "p": p}
     tails = min((means < 1e-12).sum(), (means > -1e-12).sum())
     least = 2 * 0.5 ** sum(abs(x) > 1e-12 for x in d)
-    return {**row, "test": "bootstrap", "p": min(1.0, max(least, 2 * (tails + 1) / (RESAMPLES + 1)))}
+    p = 2 * (tails + 1) / (RESAMPLES + 1)
+    if tails == 0 and pstdev(d):  # more than the resamples can tell
+        p = min(p, 2 * norm.sf(abs(fmean(d)) / (pstdev(d) / math.sqrt(len(d)))))
+    return {**row, "test": "bootstrap", "p": min(1.0, max(least, p))}
 
 
 def read(folder):
