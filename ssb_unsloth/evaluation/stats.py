@@ -74,7 +74,7 @@ def paired_bootstrap(
     """The mean of a minus the mean of b, with its percentile bootstrap interval over questions.
 
     p is twice the smaller share of resampled differences on either side of 0, those at 0 on both (Efron and Tibshirani
-    1993, chapter 15), with one added to counts and resamples so that no p is 0: it is below 0.05 where the 95 %
+    1993, chapter 15), with one added to counts and resamples: it is below 0.05 where the 95 %
     interval leaves 0 out. Where not one resample lies on the other side the resamples cannot say how small p is, and in
     a table of many rows nothing that stops at 2 / 10,001 outlives `holm`: p is then the normal distribution's, with the
     standard error of the mean difference, and at most that. A bootstrap of few questions is too sure of itself, so p is
