@@ -148,7 +148,7 @@ class Step:
 
     def _dense(self, batch: dict[str, Any], _: str) -> Tensor:
         with as_teacher(self.model):
-            rows_NV = batch["teacher"].reply_rows(self._logits(batch["teacher"]))
+            rows_NV = batch["teacher"].hinted.reply_rows(self._logits(batch["teacher"].hinted))
         return self._paper_loss(batch, rows_NV.split(batch["lengths"].tolist()))
 
     def _paper(self, batch: dict[str, Any], _: str) -> Tensor:
@@ -168,7 +168,7 @@ class Step:
     def _store_dense(self) -> None:
         folder = self._folder("paper")
         for example in self.examples:
-            view = PairCollator(PAD, None)([example])["teacher"]
+            view = PairCollator(PAD, None)([example])["teacher"].hinted
             with as_teacher(self.model):
                 rows_RV = view.reply_rows(self._logits(view))
             np.savez(folder / f"{example.id}.npz", logits=rows_RV.cpu().numpy())

@@ -10,8 +10,8 @@ Shapes: B examples, S padded length, N reply tokens of all examples end to end, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,9 @@ class Example:
     student_ids: list[int]  # the bare question, rendered
     teacher_ids: list[int]  # the hinted context, rendered
     reply_ids: list[int]  # end of turn included
+    unhinted_ids: list[int] = field(default_factory=list)  # the hinted context without its hint, for guidance
+    taught: bool = True  # by a teacher; else by its reply's own tokens
+    weight: float = 1.0  # of its question
 
     def __post_init__(self) -> None:
         if not (self.student_ids and self.teacher_ids and self.reply_ids):
@@ -63,25 +66,82 @@ def make_view(prompts: Sequence[list[int]], replies: Sequence[list[int]], pad: i
     return View(input_ids, attention_mask, rows_B, rows_S)
 
 
+@dataclass(frozen=True)
+class Contexts:
+    """What the teacher reads of a batch: the hinted context, and for guidance also the bare and the unhinted one."""
+
+    hinted: View
+    bare: View | None = None
+    unhinted: View | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Read in all, without padding."""
+        views = (self.hinted, self.bare, self.unhinted)
+        return sum(int(view.attention_mask.sum()) for view in views if view is not None)
+
+
+def contexts(examples: Sequence[Example], pad: int, guided: bool, bare: bool = False) -> Contexts:
+    """The teacher's views of these examples: hinted, and bare where that is asked for; all three if `guided`.
+
+    Raises:
+        ValueError: guidance is asked for, and an example has no unhinted context.
+    """
+    if guided and not all(example.unhinted_ids for example in examples):
+        raise ValueError("guidance needs each example's unhinted context.")
+    replies = [example.reply_ids for example in examples]
+    return Contexts(
+        make_view([example.teacher_ids for example in examples], replies, pad),
+        make_view([example.student_ids for example in examples], replies, pad) if bare or guided else None,
+        make_view([example.unhinted_ids for example in examples], replies, pad) if guided else None,
+    )
+
+
 class PairCollator:
     """Examples to the trainer's batch.
 
     The batch holds `student` (View), `lengths` [B] of the replies, `labels` [N] their tokens, and either `targets` (the
-    stored teacher's rows, [N, ...]) or `teacher` (View), for a teacher that is run in the training step.
+    stored teacher's rows, [N, ...]) or `teacher` (Contexts), for a teacher that is run in the training step. Where some
+    examples are taught by their own tokens, `own` [N] says which rows those are, and the teacher has the others alone;
+    where they do not weigh alike, `weights` [B] says how much; where not all tokens count, `counted` [N] says which do.
     """
 
-    def __init__(self, pad: int, targets: StoredTeacher | None) -> None:
-        self._pad, self._targets = pad, targets
+    def __init__(
+        self,
+        pad: int,
+        targets: StoredTeacher | None,
+        guided: bool = False,
+        window: int | None = None,
+        starts: Mapping[str, int] | None = None,
+    ) -> None:
+        """`window`: of a taught reply so many tokens count, from its `starts` on."""
+        self._pad, self._targets, self._guided = pad, targets, guided
+        self._window, self._starts = window, starts or {}
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
-        replies = [example.reply_ids for example in examples]
+        lengths = torch.tensor([len(example.reply_ids) for example in examples])
         batch: dict[str, Any] = {
-            "student": make_view([example.student_ids for example in examples], replies, self._pad),
-            "lengths": torch.tensor([len(reply) for reply in replies]),
-            "labels": torch.tensor([token for reply in replies for token in reply]),
+            "student": make_view([e.student_ids for e in examples], [e.reply_ids for e in examples], self._pad),
+            "lengths": lengths,
+            "labels": torch.tensor([token for example in examples for token in example.reply_ids]),
         }
-        if self._targets is None:
-            batch["teacher"] = make_view([example.teacher_ids for example in examples], replies, self._pad)
-        else:
-            batch["targets"] = self._targets([example.id for example in examples])
+        taught = [example for example in examples if example.taught]
+        if taught and self._targets is None:
+            batch["teacher"] = contexts(taught, self._pad, self._guided)
+        elif taught and self._targets is not None:
+            batch["targets"] = self._targets([example.id for example in taught])
+        if len(taught) < len(examples):
+            batch["own"] = torch.tensor([not example.taught for example in examples]).repeat_interleave(lengths)
+        if any(example.weight != 1 for example in examples):
+            batch["weights"] = torch.tensor([example.weight for example in examples])
+        if self._window is not None:
+            batch["counted"] = torch.cat([self._counted(example) for example in examples])
         return batch
+
+    def _counted(self, example: Example) -> Tensor:
+        """[R] bool: which tokens of the reply count."""
+        place = torch.arange(len(example.reply_ids))
+        if not example.taught or self._window is None:
+            return torch.ones_like(place, dtype=torch.bool)
+        start = self._starts[example.id]
+        return (place >= start) & (place < start + self._window)

@@ -2,8 +2,9 @@
 
     problems --K rollouts--> right and wrong --contrast--> hinted prompt --refinement--> verified pair
 
-in waves of questions, until there are enough pairs. All requests of a wave go to the sampler together. Every reply is
-kept before it is graded (`kept`), so a stopped run asks for what is missing, and no verdict costs a reply.
+in waves of questions, until there are enough pairs; with `refinements: 0` a pair is a contrast without a reply. All
+requests of a wave go to the sampler together. Every reply is kept before it is graded (`kept`), so a stopped run asks
+for what is missing, and no verdict costs a reply.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class Curator:
             of_wave = self._rollouts(number, wave, brought)
             contrasts = self.contrasts(wave, of_wave)
             refined = self._refinements(number, wave, contrasts)
-            found = _pairs(wave, contrasts, refined)
+            found = _pairs(wave, contrasts, refined) if self.config.refinements else _without_reply(wave, contrasts)
             statistics = _add(statistics, _count(wave, of_wave, contrasts, refined, found))
             seen += wave
             rollouts += of_wave
@@ -321,6 +322,27 @@ def _pairs(wave: Sequence[Problem], contrasts: dict[str, Contrast], refinements:
     for pair in made:
         distinct.setdefault(pair.id, pair)
     return list(distinct.values())
+
+
+def _without_reply(wave: Sequence[Problem], contrasts: dict[str, Contrast]) -> list[Pair]:
+    """Where no refinement is sampled: each mixed question with its hints, for lessons from the rollouts themselves."""
+    return [
+        Pair(
+            id=stable_id(problem.id, contrast.right.text, contrast.wrong.text),
+            problem_id=problem.id,
+            question=problem.question,
+            gold=problem.gold,
+            right=answer_part(contrast.right.text),
+            wrong=answer_part(contrast.wrong.text),
+            reply="",
+            reply_ids=[],
+            right_id=contrast.right.id,
+            wrong_id=contrast.wrong.id,
+            refinement_id="",
+        )
+        for problem in wave
+        if (contrast := contrasts.get(problem.id)) is not None
+    ]
 
 
 def _count(

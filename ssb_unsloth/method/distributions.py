@@ -29,6 +29,9 @@ class TeacherLogits:
 
     logits: Tensor  # [N, V], any float dtype
 
+    def __getitem__(self, rows: slice) -> TeacherLogits:
+        return TeacherLogits(self.logits[rows])
+
 
 @dataclass(frozen=True)
 class TeacherTopK:
@@ -90,7 +93,9 @@ class KDLoss:
 
 
 def placed(teacher: Any, device: torch.device) -> Any:
-    """The same teacher with its tensors on that device; from pinned memory without waiting for them."""
+    """The same teacher with its tensors on that device; from pinned memory without waiting for them. None stays so."""
+    if teacher is None:
+        return None
     if isinstance(teacher, Tensor):
         return teacher.to(device, non_blocking=True)
     moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in vars(teacher).items()}

@@ -4,39 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from ..backends.chat_template import render
+from ..backends.chat_template import end_of_turn, render
 from ..backends.control_tokens import encode
-from ..backends.thinking import empty_thoughts, without_thoughts
+from ..backends.thinking import empty_thoughts, ids_of, without_thoughts
 from ..prompts import BETWEEN, Messages, student_messages
-from ..prompts.hints import hinted_prompts
+from ..prompts.hints import hinted_prompts, unhinted_prompts
 from ..recipe.schema import PromptsConfig, Recipe
-from ..records import Pair
+from ..records import Pair, Rollout
+from ..run.curated import read_pairs, read_rollouts
+from ..run.rundir import RunDir
 from ..verifier.verifiers import verifier_for
 from .collator import Example
+from .lessons import Lesson
+from .lessons import lessons as lessons_from
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def render_examples(recipe: Recipe, pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
-    """The pairs as the teacher pass and the trainer take them, by the recipe's `prompts` and `teach.hint`."""
-    prompts = recipe.prompts
-    if recipe.teach.hint == "gold":
+def render_examples(
+    recipe: Recipe, learnt_from: Sequence[Pair | Lesson], tokenizer: PreTrainedTokenizerBase
+) -> list[Example]:
+    """The lessons as the teacher pass and the trainer take them, by the recipe's `prompts` and `teach`. A pair is a
+    right one."""
+    lessons = [one if isinstance(one, Lesson) else Lesson(one, right=True) for one in learnt_from]
+    prompts, teach = recipe.prompts, recipe.teach
+    pairs = [lesson.pair for lesson in lessons]
+    if teach.hint == "gold":
         verifier = verifier_for(recipe.problems.verifier)
         pairs = [replace(pair, gold=verifier.shown(pair.gold)) for pair in pairs]
-    hinted = hinted_prompts(pairs, recipe.teach.hint, recipe.seed, prompts.texts)
+    of_teacher: list[list[Messages]] = [hinted_prompts(pairs, teach.hint, recipe.seed, prompts.texts)]
+    if teach.guidance is not None:
+        of_teacher.append(unhinted_prompts(pairs, prompts.texts))
     made = []
-    for pair, teacher in zip(pairs, hinted, strict=True):
+    for lesson, pair, *shown in zip(lessons, pairs, *of_teacher, strict=True):
         asked = pair.prompt or student_messages(pair.question, prompts.texts)
-        asked_ids, hinted_ids = student_prompt_ids(prompts, asked, tokenizer), render(tokenizer, teacher)
+        contexts = [student_prompt_ids(prompts, asked, tokenizer), *(render(tokenizer, each) for each in shown)]
         retokenized = encode(tokenizer, pair.reply) if prompts.reply == "retokenized" else None
-        (asked_ids, hinted_ids), reply_ids = learnt(
-            prompts, [asked_ids, hinted_ids], pair.reply_ids, tokenizer, retokenized
-        )
-        made.append(Example(pair.id, asked_ids, hinted_ids, reply_ids))
+        (asked_ids, hinted_ids, *rest), reply_ids = learnt(prompts, contexts, pair.reply_ids, tokenizer, retokenized)
+        unhinted_ids = rest[0] if rest else []
+        taught = teach.right == "teacher" or not lesson.right
+        made.append(Example(pair.id, asked_ids, hinted_ids, reply_ids, unhinted_ids, taught, lesson.weight))
     return made
+
+
+def lessons_of(recipe: Recipe, run: RunDir, tokenizer: PreTrainedTokenizerBase) -> list[Lesson]:
+    """What the recipe's `teach` section learns from, of what curation left in that run."""
+    own = recipe.teach.replies != "refined" or recipe.teach.weights != "equal"
+    rollouts = read_rollouts(run) if own else []
+    return lessons_from(recipe.teach, read_pairs(run), rollouts, recipe.seed, partial(token_ids, tokenizer=tokenizer))
+
+
+def token_ids(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The sampler's own ids; only a rollout that was given as text is tokenized."""
+    if rollout.token_ids is not None:
+        return rollout.token_ids
+    ids = ids_of(tokenizer, rollout.text)
+    return ids if rollout.finish_reason == "length" else [*ids, end_of_turn(tokenizer)]
 
 
 def learnt(

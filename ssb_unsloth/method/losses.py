@@ -36,7 +36,11 @@ _WIDE_PRODUCTS = ("cuda",)  # devices that multiply narrow matrices into a float
 
 
 def row_weights(
-    lengths: Tensor, total: int | Tensor | None = None, denominator: Literal["example", "token"] = "example"
+    lengths: Tensor,
+    total: int | Tensor | None = None,
+    denominator: Literal["example", "token"] = "example",
+    counted: Tensor | None = None,
+    examples: Tensor | None = None,
 ) -> Tensor:
     """The weights [N] that make `kd_loss` a mean, for B examples end to end of `lengths` [B] rows; N = lengths.sum().
 
@@ -44,14 +48,21 @@ def row_weights(
     "token": the mean over all rows, as in the paper's released code; `total` counts rows.
     By default `total` is that of `lengths`. Under gradient accumulation pass the total of the whole optimizer step: the
     losses of its micro-batches then add up to that of the undivided batch, however it is cut.
+
+    counted: [N] bool; the other rows weigh nothing, and are not among those that a mean is over. An example without
+        any adds nothing, and is counted as an example.
+    examples: [B] what each example weighs, times all its rows'.
     """
-    if denominator == "example":
-        weights = 1 / (lengths.float() * (len(lengths) if total is None else total))
-    elif denominator == "token":
-        weights = torch.ones_like(lengths, dtype=torch.float32) / (lengths.sum() if total is None else total)
-    else:
+    if denominator not in ("example", "token"):
         raise ValueError(f'denominator: expected "example" or "token", found {denominator!r}.')
-    return weights.repeat_interleave(lengths)
+    of_N = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+    rows_N = torch.ones_like(of_N, dtype=torch.float32) if counted is None else counted.float()
+    if denominator == "example":
+        counts = lengths.float() if counted is None else rows_N.new_zeros(len(lengths)).index_add_(0, of_N, rows_N)
+        weights = rows_N * (1 / (counts.clamp_min(1) * (len(lengths) if total is None else total)))[of_N]
+    else:
+        weights = rows_N / (rows_N.sum() if total is None else total)
+    return weights if examples is None else weights * examples.float()[of_N]
 
 
 def head_logits(hidden: Tensor, head: Head) -> Tensor:

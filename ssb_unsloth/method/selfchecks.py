@@ -28,8 +28,9 @@ from ..errors import UserError
 from ..prompts import Texts, student_messages, teacher_messages
 from ..recipe.methods import METHODS
 from ..recipe.schema import ModelConfig, Recipe
-from .collator import Example, make_view
+from .collator import Example, contexts, make_view
 from .distributions import StoredTeacher, placed
+from .guidance import states, teacher_rows
 from .losses import head_logits, kd_loss, row_weights
 from .modeling import as_teacher, backbone, hidden_states, output_head, reply_states, resting
 
@@ -119,15 +120,18 @@ def check_teacher(recipe: Recipe, model: nn.Module, examples: Sequence[Example])
     """The loaded teacher, before its pass over all pairs."""
     check_head(model, examples[0].student_ids)
     if recipe.curate.pairs_file is None:  # else the replies are others'
-        check_likelihood(model, examples)
+        check_likelihood(model, examples, hinted=recipe.teach.replies == "refined")
 
 
 def check_student(recipe: Recipe, model: nn.Module, examples: Sequence[Example], targets: StoredTeacher | None) -> None:
     """The loaded model with its fresh adapter, before the first step. `targets` None: its teacher runs on line."""
+    examples = [example for example in examples if example.taught]
+    if not examples:
+        return
     if targets is None:
         check_teacher(recipe, model, examples)
     if recipe.teach.targets != "one_hot":  # no distribution of the model's
-        check_same(model, examples, targets, recipe.train.teacher_temperature)
+        check_same(model, examples, targets, recipe.train.teacher_temperature, recipe.teach.guidance)
 
 
 def check_head(model: nn.Module, ids: Sequence[int]) -> None:
@@ -167,8 +171,10 @@ def _compare(ours: Tensor, theirs: Tensor, name: str) -> None:
     )
 
 
-def check_likelihood(model: nn.Module, examples: Sequence[Example]) -> float:
+def check_likelihood(model: nn.Module, examples: Sequence[Example], hinted: bool = True) -> float:
     """The teacher knows its own replies: nats a token, in the mean over the first of them. Returned.
+
+    `hinted`: whether they were written in the hinted context, or in the bare one.
 
     More than half of log V is absurd: as if each token were drawn blindly from the square root of V words.
     """
@@ -177,7 +183,8 @@ def check_likelihood(model: nn.Module, examples: Sequence[Example]) -> float:
     with as_teacher(model):
         for example in examples[:EXAMPLES]:
             reply_ids = example.reply_ids[: 4 * TOKENS]
-            seen = make_view([example.teacher_ids], [reply_ids], pad=0)  # one sequence: nothing is padded
+            context_ids = example.teacher_ids if hinted else example.student_ids
+            seen = make_view([context_ids], [reply_ids], pad=0)  # one sequence: nothing is padded
             logits_NV = head_logits(reply_states(model, seen), head)
             labels_N = torch.tensor(reply_ids, device=logits_NV.device)
             losses.append(nn.functional.cross_entropy(logits_NV, labels_N, reduction="none"))
@@ -193,20 +200,28 @@ def check_likelihood(model: nn.Module, examples: Sequence[Example]) -> float:
 
 
 def check_same(
-    student: nn.Module, examples: Sequence[Example], targets: StoredTeacher | None, temperature: float
+    student: nn.Module,
+    examples: Sequence[Example],
+    targets: StoredTeacher | None,
+    temperature: float,
+    guidance: float | None = None,
 ) -> float:
-    """KL(teacher ‖ student) is 0 while the student's adapter is fresh and both see the teacher's context. Returned, in
+    """KL(teacher ‖ student) is 0 while the student's adapter is fresh and both see the teacher's contexts. Returned, in
     nats a token at `temperature`, the targets' own (T / sharpen). `targets` None: the teacher is run here.
     """
     head = output_head(student)
+    if guidance is not None and head.softcap:  # what is taught has no hidden states; `check_head` has seen the head
+        return 0.0
     allowed = 1e-3 if head.weight.dtype == torch.float32 else 3e-2
     kls = []
     for example in examples[:2]:
-        seen = make_view([example.teacher_ids], [example.reply_ids], pad=0)  # one sequence: nothing is padded
+        seen = contexts([example], pad=0, guided=guidance is not None)  # one sequence: nothing is padded
         with resting(student), torch.no_grad():
-            student_NH = reply_states(student, seen)
+            student_NH: Any = teacher_rows(states(student, seen), guidance, head)
         with as_teacher(student):
-            teacher: Any = reply_states(student, seen) if targets is None else targets([example.id])
+            teacher: Any = (
+                teacher_rows(states(student, seen), guidance, head) if targets is None else targets([example.id])
+            )
         weights = row_weights(torch.tensor([len(example.reply_ids)], device=student_NH.device))
         with torch.no_grad():
             kls.append(

@@ -47,22 +47,24 @@ def bytes_per_token(targets: str, hidden: int, vocabulary: int, top_k: int, item
 
 
 def make_target(
-    targets: str, hidden_RH: Tensor, head: Head, top_k: int, temperature: float
+    targets: str, rows: Tensor | TeacherLogits, head: Head, top_k: int, temperature: float
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """The named tensors that are stored for one pair; and where not all of the teacher is kept, the mass [R] that is.
 
-    `temperature` is the teacher's; hidden and logits do not depend on it.
+    `rows`: the teacher's hidden states [R, H], or its final logits where none stand for it. `temperature` is the
+    teacher's; hidden and logits do not depend on it.
     """
     if targets == "hidden":
-        return {"hidden": hidden_RH}, None
-    logits_RV = head_logits(hidden_RH, head)
+        assert isinstance(rows, Tensor), "`teach` refuses hidden targets where a soft-cap leaves none"
+        return {"hidden": rows}, None
+    logits_RV = rows.logits if isinstance(rows, TeacherLogits) else head_logits(rows, head)
     if targets == "logits":
         return {"logits": logits_RV}, None
     kept = TeacherTopK.from_logits(logits_RV, top_k if targets == "top_k" else 1, temperature)
     indices, mass_R = kept.indices.to(torch.int32), 1 - kept.log_tail.exp()
     if targets == "one_hot":
         return {"words": indices[:, 0]}, mass_R
-    return {"values": kept.values.to(hidden_RH.dtype), "indices": indices, "log_tail": kept.log_tail}, mass_R
+    return {"values": kept.values.to(head.weight.dtype), "indices": indices, "log_tail": kept.log_tail}, mass_R
 
 
 class TargetWriter:
@@ -73,9 +75,13 @@ class TargetWriter:
         self._held: dict[str, Tensor] = {}
         self._held_bytes = 0
         self._shards: dict[str, str] = {}  # pair to the file that holds it
+        self._starts: dict[str, int] = {}
         self._number = 0
 
-    def add(self, pair_id: str, tensors: Mapping[str, Tensor]) -> None:
+    def add(self, pair_id: str, tensors: Mapping[str, Tensor], start: int | None = None) -> None:
+        """`start`: the reply token from which the reply counts, where not all of it does."""
+        if start is not None:
+            self._starts[pair_id] = start
         for name, tensor in tensors.items():
             # A copy of its own: a slice would be stored with the whole batch behind it.
             self._held[f"{pair_id}.{name}"] = tensor.detach().to("cpu", copy=True).contiguous()
@@ -88,7 +94,8 @@ class TargetWriter:
         """Write the last shard and the index. `header` says what the targets belong to."""
         if self._held:
             self._flush()
-        (self._folder / INDEX).write_text(json.dumps({**header, "shards": self._shards}) + "\n", encoding="utf-8")
+        index = {**header, **({"starts": self._starts} if self._starts else {}), "shards": self._shards}
+        (self._folder / INDEX).write_text(json.dumps(index) + "\n", encoding="utf-8")
 
     @property
     def _file(self) -> str:
@@ -109,6 +116,7 @@ class Targets:
         except (FileNotFoundError, ValueError):
             raise UserError(f"{folder}: holds no teacher targets; make them with `ssb teach`.") from None
         self._shard_of: dict[str, str] = self.header.pop("shards")
+        self.starts: dict[str, int] = self.header.pop("starts", {})  # from which token on a pair's reply counts
         try:
             self._shards = {name: safe_open(folder / name, framework="pt") for name in set(self._shard_of.values())}
         except (SafetensorError, FileNotFoundError) as error:

@@ -1,6 +1,7 @@
 """The teach stage: one teacher-forced pass per pair over hinted context + reply, adapter off (§3.1.4).
 
-The paper recomputes the logits one position after another; a causal model gives the same rows in one pass.
+The paper recomputes the logits one position after another; a causal model gives the same rows in one pass. Guidance
+takes three of them (`guidance`): hinted, bare and unhinted.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..io.progress import bar, say
 from ..recipe.schema import TeachConfig
-from .collator import Example, make_view
-from .modeling import as_teacher, output_head, reply_states
+from .collator import Example, contexts
+from .distributions import Head
+from .guidance import first_change, states, teacher_rows
+from .modeling import as_teacher, output_head
 from .targets import TargetWriter, bytes_per_token, make_target
 
 
@@ -36,21 +39,22 @@ def teach(
     pad: int,
     writer: TargetWriter,
 ) -> Taught:
-    """Write the teacher's rows for every example's reply, from exactly one pass over each example.
+    """Write the teacher's rows for every taught example's reply, from exactly one pass over each of its contexts.
 
     Batches are of similar length. A row is that of a pass over its example alone, to 1e-4 of its size in float32 and
     2e-2 in bf16: in a batch of another shape sums are taken in another order.
 
-    `temperature` is the teacher's, T_KD / sharpen: only `top_k` depends on it.
+    `temperature` is the teacher's, T_KD / sharpen: only `top_k` depends on it. With `config.window` the place is kept
+    from which a reply counts.
 
     Raises:
         UserError: more words to keep than there are, or a head that hidden states do not stand for.
     """
     head = output_head(model)
-    vocabulary, hidden = head.weight.shape
-    if config.targets == "top_k" and config.top_k > vocabulary:
-        raise UserError(f"teach.top_k: {config.top_k} is more than the model's {vocabulary:,} words.")
+    examples = [example for example in examples if example.taught]
+    _check(config, head)
     replies = sum(len(example.reply_ids) for example in examples)
+    vocabulary, hidden = head.weight.shape
     size = bytes_per_token(config.targets, hidden, vocabulary, config.top_k, head.weight.element_size())
     say(
         f"Targets {config.targets}: {size:,} bytes a token, {size * replies / 1e6:,.1f} MB for {replies:,} reply tokens"
@@ -58,16 +62,39 @@ def teach(
     read, masses = 0, []
     with as_teacher(model), bar("teacher pass", "pair", len(examples)) as shown:
         for batch in _batches(examples, config.batch_tokens):
-            seen = make_view([e.teacher_ids for e in batch], [e.reply_ids for e in batch], pad)
-            rows_NH = reply_states(model, seen).to(head.weight.dtype)  # stored as the head receives them
-            read += int(seen.attention_mask.sum())
-            for example, rows_RH in zip(batch, rows_NH.split([len(e.reply_ids) for e in batch]), strict=True):
-                tensors, mass_R = make_target(config.targets, rows_RH, head, config.top_k, temperature)
-                writer.add(example.id, tensors)
+            seen = contexts(batch, pad, config.guidance is not None, bare=config.window is not None)
+            known = states(model, seen)
+            teacher = teacher_rows(known, config.guidance, head)
+            read += seen.tokens
+            for example, rows in zip(batch, _rows_of(batch), strict=True):
+                tensors, mass_R = make_target(config.targets, teacher[rows], head, config.top_k, temperature)
+                starts = None
+                if config.window is not None and known.bare is not None:
+                    starts = first_change(known.hinted[rows], known.bare[rows], head)
+                writer.add(example.id, tensors, starts)
                 if mass_R is not None:
                     masses.append(mass_R.cpu())
             shown.update(len(batch))
     return _taught(read, masses, config, temperature)
+
+
+def _check(config: TeachConfig, head: Head) -> None:
+    """Whether this head's distributions can be kept so."""
+    vocabulary = len(head.weight)
+    if config.targets == "top_k" and config.top_k > vocabulary:
+        raise UserError(f"teach.top_k: {config.top_k} is more than the model's {vocabulary:,} words.")
+    if config.targets == "hidden" and config.guidance is not None and head.softcap:
+        raise UserError(
+            "teach.targets: hidden; this model caps its logits, so no hidden states stand for what guidance makes of"
+            " them: take logits, top_k or online."
+        )
+
+
+def _rows_of(batch: Sequence[Example]) -> Iterator[slice]:
+    """Where each example's reply tokens stand among those of the batch."""
+    start = 0
+    for example in batch:
+        yield slice(start, start := start + len(example.reply_ids))
 
 
 def _taught(read: int, masses: Sequence[Tensor], config: TeachConfig, temperature: float) -> Taught:
@@ -84,7 +111,10 @@ def _taught(read: int, masses: Sequence[Tensor], config: TeachConfig, temperatur
 
 
 def _batches(examples: Sequence[Example], batch_tokens: int) -> Iterator[list[Example]]:
-    """Examples of similar length together, at most `batch_tokens` with padding; a longer one goes alone."""
+    """Examples of similar length together, at most `batch_tokens` with padding; a longer one goes alone.
+
+    The hinted context is the longest of those that are read.
+    """
     batch: list[Example] = []
     width = 0
     for example in sorted(examples, key=lambda e: len(e.teacher_ids) + len(e.reply_ids)):

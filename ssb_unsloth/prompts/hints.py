@@ -47,6 +47,20 @@ def _hinted_prompt(pair: Pair, hint: Hint, texts: Texts) -> Messages:
     return teacher_messages(pair.question, right, wrong, texts)
 
 
+def unhinted_prompts(pairs: Sequence[Pair], texts: Texts = PAPER) -> list[Messages]:
+    """The same prompt with no hint in it, for each pair: what the teacher says by the prompt's manner alone.
+
+    Raises:
+        UserError: a pair was given as finished messages, so there is no telling what of them is the hint.
+    """
+    if any(pair.teacher_prompt is not None for pair in pairs):
+        raise UserError(
+            "teach.guidance: pairs of your own that are given as messages have their hints in them, and what such a"
+            " prompt says without is not known; leave it at null, or give question, right and wrong."
+        )
+    return [teacher_messages(pair.question, None, None, texts) for pair in pairs]
+
+
 def derangement(groups: Sequence[str], rng: random.Random) -> list[int]:
     """A permutation that gives every item the index of an item of another group.
 

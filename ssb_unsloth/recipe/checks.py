@@ -173,6 +173,31 @@ def _curation(r: Recipe) -> Lines:
         yield "curate.pairs_file: finished pairs need no curate.rollouts_file; give one of the two."
 
 
+def _lessons(r: Recipe) -> Lines:
+    """What is learnt, and by which teacher."""
+    teach, method = r.teach, r.train.method
+    by_teacher = "teach" in METHODS[method].reads
+    if r.curate.refinements == 0 and r.curate.pairs_file is None and not METHODS[method].samples:
+        if by_teacher and teach.replies == "refined":
+            yield "curate.refinements: 0 leaves no refined reply; set teach.replies to right, wrong or rollouts."
+        if method == "sft":
+            yield "curate.refinements: 0 leaves no refined reply, and train.method: sft learns those alone; sample one."
+    if r.curate.pairs_file is not None and (teach.replies != "refined" or teach.weights != "equal"):
+        key, value = ("replies", teach.replies) if teach.replies != "refined" else ("weights", teach.weights)
+        yield (
+            f"teach.{key}: {value} needs the questions' rollouts, and curate.pairs_file brings none; leave one of"
+            " the two out."
+        )
+    if teach.each is not None and teach.replies == "refined":
+        yield "teach.each: counts rollouts, and teach.replies: refined learns none; use curate.refinements, or null."
+    if teach.guidance is not None and teach.hint == "none":
+        yield "teach.guidance: moves the base by what the hint changes, and teach.hint: none shows none; take another."
+    if teach.right == "tokens" and teach.replies == "wrong":
+        yield "teach.right: tokens; teach.replies: wrong has no right reply, so leave it at teacher."
+    if teach.window is not None and teach.targets == "online":
+        yield "teach.window: is found in the teacher pass, and teach.targets: online has none; store the targets."
+
+
 def _objective(r: Recipe) -> Lines:
     if r.train.kd_weight == r.train.ce_weight == 0:
         yield "train.kd_weight: 0 with train.ce_weight 0 leaves no loss; give one of them a weight."
@@ -274,8 +299,8 @@ def _with_verifiers(r: Recipe) -> dict[str, ProblemsConfig]:
 
 
 CHECKS = (
-    *(_names, _seeds, _model, _adapter, _all_weights, _lengths, _curation, _objective, _batches, _trackers, _verifiers),
-    *(_benchmarks, _prompts, _replies),
+    *(_names, _seeds, _model, _adapter, _all_weights, _lengths, _curation, _lessons, _objective, _batches, _trackers),
+    *(_verifiers, _benchmarks, _prompts, _replies),
 )
 
 

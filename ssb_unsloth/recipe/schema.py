@@ -126,8 +126,9 @@ class CurateConfig:
     pairs: int = number(256, above=0)  # paper §4.1; with several refinements the questions that give pairs
     # K, paper §4.1
     rollouts: int = number(4, at_least=2, at_most=10_000, note="a right and a wrong one take at least 2")
-    # paper §3.1.3: one a question; of several, each right one is a pair, equal texts once
-    refinements: int = number(1, above=0, at_most=10_000)
+    # paper §3.1.3: one a question; of several, each right one is a pair, equal texts once. 0, for teach.replies other
+    # than refined: none is sampled, and each mixed question is a pair without a reply
+    refinements: int = number(1, at_least=0, at_most=10_000)
     questions: int | None = number(None, above=0)  # use at most so many; all if null
     wave: int = number(256, above=0)  # ours: questions sampled together before looking whether there are enough pairs
     # Ours: share of the questions that has to give a pair. Where it is smaller beyond doubt (method/yields.py), as with
@@ -150,6 +151,20 @@ class TeachConfig:
     targets: Literal["hidden", "logits", "top_k", "one_hot", "online"] = "hidden"
     # What the teacher is shown (prompts/hints.py); the pairs stay the same. The paper: both.
     hint: Hint = "both"
+    # Ours (docs/guidance.md), as all but the last two keys below: whose tokens are learnt. refined: the pairs' refined
+    # replies (the paper); else what the model itself wrote of the pairs' questions: right rollouts, wrong ones, or both
+    replies: Literal["refined", "right", "wrong", "rollouts"] = "refined"
+    each: int | None = number(None, above=0)  # at most so many right and so many wrong rollouts a question; null: all
+    # null: the teacher is the hinted base (the paper). A number a: the base moved by a times what the hint changes,
+    # base + a (hinted - unhinted), of logits; unhinted: the same prompt without a hint
+    guidance: float | None = number(None, above=0, at_most=100)
+    # What teaches a right reply: the teacher, or its own tokens alone, by cross-entropy at T_KD
+    right: Literal["teacher", "tokens"] = "teacher"
+    # A reply counts from the first token on where hinted and bare base would say another, for so many tokens; null: all
+    # of it counts
+    window: int | None = number(None, above=0)
+    # disagreement: a question weighs as sqrt(p (1 - p)), p its share of right rollouts (arXiv 2605.27765)
+    weights: Literal["equal", "disagreement"] = "equal"
     top_k: int = number(64, above=0)  # for targets: top_k
     batch_tokens: int = number(8192, above=0)  # ours: padded tokens of a teacher-forced batch
 

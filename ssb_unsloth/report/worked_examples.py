@@ -75,7 +75,7 @@ def _pairs(run: RunDir, student: str, seed: int, verifier: Spec) -> list[str]:
         page += [
             *_asked(opening(pair.problem_id), pair, verifier),
             *_shown_to_teacher(pair, rollouts, verifier),
-            _fenced(f"Refinement {escaped(pair.refinement_id)}, which the student learns", pair.reply),
+            *([_fenced(f"Refinement {escaped(pair.refinement_id)}", pair.reply)] if pair.reply else []),
             _fenced(f"Base, greedy: {answers['base'][pair.problem_id].verdict}", answers["base"][pair.problem_id].text),
             _fenced(
                 f"Student, greedy: {answers[student][pair.problem_id].verdict}", answers[student][pair.problem_id].text

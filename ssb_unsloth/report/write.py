@@ -14,6 +14,7 @@ from ..evaluation.stats import RESAMPLES
 from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe
 from ..records import Pair, read_jsonl, read_rows
+from ..run.curated import read_questions, read_rollouts
 from ..run.keys import as_written
 from ..run.rundir import RunDir, versions
 from ..run.student import Student
@@ -106,6 +107,8 @@ def _tokens(run: RunDir) -> list[dict[str, Any]]:
 
 def _token_page(recipe: Recipe, run: RunDir, tokens: Sequence[dict[str, Any]]) -> str:
     questions = {pair.id: pair.question for pair in read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)}
+    asked = {problem.id: problem.question for problem in read_questions(run)}
+    questions |= {rollout.id: asked[rollout.problem_id] for rollout in read_rollouts(run)}  # where they are learnt
     return page(
         f"Run {recipe.name}, model {recipe.model.name}, seed {(recipe.seeds or [recipe.seed])[0]}", tokens, questions
     )

@@ -12,7 +12,16 @@ from ..backends.sources import model_path
 from ..io.files import local
 from ..pocket import is_pocket
 from ..recipe.renamed import with_first_names
-from ..recipe.schema import CurateConfig, ModelConfig, ProblemsConfig, PromptsConfig, Recipe, SamplerConfig, TrainConfig
+from ..recipe.schema import (
+    CurateConfig,
+    ModelConfig,
+    ProblemsConfig,
+    PromptsConfig,
+    Recipe,
+    SamplerConfig,
+    TeachConfig,
+    TrainConfig,
+)
 from ..verifier.verifiers import MATH, Spec, source_of, written
 from .manifests import file_hash
 from .rundir import fingerprint
@@ -93,6 +102,19 @@ def of_curation(config: CurateConfig) -> dict[str, Any]:
     return identity
 
 
+def of_teaching(config: TeachConfig) -> dict[str, Any]:
+    """Without the keys that there were not always, where they are at their defaults."""
+    first = ("targets", "hint", "top_k", "batch_tokens")
+    return {**{key: value for key, value in asdict(config).items() if key in first}, **of_lessons(config)}
+
+
+def of_lessons(config: TeachConfig) -> dict[str, Any]:
+    """What decides which replies are learnt, and from what teacher, besides the hint: keys that are not the paper's."""
+    keys = ("replies", "each", "guidance", "right", "window", "weights")
+    values, paper = asdict(config), TeachConfig()
+    return {key: values[key] for key in keys if values[key] != getattr(paper, key)}
+
+
 def of_training(config: TrainConfig) -> dict[str, Any]:
     identity = with_first_names(asdict(config), "train")
     if config.drift_texts is not None:
@@ -114,6 +136,7 @@ def of_recipe(recipe: Recipe) -> dict[str, Any]:
         "prompts": of_prompts(recipe.prompts),
         "sampler": of_sampler(recipe.sampler),
         "curate": of_curation(recipe.curate),
+        "teach": of_teaching(recipe.teach),
         "train": of_training(recipe.train),
         "evaluate": evaluation,
         "card": None,

@@ -44,6 +44,12 @@ class SSBConfig(TrainingArguments):
         default=0.0, metadata={"help": "Weight of the reply tokens' cross-entropy; lambda_CE of the released code."}
     )
     sharpen: float = field(default=1.0, metadata={"help": "Multiplies the teacher's logits; 1 is the paper."})
+    guidance: float | None = field(
+        default=None, metadata={"help": "a: teacher on line = base + a (hinted - unhinted); none: the hinted base."}
+    )
+    window: int | None = field(
+        default=None, metadata={"help": "Reply tokens that count, from where hint and base part; none: all."}
+    )
     learning_rate: float = field(default=2e-4, metadata={"help": "The released code's."})
     per_device_train_batch_size: int = field(default=4, metadata={"help": "The paper's batch (§4.1)."})
     lr_scheduler_type: str = field(default="linear", metadata={"help": "The released code's."})
@@ -54,7 +60,7 @@ class SSBConfig(TrainingArguments):
         super().__post_init__()
         for name in ("kd_temperature", "kd_weight", "ce_weight", "sharpen"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
+            if not _is_number(value):
                 raise ValueError(f"{name}: {value!r:.40} is not a finite number.")
         if self.denominator not in ("example", "token"):
             raise ValueError(f"denominator: {self.denominator!r:.40} is neither example nor token.")
@@ -64,8 +70,16 @@ class SSBConfig(TrainingArguments):
             raise ValueError(f"sharpen: {self.sharpen} is not above 0.")
         if min(self.kd_weight, self.ce_weight) < 0 or self.kd_weight == self.ce_weight == 0:
             raise ValueError(f"kd_weight, ce_weight: {self.kd_weight}, {self.ce_weight}; one above 0, none below.")
+        if self.guidance is not None and not (_is_number(self.guidance) and self.guidance > 0):
+            raise ValueError(f"guidance: {self.guidance!r:.40} is neither a number above 0 nor None.")
+        if self.window is not None and not (type(self.window) is int and self.window > 0):
+            raise ValueError(f"window: {self.window!r:.40} is neither a whole number above 0 nor None.")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns: pairs lose their columns if this is true; leave it false.")
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and is_finite(value)
 
 
 def checked_arguments(args: TrainingArguments | None, others: Mapping[str, Any]) -> SSBConfig:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -25,10 +25,10 @@ from ..backends.transformers import freeze_the_rest, load_tokenizer, peft_config
 from ..io.progress import say
 from ..machine.lora_targets import select
 from ..method.collator import Example
-from ..method.examples import render_examples
+from ..method.examples import lessons_of, render_examples
 from ..pocket import MODELS
 from ..recipe.schema import LoraConfig as LoraKeys
-from ..recipe.schema import Recipe, TrainConfig
+from ..recipe.schema import Recipe, TeachConfig, TrainConfig
 from ..records import Pair, Problem, Rollout
 from ..run.curated import read_pairs, read_questions, read_rollouts
 from ..run.rundir import RunDir
@@ -58,8 +58,13 @@ class Inputs:
 
     @cached_property
     def examples(self) -> list[Example]:
-        """The pairs as token ids, in their order."""
-        return render_examples(self.recipe, self.pairs, self.tokenizer)
+        """What `teach.replies` asks for, as token ids; by default the pairs, in their order."""
+        return render_examples(self.recipe, lessons_of(self.recipe, self.run, self.tokenizer), self.tokenizer)
+
+    @cached_property
+    def refined(self) -> list[Example]:
+        """The pairs as token ids, with their refined replies."""
+        return render_examples(replace(self.recipe, teach=TeachConfig()), self.pairs, self.tokenizer)
 
     @cached_property
     def questions(self) -> list[Problem]:

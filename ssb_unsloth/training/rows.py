@@ -2,7 +2,8 @@
 
 A row is a pair: `prompt` and `teacher_prompt`, what the student and the hinted teacher see, and `reply` (text) or
 `reply_ids` (the sampler's own token ids, which are taken first). Prompts are messages, rendered by the chat template,
-or plain text, as TRL has it: tokenized as it stands, and its reply ends in eos.
+or plain text, as TRL has it: tokenized as it stands, and its reply ends in eos. Guidance needs a third prompt,
+`unhinted_prompt`: the teacher's without its hint.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..errors import UserError
 from ..method.collator import Example
 
 PROMPTS = ("prompt", "teacher_prompt")
+UNHINTED = "unhinted_prompt"
 BOOLEANS = ("bool", "torch.bool")  # as a dtype
 
 
@@ -44,15 +46,20 @@ def examples_from(rows: Iterable[Any], tokenizer: PreTrainedTokenizerBase) -> li
     return found
 
 
-def read(rows: Iterable[Any], tokenizer: PreTrainedTokenizerBase, embedded: int) -> list[Example]:
-    """The same for a model that has an embedding for so many ids.
+def read(rows: Iterable[Any], tokenizer: PreTrainedTokenizerBase, embedded: int, guided: bool = False) -> list[Example]:
+    """The same for a model that has an embedding for so many ids. `guided`: the teacher is run with guidance.
 
     Raises:
-        UserError: also where a row has an id that the model does not know.
+        UserError: also where a row has an id that the model does not know, or no prompt that guidance needs.
     """
     examples = examples_from(rows, tokenizer)
     for number, example in enumerate(examples):
-        ids = (*example.student_ids, *example.teacher_ids, *example.reply_ids)
+        if guided and example.taught and not example.unhinted_ids:
+            raise UserError(
+                f"Row {number} of the data set has no unhinted_prompt; guidance needs the teacher's prompt without its"
+                " hint."
+            )
+        ids = (*example.student_ids, *example.teacher_ids, *example.reply_ids, *example.unhinted_ids)
         if not all(map(_is_id, ids)):
             raise UserError(f"Row {number} of the data set: holds something else than token ids.")
         if not 0 <= min(ids) <= max(ids) < embedded:
@@ -81,15 +88,17 @@ def _example(number: int, row: Any, tokenizer: PreTrainedTokenizerBase) -> Examp
             f"{where} has the columns {', '.join(map(str, row))}; expected prompt, teacher_prompt, and reply or"
             " reply_ids, none of them empty."
         )
-    plain = [isinstance(row[column], str) for column in PROMPTS]
+    given = [*PROMPTS, *([UNHINTED] if row.get(UNHINTED) is not None else [])]
+    plain = [isinstance(row[column], str) for column in given]
     if any(plain) and not all(plain):
-        raise UserError(f"{where}: one of prompt and teacher_prompt is text and the other messages; give both alike.")
-    asked, hinted = (_prompt_ids(row[column], f"{where}, {column}", tokenizer) for column in PROMPTS)
+        raise UserError(f"{where}: of {' and '.join(given)} one is text and another messages; give all alike.")
+    asked, hinted, *rest = (_prompt_ids(row[column], f"{where}, {column}", tokenizer) for column in given)
     name = row.get("id")
     reply_ids = _reply_ids(row, where, tokenizer, plain[0])
     if begun_by(tokenizer, asked):
         check_ended(decoded(tokenizer, reply_ids), where)
-    return Example(str(number if name is None else name), asked, hinted, reply_ids)
+    unhinted = rest[0] if rest else []
+    return Example(str(number if name is None else name), asked, hinted, reply_ids, unhinted)
 
 
 def _prompt_ids(prompt: Any, where: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

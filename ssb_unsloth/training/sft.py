@@ -17,27 +17,25 @@ of token means: a short reply weighs as much as a long one there, and less here)
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import cast
 
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from ..backends.chat_template import end_of_turn
-from ..backends.thinking import ids_of
 from ..backends.transformers import load_model, only_stops
 from ..errors import UserError
 from ..io.progress import say
-from ..method.examples import learnt, student_prompt_ids
+from ..method.examples import learnt, student_prompt_ids, token_ids
+from ..method.lessons import in_turn
 from ..prompts import student_messages
 from ..recipe.methods import MethodName
 from ..records import Pair, Problem, Rollout
-from ..seeds import derive_seed
 from ..verifier.protocol import Verdict
 from ..verifier.replies import answer_part
 from .callbacks import Bar
@@ -97,7 +95,7 @@ def learnt_from(inputs: Inputs) -> list[Reply]:
     """
     recipe, tokenizer = inputs.recipe, inputs.tokenizer
     if recipe.train.method == "sft":
-        return [(example.student_ids, example.reply_ids) for example in inputs.examples]
+        return [(example.student_ids, example.reply_ids) for example in inputs.refined]
     made, prompts = [], recipe.prompts
     rollouts = inputs.rollouts
     if prompts.thinking == "drop":  # of one that has nothing but thoughts nothing would be left
@@ -122,7 +120,7 @@ def draw(
         texts = {pair.problem_id: pair.question for pair in pairs}
     else:
         texts = {question.id: question.question for question in questions}
-    drawn = _draw([of[problem_id] for problem_id in texts if problem_id in of], len(pairs), seed)
+    drawn = list(islice(in_turn([of[problem_id] for problem_id in texts if problem_id in of], seed), len(pairs)))
     if not drawn:
         raise UserError(
             f"train.method: {method} learns from rollouts, and the curate stage has none for these questions; let it"
@@ -131,18 +129,3 @@ def draw(
     if len(drawn) < len(pairs):
         say(f"{method}: {len(drawn):,} examples, where there are {len(pairs):,} pairs; there are no more rollouts")
     return [(texts[rollout.problem_id], rollout) for rollout in drawn]
-
-
-def _draw(groups: Sequence[Sequence[Rollout]], count: int, seed: int) -> list[Rollout]:
-    """One rollout at random from each question in turn, then a second from each, and so on."""
-    shuffled = [random.Random(derive_seed(seed, "control", g[0].problem_id)).sample(g, len(g)) for g in groups]
-    deepest = max(map(len, shuffled), default=0)
-    return [group[k] for k in range(deepest) for group in shuffled if k < len(group)][:count]
-
-
-def token_ids(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The sampler's own ids; only a rollout that was given as text is tokenized."""
-    if rollout.token_ids is not None:
-        return rollout.token_ids
-    ids = ids_of(tokenizer, rollout.text)
-    return ids if rollout.finish_reason == "length" else [*ids, end_of_turn(tokenizer)]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..backends.transformers import freeze_the_rest
+from ..method.collator import Example
 from ..method.distributions import StoredTeacher
 from ..method.selfchecks import check_student
 from ..method.targets import Targets
@@ -41,11 +42,13 @@ def train_ssb(inputs: Inputs, student: nn.Module, targets: StoredTeacher | None)
     """Train `student`, the base with a fresh adapter or with all but its ends to be trained, on the inputs' examples.
     `targets` None: the teacher, which is the same model, runs in the training step.
     """
-    config, examples = inputs.recipe.train, inputs.examples
+    config, teach, examples = inputs.recipe.train, inputs.recipe.teach, inputs.examples
     dtype = next(student.parameters()).dtype
     trainer = SSBTrainer(
         student,
-        args=trainer_arguments(config, inputs.folder / "checkpoints", inputs.recipe.seed, dtype),
+        args=trainer_arguments(
+            config, inputs.folder / "checkpoints", inputs.recipe.seed, dtype, teach.guidance, teach.window
+        ),
         train_dataset=examples,
         processing_class=inputs.tokenizer,
         targets=targets,
@@ -53,18 +56,35 @@ def train_ssb(inputs: Inputs, student: nn.Module, targets: StoredTeacher | None)
     )
     tokens = sum(len(e.student_ids) + len(e.reply_ids) for e in examples)
     if targets is None:  # the teacher reads with the student
-        tokens += sum(len(e.teacher_ids) + len(e.reply_ids) for e in examples)
+        tokens += sum(_read_by_teacher(e) for e in examples if e.taught)
     trained = fit(trainer, inputs, inputs.probes, inputs.recipe.curate.rollout.max_tokens)
     return replace(trained, tokens=tokens * config.epochs)
 
 
-def trainer_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: Any) -> SSBConfig:
-    """The recipe's `train` section as SSBTrainer takes it."""
+def _read_by_teacher(example: Example) -> int:
+    """Tokens of the contexts that it reads."""
+    read = [example.teacher_ids]
+    if example.unhinted_ids:
+        read += [example.student_ids, example.unhinted_ids]
+    return sum(map(len, read)) + len(read) * len(example.reply_ids)
+
+
+def trainer_arguments(
+    config: TrainConfig,
+    checkpoints: Path,
+    seed: int,
+    dtype: Any,
+    guidance: float | None = None,
+    window: int | None = None,
+) -> SSBConfig:
+    """The recipe's `train` section as SSBTrainer takes it, and what of its `teach` section is the trainer's."""
     return SSBConfig(
         kd_temperature=config.kd_temperature,
         denominator=config.denominator,
         kd_weight=config.kd_weight,
         ce_weight=config.ce_weight,
         sharpen=config.sharpen,
+        guidance=guidance,
+        window=window,
         **common_arguments(config, checkpoints, seed, dtype) | {"gradient_checkpointing": False},  # set by the backend
     )

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import PreTrainedTokenizerBase
 
     from ..method.collator import Example
@@ -33,33 +33,34 @@ def measure(
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Example],
     base: nn.Module | None = None,
+    guidance: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """A row for each pair: its tokens, their kinds, KL before and after, and what each of the three models expected.
 
-    `model` is the trained one; `base` None: the base is that with its adapter off. A row holds, R entries each: `ids`,
-    `kinds`, KL(teacher ‖ base) `before` and KL(teacher ‖ student) `after`, in nats; under `p` the probability of the
-    reply's token and under `top` the likeliest [id, probability], for teacher, base and student; `pieces` is the text
-    of every id that occurs.
+    `model` is the trained one; `base` None: the base is that with its adapter off; `guidance`: as it was taught. A row
+    holds, R entries each: `ids`, `kinds`, KL(teacher ‖ base) `before` and KL(teacher ‖ student) `after`, in nats; under
+    `p` the probability of the reply's token and under `top` the likeliest [id, probability], for teacher, base and
+    student; `pieces` is the text of every id that occurs.
     """
     import torch
 
-    from ..method.collator import make_view
+    from ..method.collator import contexts, make_view
+    from ..method.guidance import states, teacher_rows
     from ..method.modeling import as_teacher, output_head, reply_states
 
     head, was_training, before = output_head(model), model.training, model if base is None else base
     special, known = set(tokenizer.all_special_ids), dict[int, str]()
     for example in examples:
-        replies = [example.reply_ids]
-        hinted, bare = (make_view([ids], replies, pad=0) for ids in (example.teacher_ids, example.student_ids))
+        bare = make_view([example.student_ids], [example.reply_ids], pad=0)
         with as_teacher(before):
-            teacher_RH, base_RH = reply_states(before, hinted), reply_states(before, bare)
+            seen = states(before, contexts([example], pad=0, guided=guidance is not None))
+            rows = {"teacher": teacher_rows(seen, guidance, head), "base": reply_states(before, bare)}
         model.eval()
         with torch.no_grad():
-            student_RH = reply_states(model, bare)
-            row = _compare({"teacher": teacher_RH, "base": base_RH, "student": student_RH}, head, example.reply_ids)
+            row = _compare({**rows, "student": reply_states(model, bare)}, head, example.reply_ids)
         model.train(was_training)
-        seen = {token for expected in row["top"].values() for top in expected for token, _ in top}
-        occurring = sorted(seen | set(example.reply_ids))
+        expected = {token for tops in row["top"].values() for top in tops for token, _ in top}
+        occurring = sorted(expected | set(example.reply_ids))
         known |= {token: piece(tokenizer, token) for token in occurring if token not in known}
         texts = ["" if token in special else known[token] for token in example.reply_ids]
         yield {
@@ -72,16 +73,22 @@ def measure(
         }
 
 
-def _compare(states: Mapping[str, Tensor], head: Any, reply_ids: list[int]) -> dict[str, Any]:
-    """KL and likeliest tokens from the states [R, H] of teacher, base and student, some rows at a time."""
+def _compare(rows_of: Mapping[str, Any], head: Any, reply_ids: list[int]) -> dict[str, Any]:
+    """KL and likeliest tokens from the states [R, H] of teacher, base and student, some rows at a time. A teacher of
+    which there are logits alone has those."""
     import torch
 
+    from ..method.distributions import TeacherLogits
     from ..method.losses import head_logits
 
-    row: dict[str, Any] = {"before": [], "after": [], "p": {n: [] for n in states}, "top": {n: [] for n in states}}
+    row: dict[str, Any] = {"before": [], "after": [], "p": {n: [] for n in rows_of}, "top": {n: [] for n in rows_of}}
     for start in range(0, len(reply_ids), CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
-        log_p = {name: head_logits(h[rows], head).float().log_softmax(-1) for name, h in states.items()}
+        logits = {
+            name: known[rows].logits if isinstance(known, TeacherLogits) else head_logits(known[rows], head)
+            for name, known in rows_of.items()
+        }
+        log_p = {name: logits_RV.float().log_softmax(-1) for name, logits_RV in logits.items()}
         teacher_RV = log_p["teacher"]
         for key, name in (("before", "base"), ("after", "student")):
             kl_R = (teacher_RV.exp() * (teacher_RV - log_p[name])).sum(-1).clamp_min(0)  # rounding may go below 0

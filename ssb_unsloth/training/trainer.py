@@ -26,7 +26,8 @@ from ..backends.transformers import load_model, load_tokenizer
 from ..backends.wrapped import embedded
 from ..errors import UserError
 from ..method.collator import PairCollator
-from ..method.distributions import StoredTeacher, placed
+from ..method.distributions import Head, StoredTeacher, Teacher, TeacherTopK, placed
+from ..method.guidance import states, teacher_rows
 from ..method.losses import kd_loss, row_weights
 from ..method.modeling import as_teacher, output_head, reply_states
 from ..method.prefetch import Prefetch
@@ -91,14 +92,23 @@ class SSBTrainer(Sealed):
         groups = optimizer.param_groups if (optimizer := (kwargs.get("optimizers") or [None])[0]) else []
         if groups and not own & {id(parameter) for group in groups for parameter in group["params"]}:
             raise UserError("optimizers: the optimizer holds no weight of the adapter, so nothing would be trained.")
-        self._read = partial(read, tokenizer=processing_class, embedded=embedded(model))
+        if args.window is not None and not hasattr(targets, "starts"):
+            raise UserError("window: needs stored targets that know where hint and base part; leave it out.")
+        on_line = targets is None and args.guidance is not None
+        self._read = partial(read, tokenizer=processing_class, embedded=embedded(model), guided=on_line)
         super().__init__(
             model=model,
             args=args,
             train_dataset=None if train_dataset is None else self._read(train_dataset),
             eval_dataset=by_name(self._read, eval_dataset),
             processing_class=processing_class,
-            data_collator=PairCollator(pad_id(processing_class, embedded(model)), targets),
+            data_collator=PairCollator(
+                pad_id(processing_class, embedded(model)),
+                targets,
+                args.guidance is not None,
+                args.window,
+                getattr(targets, "starts", None),
+            ),
             **kwargs,
         )
         self.add_callback(StillNumbers())
@@ -120,9 +130,9 @@ class SSBTrainer(Sealed):
             self._epoch, self._prefetched = epoch_iterator, Prefetch(epoch_iterator, num_batches)
         batches = list(islice(self._prefetched, num_batches))
         by_token = self.args.denominator == "token"
-        total = sum(int(batch["lengths"].sum()) if by_token else len(batch["lengths"]) for batch in batches)
+        total = sum(_tokens(batch) if by_token else len(batch["lengths"]) for batch in batches)
         # Processes of one step share its denominator; DDP then averages their gradients, hence the factor.
-        everyone = self.accelerator.gather(torch.tensor([total], device=device)).sum()
+        everyone = self.accelerator.gather(torch.tensor([total], device=device)).sum().clamp_min(1)
         return batches, everyone / self.accelerator.num_processes
 
     def compute_loss(
@@ -142,27 +152,38 @@ class SSBTrainer(Sealed):
         device = head.weight.device
         with self.accelerator.autocast():
             student_NH = _through(wrapped, model, partial(reply_states, model, inputs["student"]))
-            if "targets" in inputs:
-                teacher = placed(inputs["targets"], device)
-            else:
-                with as_teacher(model):
-                    teacher = reply_states(model, inputs["teacher"])
+            teacher = self._teacher(model, inputs, head)
         lengths = inputs["lengths"].to(device)
-        out = kd_loss(
-            student_NH,
-            teacher,
-            head,
-            row_weights(lengths, num_items_in_batch, self.args.denominator),
-            temperature=self.args.kd_temperature,
-            labels=inputs["labels"].to(device),
-            kd_weight=self.args.kd_weight,
-            ce_weight=self.args.ce_weight,
-            sharpen=self.args.sharpen,
-            stats=True,
-        )
-        sums = [getattr(out, name).sum() for name in MEANS]
-        self._rows[model.training].append(torch.stack([*sums, lengths.sum().to(sums[0])]))
-        return (out.loss, None) if return_outputs else out.loss
+        labels = inputs["labels"].to(device)
+        counted, weights = (placed(inputs.get(name), device) for name in ("counted", "weights"))
+        weights_N = row_weights(lengths, num_items_in_batch, self.args.denominator, counted, weights)
+        loss, sums = student_NH.new_zeros((), dtype=weights_N.dtype), torch.zeros(len(MEANS), device=device)
+        for rows, taught_by in _by_teacher(inputs.get("own"), labels, teacher):
+            out = kd_loss(
+                student_NH[rows],
+                taught_by,
+                head,
+                weights_N[rows],
+                temperature=self.args.kd_temperature,
+                labels=labels[rows],
+                kd_weight=self.args.kd_weight,
+                ce_weight=self.args.ce_weight,
+                sharpen=self.args.sharpen,
+                stats=True,
+            )
+            loss = loss + out.loss
+            sums = sums + torch.stack([getattr(out, name).sum() for name in MEANS])
+        self._rows[model.training].append(torch.cat([sums, lengths.sum().to(sums)[None]]))
+        return (loss, None) if return_outputs else loss
+
+    def _teacher(self, model: nn.Module, inputs: dict[str, Any], head: Head) -> Teacher | None:
+        """The rows of the batch that a teacher teaches: stored, or from the base now; None where there are none."""
+        if "targets" in inputs:
+            return cast(Teacher, placed(inputs["targets"], head.weight.device))
+        if "teacher" not in inputs:
+            return None
+        with as_teacher(model):
+            return teacher_rows(states(model, inputs["teacher"]), self.args.guidance, head)
 
     def get_train_dataloader(self) -> Any:
         loader = super().get_train_dataloader()
@@ -194,6 +215,23 @@ class SSBTrainer(Sealed):
             logs |= {prefix + name: total / tokens for name, total in zip(MEANS, means, strict=True)}
             rows.clear()
         super().log(logs, start_time)
+
+
+def _tokens(batch: dict[str, Any]) -> int:
+    """Reply tokens that count."""
+    return int(batch["counted"].sum() if "counted" in batch else batch["lengths"].sum())
+
+
+def _by_teacher(own_N: Tensor | None, labels_N: Tensor, teacher: Teacher | None) -> Iterator[tuple[Any, Teacher]]:
+    """The rows that a teacher teaches, and those that are taught by the reply's own tokens."""
+    if own_N is None:
+        assert teacher is not None
+        yield slice(None), teacher
+        return
+    own_N = own_N.to(labels_N.device)
+    yield own_N, TeacherTopK.one_hot(labels_N[own_N])
+    if teacher is not None:
+        yield ~own_N, teacher
 
 
 def _through(wrapped: nn.Module, model: nn.Module, function: Callable[[], Tensor]) -> Tensor:

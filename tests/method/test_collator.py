@@ -45,8 +45,7 @@ def test_a_pad_token_inside_the_reply_is_kept():
 def test_student_and_teacher_rows_match_one_to_one():
     examples = [Example("a", [1], [1, 2, 3, 4], [5, 6]), Example("b", [1, 2], [3], [9])]
     batch = PairCollator(PAD, targets=None)(examples)
-    for side in ("student", "teacher"):
-        seen = batch[side]
+    for seen in (batch["student"], batch["teacher"].hinted):
         assert seen.input_ids[seen.rows_B, seen.rows_S + 1].tolist() == [5, 6, 9] == batch["labels"].tolist()
     assert batch["lengths"].tolist() == [2, 1]
 

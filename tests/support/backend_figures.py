@@ -93,7 +93,7 @@ def figures(path, backend, dtype, folder):
 
     trainer = make_trainer(model, folder, 1, None)
     batch = trainer.data_collator(examples()[:2])
-    seen, hinted = batch["student"], batch["teacher"]
+    seen, hinted = batch["student"], batch["teacher"].hinted
     with torch.no_grad():
         rows = reply_states(model, seen)
         found["hidden"] = rows.float()

@@ -89,7 +89,7 @@ def test_what_is_off_with_the_adapter_may_be_trained_beside_it(make, more):
 
     def teacher():
         with as_teacher(trainer.model):
-            return trainer.model(batch["teacher"].input_ids).logits
+            return trainer.model(batch["teacher"].hinted.input_ids).logits
 
     before = teacher()
     norms = {n: p.clone() for n, p in trainer.model.named_parameters() if "norm.modules_to_save" in n}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from ...backends import TrainingBackend
 from ...recipe.schema import Recipe
 from ...run import keys
-from ...run.curated import read_pairs
 from ...run.rundir import Work
 from ..stage import Scope, Stage
 
@@ -24,7 +22,7 @@ class Teach(Stage):
         return {
             "model": keys.of_model(recipe.model, trained=True),
             "prompts": keys.of_prompts(recipe.prompts),
-            "teach": asdict(recipe.teach),
+            "teach": keys.of_teaching(recipe.teach),
             "temperature": _stored_temperature(recipe),
         }
 
@@ -34,29 +32,30 @@ class Teach(Stage):
         from ...backends.chat_template import pad_id
         from ...backends.transformers import load_tokenizer
         from ...backends.wrapped import embedded
-        from ...method.examples import render_examples
+        from ...method.examples import lessons_of, render_examples
         from ...method.selfchecks import check_teacher
         from ...method.targets import TargetWriter
         from ...method.teach import teach
 
-        pairs = read_pairs(scope.run)
+        tokenizer = load_tokenizer(recipe.model)
+        lessons = lessons_of(recipe, scope.run, tokenizer)
+        taught = [one for one in lessons if recipe.teach.right == "teacher" or not one.right]
         writer, kept = TargetWriter(work.folder), {}
-        if recipe.teach.targets != "online":
-            tokenizer = load_tokenizer(recipe.model)
-            examples = render_examples(recipe, pairs, tokenizer)
+        if taught and recipe.teach.targets != "online":
+            examples = render_examples(recipe, taught, tokenizer)
             temperature = recipe.train.teacher_temperature
             model = backend.load(recipe.sampler.max_model_len)
             pad = pad_id(tokenizer, embedded(model))
             check_teacher(recipe, model, examples)
-            taught = teach(model, examples, recipe.teach, temperature, pad, writer)
-            work.tokens = taught.tokens
-            if taught.mean_mass is not None:
-                kept = {"mean_mass": taught.mean_mass, "least_mass": taught.least_mass, "mass_temperature": temperature}
+            told = teach(model, examples, recipe.teach, temperature, pad, writer)
+            work.tokens = told.tokens
+            if told.mean_mass is not None:
+                kept = {"mean_mass": told.mean_mass, "least_mass": told.least_mass, "mass_temperature": temperature}
         writer.close({"targets": recipe.teach.targets, "temperature": _stored_temperature(recipe)})
-        replies = sum(len(pair.reply_ids) for pair in pairs)
+        replies = sum(len(lesson.pair.reply_ids) for lesson in taught)
         work.summary = {
             "targets": recipe.teach.targets,
-            "pairs": len(pairs),
+            "pairs": len(taught),
             "reply_tokens": replies,
             "backend": backend.name,
             **kept,

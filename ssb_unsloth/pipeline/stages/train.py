@@ -42,9 +42,10 @@ class Train(Stage):
         if recipe.train.token_pairs and "curate" in method.reads:
             from ...training.token_kl import FILE, measure
 
-            examples = inputs.examples[: recipe.train.token_pairs]
+            taught = [one for one in inputs.examples if one.taught] or inputs.examples
+            followed = taught[: recipe.train.token_pairs], base, recipe.teach.guidance
             with clock.on(clock.MEASURING):
-                write_jsonl(work.folder / FILE, measure(trained.model, inputs.tokenizer, examples, base))
+                write_jsonl(work.folder / FILE, measure(trained.model, inputs.tokenizer, *followed))
         if recipe.train.drift_texts is not None:
             from ...training.drift import drift, unrelated
 
@@ -76,7 +77,8 @@ def _of_method(recipe: Recipe) -> dict[str, Any]:
     if METHODS[recipe.train.method].samples:
         return {"train": train, "prompts": prompts, "problems": keys.of_problems(recipe.problems)}
     del train["grpo"]
-    return {"train": train, "prompts": prompts, "hint": recipe.teach.hint}
+    lessons = {"lessons": found} if (found := keys.of_lessons(recipe.teach)) else {}
+    return {"train": train, "prompts": prompts, "hint": recipe.teach.hint, **lessons}
 
 
 STAGE = Train()
