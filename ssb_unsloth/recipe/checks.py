@@ -182,7 +182,7 @@ def _lessons(r: Recipe) -> Lines:
             yield "curate.refinements: 0 leaves no refined reply; set teach.replies to right, wrong or rollouts."
         if method == "sft":
             yield "curate.refinements: 0 leaves no refined reply, and train.method: sft learns those alone; sample one."
-    if r.curate.pairs_file is not None and (teach.replies != "refined" or teach.weights != "equal"):
+    if r.curate.pairs_file is not None and teach.needs_rollouts:
         key, value = ("replies", teach.replies) if teach.replies != "refined" else ("weights", teach.weights)
         yield (
             f"teach.{key}: {value} needs the questions' rollouts, and curate.pairs_file brings none; leave one of"

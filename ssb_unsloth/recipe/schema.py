@@ -168,6 +168,11 @@ class TeachConfig:
     top_k: int = number(64, above=0)  # for targets: top_k
     batch_tokens: int = number(8192, above=0)  # ours: padded tokens of a teacher-forced batch
 
+    @property
+    def needs_rollouts(self) -> bool:
+        """Whether what is learnt is not told by the pairs alone."""
+        return self.replies != "refined" or self.weights != "equal"
+
 
 @dataclass
 class LoraConfig:

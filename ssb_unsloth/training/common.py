@@ -59,7 +59,10 @@ class Inputs:
     @cached_property
     def examples(self) -> list[Example]:
         """What `teach.replies` asks for, as token ids; by default the pairs, in their order."""
-        return render_examples(self.recipe, lessons_of(self.recipe, self.run, self.tokenizer), self.tokenizer)
+        rollouts = self.rollouts if self.recipe.teach.needs_rollouts else []
+        return render_examples(
+            self.recipe, lessons_of(self.recipe, self.pairs, rollouts, self.tokenizer), self.tokenizer
+        )
 
     @cached_property
     def refined(self) -> list[Example]:

@@ -247,7 +247,7 @@ def test_ids_of_arrays_and_tensors_are_ids(tokenizer):
         ({"prompt": "", "teacher_prompt": "Hint."}, "prompt: expected messages or text"),
         ({"prompt": []}, "prompt: expected messages or text"),
         ({"prompt": None}, "none of them empty"),
-        ({"prompt": "text"}, "one of prompt and teacher_prompt is text"),
+        ({"prompt": "text"}, "of prompt and teacher_prompt one is text"),
         ({"prompt": ["text"]}, "expected messages of role and content"),
         ({"teacher_prompt": [{"role": "user"}]}, "teacher_prompt: expected messages of role and content"),
         ({"teacher_prompt": [{"role": "user", "content": [{"type": "text"}]}]}, "role and content, both text"),
