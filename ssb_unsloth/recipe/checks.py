@@ -173,6 +173,21 @@ def _curation(r: Recipe) -> Lines:
         yield "curate.pairs_file: finished pairs need no curate.rollouts_file; give one of the two."
 
 
+def _labels(r: Recipe) -> Lines:
+    """Where no label says what is right."""
+    asked = METHODS[r.train.method]
+    if r.curate.gold == "majority" and parts(r.problems.verifier)[0] == CODE:
+        yield "curate.gold: majority; programs have no answer to vote on, so leave it at given."
+    if r.problems.gold is None and (r.curate.gold == "given" or asked.samples):
+        what = f"train.method: {r.train.method}" if asked.samples else "curate.gold: given"
+        yield f"problems.gold: null, and {what} needs gold answers; name their column, or set curate.gold to majority."
+    if r.problems.gold is None and parts(r.problems.verifier)[0] == CHOICE:
+        yield "problems.gold: null; the verifier choice poses its options by the gold answer's column, so name it."
+    for name, benchmark in r.evaluate.benchmarks.items():
+        if benchmark.gold is None:
+            yield f"evaluate.benchmarks.{name}.gold: null; what cannot be graded is no benchmark: name the column."
+
+
 def _lessons(r: Recipe) -> Lines:
     """What is learnt, and by which teacher."""
     teach, method = r.teach, r.train.method
@@ -299,8 +314,8 @@ def _with_verifiers(r: Recipe) -> dict[str, ProblemsConfig]:
 
 
 CHECKS = (
-    *(_names, _seeds, _model, _adapter, _all_weights, _lengths, _curation, _lessons, _objective, _batches, _trackers),
-    *(_verifiers, _benchmarks, _prompts, _replies),
+    *(_names, _seeds, _model, _adapter, _all_weights, _lengths, _curation, _labels, _lessons, _objective, _batches),
+    *(_trackers, _verifiers, _benchmarks, _prompts, _replies),
 )
 
 

@@ -58,7 +58,7 @@ class ProblemsConfig:
     split: str = "train"  # hub data set, folder or pocket: the split
     streaming: bool = False  # hub data set: read as it comes, up to `limit`, without a copy of all of it on the disk
     question: str = "question"  # names of columns; `answer.value` and `turns.0.content` lead into nested ones
-    gold: str = "answer"
+    gold: str | None = "answer"  # null: there is none, for curate.gold: majority
     # How the gold answer stands in its column. Of a multiple choice also by its letter (or label), its text, or its
     # place: index counts from 0 and index1 from 1. plain: letter or text.
     gold_format: Literal["####", "boxed", "plain", "letter", "text", "index", "index1"] = "plain"
@@ -142,6 +142,9 @@ class CurateConfig:
     contrast: Literal["random", "first"] = "random"  # §3.1.2: drawn among those that qualify; released code: the first
     unboxed: Literal["wrong", "excluded"] = "wrong"  # a rollout without a box, §3.1.1: wrong; released code: neither
     equality: Literal["math", "string"] = "math"  # of answer and gold; released code: the same characters
+    # ours: what counts as right. given: the questions' gold answers; majority: the answer that most of a question's
+    # rollouts give (method/votes.py), so that no labels are needed
+    gold: Literal["given", "majority"] = "given"
 
 
 @dataclass

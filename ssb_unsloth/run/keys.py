@@ -95,6 +95,8 @@ def of_curation(config: CurateConfig) -> dict[str, Any]:
 
     identity = asdict(config)
     del identity["min_yield"]  # it ends what comes to nothing; what was finished is the same for any
+    if config.gold == "given":  # which it always was
+        del identity["gold"]
     if config.rollouts_file is not None:
         identity["rollouts_file"] = fingerprint(local(config.rollouts_file, "curate.rollouts_file"))
     if config.pairs_file is not None and (pairs := local_path(config.pairs_file)) is not None:

@@ -161,10 +161,16 @@ def test_sharpening_what_is_one_hot_is_refused():
         (["curate.refinements=0"], r"curate\.refinements: 0 leaves no refined reply; set teach\.replies to right"),
         (["curate.refinements=0", "train.method=sft"], r"curate\.refinements: 0 .* sft learns those alone; sample one"),
         (["curate.pairs_file=x.jsonl", "teach.replies=wrong"], r"teach\.replies: wrong needs the questions' rollouts"),
-        (["curate.pairs_file=x.jsonl", "teach.weights=disagreement"], r"teach\.weights: disagreement needs the questions'"),
+        (
+            ["curate.pairs_file=x.jsonl", "teach.weights=disagreement"],
+            r"teach\.weights: disagreement needs the questions'",
+        ),
         (["teach.each=2"], r"teach\.each: counts rollouts, and teach\.replies: refined learns none"),
         (["teach.guidance=1", "teach.hint=none"], r"teach\.guidance: moves the base by what the hint changes"),
-        (["teach.replies=wrong", "teach.right=tokens"], r"teach\.right: tokens; teach\.replies: wrong has no right reply"),
+        (
+            ["teach.replies=wrong", "teach.right=tokens"],
+            r"teach\.right: tokens; teach\.replies: wrong has no right reply",
+        ),
         (["teach.window=8", "teach.targets=online"], r"teach\.window: is found in the teacher pass"),
         (["teach.guidance=0"], r"teach\.guidance: 0\.0 is not a number above 0 and at most 100"),
         (["teach.replies=all"], r"teach\.replies"),
