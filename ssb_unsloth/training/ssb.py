@@ -66,5 +66,8 @@ def trainer_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: 
         kd_weight=config.kd_weight,
         ce_weight=config.ce_weight,
         sharpen=config.sharpen,
+        divergence=config.divergence,
+        beta=config.beta,
+        clip=config.clip,
         **common_arguments(config, checkpoints, seed, dtype) | {"gradient_checkpointing": False},  # set by the backend
     )

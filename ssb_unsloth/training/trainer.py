@@ -54,8 +54,9 @@ class SSBTrainer(Sealed):
         targets: the stored teacher; without it the teacher runs on line.
         kwargs: the Trainer's `callbacks` and `optimizers`.
 
-    Logs beside the Trainer's own, as means over reply tokens: `kl` (nats at T_KD, without T²), `agreement` (the share
-    on which student and teacher have the same likeliest word), `teacher_entropy` and `student_entropy` (nats at T_KD).
+    Logs beside the Trainer's own, as means over reply tokens: `kl` (the divergence, also where it is no KL: nats at
+    T_KD, without T² and clip), `agreement` (the share on which student and teacher have the same likeliest word),
+    `teacher_entropy` and `student_entropy` (nats at T_KD).
     A training that has diverged ends in a sentence; a checkpoint counts only when it is whole (`checkpoints`).
 
     Raises:
@@ -158,6 +159,9 @@ class SSBTrainer(Sealed):
             kd_weight=self.args.kd_weight,
             ce_weight=self.args.ce_weight,
             sharpen=self.args.sharpen,
+            divergence=self.args.divergence,
+            beta=self.args.beta,
+            clip=self.args.clip,
             stats=True,
         )
         sums = [getattr(out, name).sum() for name in MEANS]
