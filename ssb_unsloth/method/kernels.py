@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from .distributions import Head, Terms
 
 BLOCK = 4096  # words at a time
-LARGEST = 3.4e38  # a float32 that divides by itself, as infinity does not
 
 
 @triton.jit
@@ -165,7 +164,8 @@ def _kd_rows(
         tl.store(ce_ptr + row, s1_lse - at_label)
 
     if GRADIENT:
-        kd_share *= clip / tl.maximum(kl, clip)
+        if kl > clip:
+            kd_share *= clip / kl
         for first in range(0, vocabulary, BLOCK):
             words = first + tl.arange(0, BLOCK)
             real = words < vocabulary
@@ -225,7 +225,7 @@ def kd_rows(s: Tensor, t: Tensor, head: Head, words: Tensor | None, terms: Terms
         terms.kd_weight * terms.temperature / terms.bound,
         terms.ce_weight / terms.bound,
         terms.beta,
-        min(terms.clip, LARGEST),
+        terms.clip,
         BLOCK=BLOCK,
         num_warps=8,
         **options,

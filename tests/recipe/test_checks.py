@@ -39,8 +39,6 @@ from ssb_unsloth.recipe.loading import load
         ("train.weight_decay=-0.1", "train.weight_decay"),
         ("train.kd_temperature=0", "train.kd_temperature"),
         ("train.sharpen=0", "train.sharpen"),
-        ("train.beta=0", "train.beta"),
-        ("train.beta=1", "train.beta"),
         ("train.clip=0", "train.clip"),
         ("train.divergence=backward", "train.divergence"),
         ("train.kd_weight=0", "train.kd_weight"),  # and no cross-entropy
@@ -175,6 +173,9 @@ def test_a_beta_that_nothing_reads_is_refused():
         with pytest.raises(UserError, match=rf"train.beta: read by train.divergence jsd, and that is {divergence}"):
             load(POCKET, [f"train.divergence={divergence}", "train.beta=0.3"])
     assert load(POCKET, ["train.divergence=jsd", "train.beta=0.3"]).train.beta == 0.3
+    for end in (0, 1):
+        with pytest.raises(UserError, match=rf"train.beta: {end}.0 is not a number above 0 and below 1"):
+            load(POCKET, ["train.divergence=jsd", f"train.beta={end}"])
 
 
 @pytest.mark.parametrize("name", ["a/b", "a.b", "a[0]", "a b", ""])
