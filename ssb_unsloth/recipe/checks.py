@@ -18,7 +18,7 @@ from ..verifier.verifiers import CHOICE, CODE, VERIFIERS, Spec, parts, title, ve
 from . import trackers
 from .methods import METHODS
 from .ranges import range_of
-from .schema import BASE, DEFAULT_PROMPT, LORA_RANKS, ProblemsConfig, PromptsConfig, Recipe
+from .schema import BASE, DEFAULT_PROMPT, LORA_RANKS, ProblemsConfig, PromptsConfig, Recipe, TrainConfig
 
 LONGEST_NAME = 60  # bytes: several of them stand in one file's name, which has 255
 MOST_STUDENTS = 500
@@ -218,6 +218,13 @@ def _objective(r: Recipe) -> Lines:
         yield "train.kd_weight: 0 with train.ce_weight 0 leaves no loss; give one of them a weight."
     if r.teach.targets == "one_hot" and r.train.sharpen != 1:
         yield "train.sharpen: changes nothing of one-hot targets; leave it at 1, or take other teach.targets."
+    if r.teach.targets == "one_hot" and r.train.divergence == "reverse":
+        yield (
+            "train.divergence: reverse is infinite where the teacher gives a word no probability, as one-hot targets"
+            " do; take forward or jsd, or other teach.targets."
+        )
+    if r.train.beta != TrainConfig.beta and r.train.divergence != "jsd":
+        yield f"train.beta: read by train.divergence jsd, and that is {r.train.divergence}; leave it out."
 
 
 def _batches(r: Recipe) -> Lines:

@@ -233,6 +233,12 @@ class TrainConfig:
     ce_weight: float = number(0.0, at_least=0)
     # ours: what the teacher's logits are multiplied by; the paper's teacher is as it is
     sharpen: float = number(1.0, above=0)
+    # ours beside the paper's forward, KL(teacher ‖ student): reverse, KL(student ‖ teacher), and the JSD between them
+    divergence: Literal["forward", "reverse", "jsd"] = "forward"
+    # GKD (arXiv 2306.13649) and TRL's default: the teacher's share of jsd's mixture
+    beta: float = number(0.5, above=0, below=1, note="the KLs at its ends are train.divergence forward and reverse")
+    # ours: the most nats that one token's divergence counts; its gradient keeps its direction (method/losses.py)
+    clip: float | None = number(None, above=0)
     gradient_checkpointing: bool = False  # recompute activations: less memory, about a third slower; Unsloth: its own
     save_steps: int = number(50, above=0)  # a stopped run resumes from the last multiple
     logging_steps: int = number(1, above=0)

@@ -32,7 +32,7 @@ from ..method.losses import kd_loss, row_weights
 from ..method.modeling import as_teacher, output_head, reply_states
 from ..method.prefetch import Prefetch
 from ..method.selfchecks import check_head
-from ..recipe.schema import ModelConfig
+from ..recipe.schema import Divergence, ModelConfig
 from .arguments import SSBConfig, checked_arguments, student
 from .callbacks import StillNumbers
 from .checkpoints import Sealed
@@ -55,8 +55,9 @@ class SSBTrainer(Sealed):
         targets: the stored teacher; without it the teacher runs on line.
         kwargs: the Trainer's `callbacks` and `optimizers`.
 
-    Logs beside the Trainer's own, as means over reply tokens: `kl` (nats at T_KD, without T²), `agreement` (the share
-    on which student and teacher have the same likeliest word), `teacher_entropy` and `student_entropy` (nats at T_KD).
+    Logs beside the Trainer's own, as means over reply tokens: `kl` (the divergence, also where it is no KL: nats at
+    T_KD, without T² and clip), `agreement` (the share on which student and teacher have the same likeliest word),
+    `teacher_entropy` and `student_entropy` (nats at T_KD).
     A training that has diverged ends in a sentence; a checkpoint counts only when it is whole (`checkpoints`).
 
     Raises:
@@ -159,6 +160,8 @@ class SSBTrainer(Sealed):
         weights_N = row_weights(lengths, num_items_in_batch, self.args.denominator, counted, weights)
         loss, sums = student_NH.new_zeros((), dtype=weights_N.dtype), torch.zeros(len(MEANS), device=device)
         for rows, taught_by in _by_teacher(inputs.get("own"), labels, teacher):
+            # A reply's own tokens are learnt by cross-entropy, which the forward KL to a one-hot teacher is.
+            divergence: Divergence = "forward" if taught_by is not teacher else self.args.divergence
             out = kd_loss(
                 student_NH[rows],
                 taught_by,
@@ -169,6 +172,9 @@ class SSBTrainer(Sealed):
                 kd_weight=self.args.kd_weight,
                 ce_weight=self.args.ce_weight,
                 sharpen=self.args.sharpen,
+                divergence=divergence,
+                beta=self.args.beta,
+                clip=self.args.clip,
                 stats=True,
             )
             loss = loss + out.loss

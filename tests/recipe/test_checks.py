@@ -39,6 +39,8 @@ from ssb_unsloth.recipe.loading import load
         ("train.weight_decay=-0.1", "train.weight_decay"),
         ("train.kd_temperature=0", "train.kd_temperature"),
         ("train.sharpen=0", "train.sharpen"),
+        ("train.clip=0", "train.clip"),
+        ("train.divergence=backward", "train.divergence"),
         ("train.kd_weight=0", "train.kd_weight"),  # and no cross-entropy
         ("train.ce_weight=-1", "train.ce_weight"),
         ("train.micro_batch_size=3", "train.micro_batch_size"),
@@ -63,6 +65,7 @@ ABOVE_0 = [
     *("curate.pairs", "curate.questions", "curate.wave", "teach.top_k", "teach.batch_tokens"),
     *("teach.each", "teach.guidance", "teach.window"),
     *("train.epochs", "train.batch_size", "train.micro_batch_size", "train.learning_rate", "train.max_grad_norm"),
+    *("train.beta", "train.clip"),
     *("train.kd_temperature", "train.sharpen", "train.save_steps", "train.logging_steps", "train.grpo.questions"),
     *("train.grpo.steps", "train.grpo.questions_per_step", "train.grpo.micro_batch_size", "train.grpo.learning_rate"),
     *("train.grpo.temperature", "train.grpo.gpu_memory_utilization", "train.grpo.max_tokens", "train.lora.r"),
@@ -153,6 +156,28 @@ def test_a_benchmark_without_any_decoding_is_refused():
 def test_sharpening_what_is_one_hot_is_refused():
     with pytest.raises(UserError, match="changes nothing"):
         load(POCKET, ["teach.targets=one_hot", "train.sharpen=2"])
+
+
+def test_the_reverse_kl_to_one_hot_targets_is_refused():
+    with pytest.raises(UserError, match=r"train.divergence: reverse is infinite"):
+        load(POCKET, ["teach.targets=one_hot", "train.divergence=reverse"])
+    for targets, divergence in [
+        ("one_hot", "jsd"),
+        ("one_hot", "forward"),
+        ("top_k", "reverse"),
+        ("online", "reverse"),
+    ]:
+        load(POCKET, [f"teach.targets={targets}", f"train.divergence={divergence}"])
+
+
+def test_a_beta_that_nothing_reads_is_refused():
+    for divergence in ("forward", "reverse"):
+        with pytest.raises(UserError, match=rf"train.beta: read by train.divergence jsd, and that is {divergence}"):
+            load(POCKET, [f"train.divergence={divergence}", "train.beta=0.3"])
+    assert load(POCKET, ["train.divergence=jsd", "train.beta=0.3"]).train.beta == 0.3
+    for end in (0, 1):
+        with pytest.raises(UserError, match=rf"train.beta: {end}.0 is not a number above 0 and below 1"):
+            load(POCKET, ["train.divergence=jsd", f"train.beta={end}"])
 
 
 @pytest.mark.parametrize(
