@@ -26,13 +26,13 @@ from ..backends.transformers import load_model, load_tokenizer
 from ..backends.wrapped import embedded
 from ..errors import UserError
 from ..method.collator import PairCollator
-from ..method.distributions import Head, StoredTeacher, Teacher, TeacherTopK, placed
+from ..method.distributions import Divergence, Head, StoredTeacher, Teacher, TeacherTopK, placed
 from ..method.guidance import states, teacher_rows
 from ..method.losses import kd_loss, row_weights
 from ..method.modeling import as_teacher, output_head, reply_states
 from ..method.prefetch import Prefetch
 from ..method.selfchecks import check_head
-from ..recipe.schema import Divergence, ModelConfig
+from ..recipe.schema import ModelConfig
 from .arguments import SSBConfig, checked_arguments, student
 from .callbacks import StillNumbers
 from .checkpoints import Sealed
