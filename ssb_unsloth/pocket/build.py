@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import operator
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -30,9 +31,9 @@ from ..io.terminal import tell
 from ..prompts import Messages, student_messages
 from ..records import Problem
 from . import MODEL_DIR
-from .corpus import HINTS, OPENING, READERS, Misread, attempt, hinted
+from .corpus import HINTS, OPENING, READERS, Misread, Solution, attempt, hinted
 from .muon import Muon
-from .problems import draw_story, generate
+from .problems import Story, draw_story, generate
 from .tokenizer import POCKET, TEXTS, Corpus, train_tokenizer
 
 STEPS = 2600
@@ -192,19 +193,22 @@ def accuracy(folder: Path, problems: Sequence[Problem], temperature: float, seed
 
 def followed(folder: Path, hint: str, plainly: bool, misread: Misread, seed: int = 0) -> float:
     """Share of the stories whose greedy solution after this kind of hint, begun in one manner or the other, ends as the
-    right solution does; shown only a wrong one, elsewhere than that. `misread` is how the writers of the wrong ones read.
+    right solution does; shown only a wrong one, elsewhere than that. `misread` is how the wrong ones were read.
     """
-    rng, asked, openings, shown = random.Random(seed), [], [], []
-    for _ in range(HINTED):
-        story = draw_story(rng, "validation")
-        right = attempt(rng, story, lambda wording: 0.0, slips=False)
-        wrong = attempt(rng, story, misread, accept=lambda tried, gold=story.gold: str(tried.answer) != gold)
-        asked.append(hinted(story, hint, right, wrong))
-        openings.append(f"{right.steps[0].who} has" if plainly else OPENING)
-        shown.append(str((wrong if hint == "wrong" else right).answer))
+    rng = random.Random(seed)
+    drawn = [_right_and_wrong(rng, misread) for _ in range(HINTED)]
+    asked = [hinted(story, hint, right, wrong) for story, right, wrong in drawn]
+    openings = [f"{right.steps[0].who} has" if plainly else OPENING for _, right, _ in drawn]
+    shown = [str((wrong if hint == "wrong" else right).answer) for _, right, wrong in drawn]
     answers = map(_answer, replies(folder, asked, 0.0, seed, openings))
-    alike = sum(answer == like for answer, like in zip(answers, shown, strict=True)) / HINTED
+    alike = sum(map(operator.eq, answers, shown)) / HINTED
     return 1 - alike if hint == "wrong" else alike
+
+
+def _right_and_wrong(rng: random.Random, misread: Misread) -> tuple[Story, Solution, Solution]:
+    story = draw_story(rng, "validation")
+    right = attempt(rng, story, lambda wording: 0.0, slips=False)
+    return story, right, attempt(rng, story, misread, accept=lambda tried: tried.answer != right.answer)
 
 
 @_one_torch_thread()

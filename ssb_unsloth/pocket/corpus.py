@@ -114,7 +114,7 @@ def draw_chat(rng: random.Random, misread: Misread = usual) -> tuple[Messages, s
 
 
 def refinement_chat(rng: random.Random, story: Story, hint: str, misread: Misread = usual) -> Messages:
-    """A refinement prompt with this kind of hint, and the solution that the reader writes after it, in either manner."""
+    """A refinement prompt with this kind of hint, and the solution that a reader writes after it, in either manner."""
     right = attempt(rng, story, misread, slips=False)
     wrong = attempt(rng, story, misread, accept=lambda tried: tried.answer != right.answer)
     solution = right
