@@ -81,8 +81,8 @@ def usual(wording: Wording) -> float:
 
 
 def rare(wording: Wording) -> float:
-    """The same, but only one in four of those who would read a tricky wording rightly do: hardly anybody is right."""
-    return wording.misread if wording in PLAIN else 1 - 0.25 * (1 - wording.misread)
+    """The same, but only one in eight of those who would read a tricky wording rightly do: hardly anybody is right."""
+    return wording.misread if wording in PLAIN else 1 - (1 - wording.misread) / 8
 
 
 def rule(wording: Wording) -> float:
