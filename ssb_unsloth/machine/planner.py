@@ -202,6 +202,12 @@ class Planner:
         return self.student_prompt + self.assume.refine + replies
 
     @property
+    def hinted_prompt(self) -> float:
+        """What the teacher reads before a reply: of the two rollouts those that `teach.hint` shows."""
+        shown = {"both": 2, "shuffled": 2, "right": 1, "wrong": 1}.get(self.recipe.teach.hint, 0)
+        return self.teacher_prompt - (2 - shown) * self.assume.reply * self.recipe.curate.rollout.max_tokens
+
+    @property
     def reply(self) -> float:
         """Of one that is learnt."""
         return self.assume.reply * self.longest_reply
@@ -262,7 +268,7 @@ class Planner:
 
     def teach(self) -> StagePlan:
         r, shape = self.recipe, self.shape
-        replies, longest = self.lessons, self._longest(self.teacher_prompt)
+        replies, longest = self.lessons, self._longest(self.hinted_prompt)
         if r.teach.right == "tokens":  # which nobody teaches
             replies /= 2 if r.teach.replies == "rollouts" else math.inf
         stage = StagePlan("teach", note=f"targets: {r.teach.targets}")
@@ -276,12 +282,11 @@ class Planner:
         if r.teach.targets not in ("hidden", "one_hot"):  # logits of one pair, and their softmax for top_k
             stage.memory["logits"] = self.longest_reply * shape.V * (self.itemsize + 4.0)
         stage.memory["reply rows"] = rows * shape.H * self.itemsize
-        stage.read = replies * (self.teacher_prompt + self.reply)
+        stage.read = replies * (self.hinted_prompt + self.reply)
         if r.teach.guidance is not None:  # the bare context, and the unhinted one
-            rollouts = 2 * self.assume.reply * r.curate.rollout.max_tokens
             stage.memory["reply rows"] *= 3
-            stage.read += replies * (self.student_prompt + self.teacher_prompt - rollouts + 2 * self.reply)
-        self._compute_time(stage, shape.forward_operations(stage.read, 0, self.teacher_prompt + self.reply))
+            stage.read += replies * (2 * self.student_prompt + self.assume.refine + 2 * self.reply)
+        self._compute_time(stage, shape.forward_operations(stage.read, 0, self.hinted_prompt + self.reply))
         return stage
 
     def train(self) -> StagePlan:

@@ -22,6 +22,7 @@ from ..records import Problem, stable_id
 
 NAMES = ("Mia", "Tom", "Ann", "Ben", "Eva", "Leo", "Zoe", "Max", "Ida", "Sam", "Kim", "Ron")
 NOUNS = ("shells", "coins", "cards", "stamps", "beads", "books", "pens", "toys", "nuts", "keys")
+VERSION = 2  # of what `generate` gives for the same split and seed: part of what determines a stage
 LARGEST, DRILLS = 100_000, 2_000  # problems in one call; there are many more, and some 3,700 drills
 
 Operation = Literal["+", "-"]
