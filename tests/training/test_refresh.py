@@ -114,6 +114,18 @@ def test_a_training_that_was_killed_learns_from_the_same_rollouts(run, tmp_path,
     assert run(tmp_path / "broken", refresh={}, teach=teach) == expected  # over, and not done again
 
 
+@pytest.mark.parametrize("at", [4, 6, 7])
+def test_beside_a_guard_that_stops_training_it_resumes_to_the_same_end(run, tmp_path, at):
+    how = {"refresh": {}, "teach": WRONG, "epochs": 5, "guard": {"questions": 8, "every": 3, "patience": 1}}
+    expected = run(tmp_path / "whole", **how)
+    assert expected[3]["stopped_step"] in (6, 9, 12)  # where an epoch ends: nothing is sampled for another
+    assert len(rows_of(tmp_path / "whole")) == 24 * (expected[3]["stopped_step"] // 3 - 1)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", at, **how)
+    assert run(tmp_path / "broken", **how) == expected
+    assert run(tmp_path / "broken", **how) == expected
+
+
 def test_right_replies_of_a_mixture_learn_their_own_tokens_in_every_round(run, tmp_path):
     run(tmp_path / "a", refresh={}, teach=MIXTURE)
     right = {row["id"]: len(row["text"]) % 2 == 0 for row in rows_of(tmp_path / "a")}
