@@ -173,7 +173,7 @@ def save(results: Sequence[Mapping[str, Any]], name: str, args: argparse.Namespa
 def show(results: Sequence[Mapping[str, Any]]) -> None:
     """Print a line for each row."""
     for each in results:
-        name = ":".join(filter(None, (each["contestant"], each.get("option"))))
+        name = ":".join(filter(None, (each["contestant"], each.get("option"), each.get("divergence"))))
         memory = "" if each["peak_bytes"] is None else f"{each['peak_bytes'] / 2**20:9,.0f} MiB"
         seconds = "".join(f"{each['seconds'][key]:10.3f}" for key in ("min", "median", "max"))
         load = "" if not each.get("load") else f"  (others: {each['load']:.1f} cores)"

@@ -42,7 +42,7 @@ def load(folder: Path = RESULTS) -> list[Row]:
 
 
 def name_of(row: Row) -> str:
-    return ":".join(filter(None, (row["contestant"], row.get("option"))))
+    return ":".join(filter(None, (row["contestant"], row.get("option"), row.get("divergence"))))
 
 
 class Results:
@@ -246,6 +246,7 @@ TARGETS = (
 )
 TITLES = {
     "kd-loss": "Loss and gradient",
+    "kd-divergence": "Loss and gradient of each divergence",
     "targets-write": "Writing targets",
     "targets-read": "Reading targets",
     "teacher-pass": "Teacher pass",
@@ -305,7 +306,8 @@ def _rows_table(rows: Sequence[Row]) -> list[str]:
     head = ["contestant", "rows", "H", "V", "min s", "median s", "max s", "CPU s", "/ ours", "peak MiB"]
     body = []
     for row in rows:
-        ours = next((r for r in rows if r["contestant"] == "ours" and r["rows"] == row["rows"]), None)
+        same = [r for r in rows if all(r.get(key) == row.get(key) for key in ("rows", "divergence"))]
+        ours = next((r for r in same if r["contestant"] == "ours"), None)
         times = None if ours is None else row["seconds"]["min"] / ours["seconds"]["min"]
         cells = [name_of(row) + (" (extrapolated)" if row.get("extrapolated") else ""), f"{row['rows']:,}"]
         cells += [f"{row['hidden']:,}", f"{row['vocabulary']:,}"]

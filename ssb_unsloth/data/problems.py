@@ -115,9 +115,12 @@ def problem_of(row: Row, where: str, config: ProblemsConfig) -> Problem:
     Raises:
         UserError: as `iter_problems`.
     """
-    question, gold = cell(row, config.question, where), cell(row, config.gold, where)
+    question = cell(row, config.question, where)
     if not isinstance(question, str) or not question.strip():
         raise UserError(f"{where}: the question is empty or no text (column {config.question!r}).")
+    if config.gold is None:
+        return Problem(stable_id(question), question, "")
+    gold = cell(row, config.gold, where)
     if gold is None or gold == "":
         raise UserError(f"{where}: the gold answer is empty (column {config.gold!r}).")
     name = parts(config.verifier)[0]

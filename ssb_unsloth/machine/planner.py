@@ -202,8 +202,31 @@ class Planner:
         return self.student_prompt + self.assume.refine + replies
 
     @property
+    def hinted_prompt(self) -> float:
+        """What the teacher reads before a reply: of the two rollouts those that `teach.hint` shows."""
+        shown = {"both": 2, "shuffled": 2, "right": 1, "wrong": 1}.get(self.recipe.teach.hint, 0)
+        return self.teacher_prompt - (2 - shown) * self.assume.reply * self.recipe.curate.rollout.max_tokens
+
+    @property
     def reply(self) -> float:
-        return self.assume.reply * self.recipe.curate.refine.max_tokens
+        """Of one that is learnt."""
+        return self.assume.reply * self.longest_reply
+
+    @property
+    def longest_reply(self) -> int:
+        curate = self.recipe.curate
+        own = "teach" in METHODS[self.recipe.train.method].reads and self.recipe.teach.replies != "refined"
+        return (curate.rollout if own else curate.refine).max_tokens
+
+    @property
+    def lessons(self) -> float:
+        """Replies that are learnt: a pair's, or of the pairs' questions as many rollouts as are expected of each kind,
+        half of them right."""
+        curate, teach = self.recipe.curate, self.recipe.teach
+        if "teach" not in METHODS[self.recipe.train.method].reads or teach.replies == "refined":
+            return curate.pairs
+        of_a_kind = curate.rollouts / 2 if teach.each is None else min(teach.each, curate.rollouts / 2)
+        return curate.pairs * of_a_kind * (2 if teach.replies == "rollouts" else 1)
 
     def questions(self) -> int:
         """Asked until there are enough pairs, in whole waves, at most all."""
@@ -218,10 +241,10 @@ class Planner:
         if c.pairs_file:
             return StagePlan("curate", note="pairs of your own")
         asked = self.questions()
-        refined = asked * self.assume.pairs / self.assume.refined_right
+        refined = asked * self.assume.pairs / self.assume.refined_right * c.refinements
         rollouts = 0.0 if c.rollouts_file else asked * c.rollouts * self.assume.reply * c.rollout.max_tokens
         stage = StagePlan("curate", self._sampling_memory(adapters=False))
-        stage.sampled = rollouts + refined * self.reply
+        stage.sampled = rollouts + refined * self.assume.reply * c.refine.max_tokens
         stage.read = asked * self.student_prompt + refined * self.teacher_prompt
         stage.disk = TEXT_BYTES * stage.sampled
         stage.note = f"about {asked:,} questions"
@@ -245,27 +268,32 @@ class Planner:
 
     def teach(self) -> StagePlan:
         r, shape = self.recipe, self.shape
-        pairs, longest = r.curate.pairs, self._longest(self.teacher_prompt)
+        replies, longest = self.lessons, self._longest(self.hinted_prompt)
+        if r.teach.right == "tokens":  # which nobody teaches
+            replies /= 2 if r.teach.replies == "rollouts" else math.inf
         stage = StagePlan("teach", note=f"targets: {r.teach.targets}")
-        stage.disk = pairs * self.reply * target_bytes(r.teach.targets, shape, r.teach.top_k, self.itemsize)
+        stage.disk = replies * self.reply * target_bytes(r.teach.targets, shape, r.teach.top_k, self.itemsize)
         if r.teach.targets == "online":
             return stage
         batch = max(r.teach.batch_tokens, longest)
-        rows = r.curate.refine.max_tokens * max(1, r.teach.batch_tokens // longest)
+        rows = self.longest_reply * max(1, r.teach.batch_tokens // longest)
         stage.memory = self._model_memory()
         stage.memory["activations"] = batch * (shape.saved_bytes(self.itemsize, 0) + shape.H * self.itemsize)
         if r.teach.targets not in ("hidden", "one_hot"):  # logits of one pair, and their softmax for top_k
-            stage.memory["logits"] = r.curate.refine.max_tokens * shape.V * (self.itemsize + 4.0)
+            stage.memory["logits"] = self.longest_reply * shape.V * (self.itemsize + 4.0)
         stage.memory["reply rows"] = rows * shape.H * self.itemsize
-        stage.read = pairs * (self.teacher_prompt + self.reply)
-        self._compute_time(stage, shape.forward_operations(stage.read, 0, self.teacher_prompt + self.reply))
+        stage.read = replies * (self.hinted_prompt + self.reply)
+        if r.teach.guidance is not None:  # the bare context, and the unhinted one
+            stage.memory["reply rows"] *= 3
+            stage.read += replies * (2 * self.student_prompt + self.assume.refine + 2 * self.reply)
+        self._compute_time(stage, shape.forward_operations(stage.read, 0, self.hinted_prompt + self.reply))
         return stage
 
     def train(self) -> StagePlan:
         r, shape = self.recipe, self.shape
         t, longest = r.train, self._longest(self.student_prompt)
         tokens = (t.micro_batch_size or t.batch_size) * longest
-        rows = (t.micro_batch_size or t.batch_size) * r.curate.refine.max_tokens
+        rows = (t.micro_batch_size or t.batch_size) * self.longest_reply
         stage = StagePlan("train", self._training_memory(tokens))
         block = min(LOSS_ROWS, max(1, LOSS_BLOCK // shape.V))
         hidden = rows * shape.H * (2 * self.itemsize + 4)  # student's, teacher's, and the gradient in float32
@@ -274,14 +302,14 @@ class Planner:
         # The probe's cache and the loss's buffers are never held together with each other.
         stage.memory["loss, or the length probe"] = max(loss, probe if t.probe_steps else 0.0)
         length = self.student_prompt + self.reply
-        stage.read = t.epochs * r.curate.pairs * length
+        stage.read = t.epochs * self.lessons * length
         # The adapter; and while it trains two checkpoints with the optimizer's state, and a third that is written.
         stage.disk = (4 + 3 * 12.0) * self.lora
         if t.lora is None:  # the model, in each checkpoint too
             stage.disk = 4.0 * shape.parameters * self.itemsize + 3 * self._optimizer_bytes()
-        steps = t.epochs * math.ceil(r.curate.pairs / t.batch_size)
+        steps = t.epochs * math.ceil(self.lessons / t.batch_size)
         stage.note = f"{steps:,} steps"
-        replies = t.epochs * r.curate.pairs * self.reply
+        replies = t.epochs * self.lessons * self.reply
         loss_operations = 2 * METHODS[t.method].head_products * replies * shape.H * shape.V
         self._compute_time(stage, self._training_operations(stage.read, length) + loss_operations)
         self._add_probes(stage, steps)
@@ -316,7 +344,7 @@ class Planner:
     # -- What they share
 
     def _longest(self, prompt: float) -> int:
-        return min(math.ceil(prompt) + self.recipe.curate.refine.max_tokens, self.recipe.sampler.max_model_len)
+        return min(math.ceil(prompt) + self.longest_reply, self.recipe.sampler.max_model_len)
 
     def _model_memory(self) -> dict[str, float]:
         quantization = getattr(self.recipe.model, "quantization", "none")

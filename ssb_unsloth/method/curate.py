@@ -35,6 +35,7 @@ from ..seeds import derive_seed
 from ..verifier.protocol import Verdict
 from ..verifier.replies import THOUGHTS_BEGIN, answer_part
 from ..verifier.verifiers import MATH, Spec, prepare, verifier_for
+from .votes import voted
 from .yields import Statistics, explanation, is_hopeless
 
 
@@ -116,11 +117,12 @@ class Curator:
         statistics, least = Statistics(), self.config.min_yield
         for number, start in enumerate(range(0, len(problems), self.config.wave)):
             wave = problems[start : start + self.config.wave]
-            of_wave = self._rollouts(number, wave, brought)
+            asked, wave, of_wave = wave, *self._rollouts(number, wave, brought)
             contrasts = self.contrasts(wave, of_wave)
             refined = self._refinements(number, wave, contrasts)
             found = _pairs(wave, contrasts, refined) if self.config.refinements else _without_reply(wave, contrasts)
-            statistics = _add(statistics, _count(wave, of_wave, contrasts, refined, found))
+            votes = None if self.config.gold == "given" else self._equal_to_given(asked, wave)
+            statistics = _add(statistics, _count(asked, of_wave, contrasts, refined, found, votes))
             seen += wave
             rollouts += of_wave
             refinements += refined
@@ -165,19 +167,35 @@ class Curator:
 
     def _rollouts(
         self, number: int, wave: Sequence[Problem], brought: dict[str, list[Completion]] | None
-    ) -> list[Rollout]:
+    ) -> tuple[list[Problem], list[Rollout]]:
+        """The wave's questions with the answers that count as right, and the rollouts, graded by these."""
+        replies: list[tuple[Problem, int, Completion, int | None]]
         if brought is not None:
-            given = [(problem, k, reply) for problem in wave for k, reply in enumerate(brought.get(problem.id, []))]
-            prepare(
-                verifier_for(self.verifier), ((answer_part(reply.text), problem.gold) for problem, _, reply in given)
-            )
-            return [self._graded(problem, "rollout", k, reply, None) for problem, k, reply in given]
-        wanted = [
-            _Wanted(problem, student_messages(problem.question, self.texts), "rollout", k)
-            for problem in wave
-            for k in range(self.config.rollouts)
-        ]
-        return self._sample(wanted, self.config.rollout, number, "rollouts")
+            replies = [(p, k, reply, None) for p in wave for k, reply in enumerate(brought.get(p.id, []))]
+        else:
+            wanted = [
+                _Wanted(problem, student_messages(problem.question, self.texts), "rollout", k)
+                for problem in wave
+                for k in range(self.config.rollouts)
+            ]
+            sampled = self._sample(wanted, self.config.rollout, number, "rollouts")
+            replies = [(w.problem, w.k, reply, w.seed(self.seed)) for w, reply in sampled]
+        if self.config.gold == "majority":
+            of: dict[str, list[Completion]] = {}
+            for problem, _, reply, _ in replies:
+                of.setdefault(problem.id, []).append(reply)
+            wave = voted(wave, of, verifier_for(self.verifier), self.config.equality == "string")
+        golds = {problem.id: problem for problem in wave}
+        graded = [(golds[p.id], k, reply, seed) for p, k, reply, seed in replies if p.id in golds]
+        prepare(verifier_for(self.verifier), ((answer_part(reply.text), p.gold) for p, _, reply, _ in graded))
+        return list(wave), [self._graded(p, "rollout", k, reply, seed) for p, k, reply, seed in graded]
+
+    def _equal_to_given(self, asked: Sequence[Problem], wave: Sequence[Problem]) -> int:
+        """How many of the votes are the gold answers, where those are known: nothing is decided by it."""
+        given = {problem.id: problem.gold for problem in asked}
+        exact, verifier = self.config.equality == "string", verifier_for(self.verifier)
+        known = [(given[problem.id], problem.gold) for problem in wave if given[problem.id]]
+        return sum(len(set(verifier.answer_classes([gold, vote], exact))) == 1 for gold, vote in known)
 
     def _refinements(self, number: int, wave: Sequence[Problem], contrasts: dict[str, Contrast]) -> list[Rollout]:
         wanted = [
@@ -194,10 +212,14 @@ class Curator:
             for shown in [contrasts[p.id]]
             for k in range(self.config.refinements)
         ]
-        return self._sample(wanted, self.config.refine, number, "refinements")
+        replies = self._sample(wanted, self.config.refine, number, "refinements")
+        prepare(verifier_for(self.verifier), ((answer_part(reply.text), w.problem.gold) for w, reply in replies))
+        return [self._graded(w.problem, w.purpose, w.k, reply, w.seed(self.seed)) for w, reply in replies]
 
-    def _sample(self, wanted: Sequence[_Wanted], decoding: SamplingConfig, number: int, title: str) -> list[Rollout]:
-        """One graded reply for each prompt that leaves room for it. What is kept is not asked for again."""
+    def _sample(
+        self, wanted: Sequence[_Wanted], decoding: SamplingConfig, number: int, title: str
+    ) -> list[tuple[_Wanted, Completion]]:
+        """A reply for each prompt that leaves room for it. What is kept is not asked for again."""
         judged = self._judged if title == "refinements" else ""
         kept = Kept(self.folder / "kept" / f"wave-{number:04}.{title}{judged}.jsonl")
         requests, too_long, unsafe = {}, [], []
@@ -223,9 +245,7 @@ class Curator:
             sampler = self.sampler  # started here at the latest, which both kinds of reply need
             with clock.on(clock.ROLLOUTS if title == "rollouts" else clock.REFINEMENTS):
                 kept.sample(sampler, requests, decoding, title=title)
-        replies = [(w, reply) for w in wanted if (reply := kept.replies[w.name]) is not None]
-        prepare(verifier_for(self.verifier), ((answer_part(reply.text), w.problem.gold) for w, reply in replies))
-        return [self._graded(w.problem, w.purpose, w.k, reply, w.seed(self.seed)) for w, reply in replies]
+        return [(w, reply) for w in wanted if (reply := kept.replies[w.name]) is not None]
 
     def _graded(self, problem: Problem, purpose: str, k: int, completion: Completion, seed: int | None) -> Rollout:
         exact = self.config.equality == "string"
@@ -357,7 +377,9 @@ def _count(
     contrasts: dict[str, Contrast],
     refinements: Sequence[Rollout],
     pairs: Sequence[Pair],
+    votes: int | None,
 ) -> Statistics:
+    """`wave`: as it was asked. `votes`: how many are equal to the given answer, where a vote decides."""
     verdicts = [[rollout.verdict for rollout in group] for group in _by_problem(rollouts).values()]
     all_verdicts = Counter(rollout.verdict for rollout in rollouts)
     return Statistics(
@@ -375,6 +397,8 @@ def _count(
         undecided=sum(r.note is not None for r in (*rollouts, *refinements)),
         tokens=sum(len(r.token_ids or []) for r in (*rollouts, *refinements)),
         rollout_tokens=sum(len(r.token_ids or []) for r in rollouts),
+        votes=0 if votes is None else len(verdicts),
+        votes_as_given=votes or 0,
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,7 @@ class TeacherTopK:
         return self.indices.gather(-1, self.values.argmax(-1, keepdim=True))[:, 0]
 
 
+Divergence = Literal["forward", "reverse", "jsd"]  # losses.py says what each is
 Teacher = Tensor | TeacherLogits | TeacherTopK  # a Tensor: hidden states [N, H], for the head
 StoredTeacher = Callable[[Sequence[str]], Teacher]  # pair ids to the rows of their replies, as `targets.Targets` does
 
@@ -86,7 +88,7 @@ class KDLoss:
     """What `kd_loss` returns; all but `loss` is detached, float32 [N], and at the KD temperature."""
 
     loss: Tensor  # [] float32
-    kl: Tensor  # KL_n, without weights and T²
+    kl: Tensor  # D_n, of whichever divergence, before the clip and without weights and T²
     agreement: Tensor | None = None  # with `stats`: 1 where both models have the same likeliest word, else 0
     teacher_entropy: Tensor | None = None  # with `stats`: nats; of the k + 1 outcomes for a TeacherTopK
     student_entropy: Tensor | None = None  # with `stats`: nats
@@ -112,8 +114,23 @@ class Terms:
     ce_weight: float
     raw_teacher: bool  # the teacher's logits still need the head's bias, scale and soft-cap
     gradient: bool
+    divergence: Divergence = "forward"
+    beta: float = 0.5
+    clip: float = math.inf
 
     @property
     def bound(self) -> float:
-        """Bound of d loss_n / d s_n without w_n. Gradients are divided by it until they are float32 for good."""
+        """Bound of d loss_n / d s_n without w_n and `steepness`. Gradients are divided by both until they are float32
+        for good: half precision ends at 65,504.
+        """
         return abs(self.kd_weight) * self.temperature + abs(self.ce_weight) or 1.0
+
+    def steepness(self, kl: Tensor) -> Tensor:
+        """What else the gradients of rows with these reverse KLs [n] are divided by, since they grow with it:
+        |q (log q - log p - D)| <= 1 + D, because the negative terms of sum q (log q - log p) come to -1 at most.
+        """
+        return 1 + kl
+
+    def kept(self, kl: Tensor) -> Tensor:
+        """c_n: what the clip leaves of rows with these divergences [n]."""
+        return (self.clip / kl).clamp_max(1)

@@ -14,12 +14,9 @@ from ..prompts import BETWEEN, Messages, student_messages
 from ..prompts.hints import hinted_prompts, unhinted_prompts
 from ..recipe.schema import PromptsConfig, Recipe
 from ..records import Pair, Rollout
-from ..run.curated import read_pairs, read_rollouts
-from ..run.rundir import RunDir
 from ..verifier.verifiers import verifier_for
 from .collator import Example
-from .lessons import Lesson
-from .lessons import lessons as lessons_from
+from .lessons import Lesson, lessons
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,9 +27,9 @@ def render_examples(
 ) -> list[Example]:
     """The lessons as the teacher pass and the trainer take them, by the recipe's `prompts` and `teach`. A pair is a
     right one."""
-    lessons = [one if isinstance(one, Lesson) else Lesson(one, right=True) for one in learnt_from]
+    learnt_as = [one if isinstance(one, Lesson) else Lesson(one, right=True) for one in learnt_from]
     prompts, teach = recipe.prompts, recipe.teach
-    pairs = [lesson.pair for lesson in lessons]
+    pairs = [lesson.pair for lesson in learnt_as]
     if teach.hint == "gold":
         verifier = verifier_for(recipe.problems.verifier)
         pairs = [replace(pair, gold=verifier.shown(pair.gold)) for pair in pairs]
@@ -40,7 +37,7 @@ def render_examples(
     if teach.guidance is not None:
         of_teacher.append(unhinted_prompts(pairs, prompts.texts))
     made = []
-    for lesson, pair, *shown in zip(lessons, pairs, *of_teacher, strict=True):
+    for lesson, pair, *shown in zip(learnt_as, pairs, *of_teacher, strict=True):
         asked = pair.prompt or student_messages(pair.question, prompts.texts)
         contexts = [student_prompt_ids(prompts, asked, tokenizer), *(render(tokenizer, each) for each in shown)]
         retokenized = encode(tokenizer, pair.reply) if prompts.reply == "retokenized" else None
@@ -51,11 +48,11 @@ def render_examples(
     return made
 
 
-def lessons_of(recipe: Recipe, run: RunDir, tokenizer: PreTrainedTokenizerBase) -> list[Lesson]:
-    """What the recipe's `teach` section learns from, of what curation left in that run."""
-    own = recipe.teach.replies != "refined" or recipe.teach.weights != "equal"
-    rollouts = read_rollouts(run) if own else []
-    return lessons_from(recipe.teach, read_pairs(run), rollouts, recipe.seed, partial(token_ids, tokenizer=tokenizer))
+def lessons_of(
+    recipe: Recipe, pairs: Sequence[Pair], rollouts: Sequence[Rollout], tokenizer: PreTrainedTokenizerBase
+) -> list[Lesson]:
+    """What the recipe's `teach` section learns from, of these pairs and, where `needs_rollouts`, all rollouts."""
+    return lessons(recipe.teach, pairs, rollouts, recipe.seed, partial(token_ids, tokenizer=tokenizer))
 
 
 def token_ids(rollout: Rollout, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -1,8 +1,8 @@
 """The work of `losses._rows` as one Triton kernel: two sweeps over each row's logits instead of a dozen.
 
 The convention is that of losses.py. One program has one row: the first sweep keeps running maxima, sums and
-expectations of both softmaxes, the second overwrites the student's logits with their gradient. Imported only where it
-is used, since Triton is not everywhere.
+expectations of both softmaxes, the second overwrites the student's logits with their gradient. The JSD takes one more
+between them, since its mixture needs both sums. Imported only where it is used, since Triton is not everywhere.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -31,6 +31,14 @@ def _final(logits, bias, scale, softcap, HAS_BIAS: tl.constexpr, HAS_CAP: tl.con
 
 
 @triton.jit
+def _from_mixture(log_p, log_q, beta):
+    """log m - log q and log m - log p of the JSD's mixture m, as losses._divergence has them."""
+    x = log_p - log_q + tl.log(beta) - tl.log(1 - beta)
+    above = tl.maximum(x, 0.0) + tl.log(1 + tl.exp(-tl.abs(x)))
+    return above + tl.log(1 - beta), above - x + tl.log(beta)
+
+
+@triton.jit
 def _kd_rows(
     s_ptr,
     t_ptr,
@@ -50,12 +58,16 @@ def _kd_rows(
     t_temperature,
     kd_share,
     ce_share,
+    beta,
+    clip,
     HAS_BIAS: tl.constexpr,
     HAS_CAP: tl.constexpr,
     RAW_TEACHER: tl.constexpr,
     HAS_CE: tl.constexpr,
     STATS: tl.constexpr,
     GRADIENT: tl.constexpr,
+    REVERSE: tl.constexpr,
+    JSD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -67,6 +79,7 @@ def _kd_rows(
     t_sum = 0.0
     s1_sum = 0.0  # the student's at temperature 1
     t_gap = 0.0  # of exp(teacher's logit - maximum) (teacher's logit - student's)
+    s_gap = 0.0  # of exp(student's logit - maximum) (student's logit - teacher's)
     s_mean = 0.0  # of exp(logit - maximum) logit
     t_mean = 0.0
     s_best = 0
@@ -90,6 +103,8 @@ def _kd_rows(
         shrink = tl.exp(s_max - new_max)
         e = tl.where(real, tl.exp(s - new_max), 0.0)
         s_sum = s_sum * shrink + tl.sum(e, axis=0)
+        if REVERSE:
+            s_gap = s_gap * shrink + tl.sum(e * (s - t), axis=0)
         if STATS:
             s_mean = s_mean * shrink + tl.sum(e * s, axis=0)
         if HAS_CE:
@@ -112,7 +127,29 @@ def _kd_rows(
 
     s_lse = s_max + tl.log(s_sum)
     t_lse = t_max + tl.log(t_sum)
-    tl.store(kl_ptr + row, tl.maximum(t_gap / t_sum + s_lse - t_lse, 0.0))
+    own = 0.0  # KL of the student to the teacher, or to the mixture
+    if JSD:
+        other = 0.0  # KL of the teacher to the mixture
+        for first in range(0, vocabulary, BLOCK):
+            words = first + tl.arange(0, BLOCK)
+            real = words < vocabulary
+            bias = tl.load(bias_ptr + words, mask=real, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
+            s = _final(tl.load(s_ptr + words, mask=real, other=0.0), bias, scale, softcap, HAS_BIAS, HAS_CAP)
+            t = tl.load(t_ptr + words, mask=real, other=0.0)
+            if RAW_TEACHER:
+                t = _final(t, bias, scale, softcap, HAS_BIAS, HAS_CAP)
+            log_q = s / temperature - s_lse
+            log_p = t / t_temperature - t_lse
+            from_q, from_p = _from_mixture(log_p, log_q, beta)
+            own -= tl.sum(tl.where(real, tl.exp(log_q) * from_q, 0.0), axis=0)
+            other -= tl.sum(tl.where(real, tl.exp(log_p) * from_p, 0.0), axis=0)
+        kl = tl.maximum(beta * other + (1 - beta) * own, 0.0)
+    elif REVERSE:
+        own = s_gap / s_sum + t_lse - s_lse
+        kl = tl.maximum(own, 0.0)
+    else:
+        kl = tl.maximum(t_gap / t_sum + s_lse - t_lse, 0.0)
+    tl.store(kl_ptr + row, kl)
     if STATS:
         tl.store(agreement_ptr + row, tl.where(s_best == t_best, 1.0, 0.0))
         tl.store(t_entropy_ptr + row, t_lse - t_mean / t_sum)
@@ -127,6 +164,8 @@ def _kd_rows(
         tl.store(ce_ptr + row, s1_lse - at_label)
 
     if GRADIENT:
+        if kl > clip:
+            kd_share *= clip / kl
         for first in range(0, vocabulary, BLOCK):
             words = first + tl.arange(0, BLOCK)
             real = words < vocabulary
@@ -135,9 +174,19 @@ def _kd_rows(
             t = tl.load(t_ptr + words, mask=real, other=0.0)
             if RAW_TEACHER:
                 t = _final(t, bias, scale, softcap, HAS_BIAS, HAS_CAP)
-            g = kd_share * (tl.exp(s / temperature - s_lse) - tl.exp(t / t_temperature - t_lse))
+            log_q = s / temperature - s_lse
+            log_p = t / t_temperature - t_lse
+            if JSD:
+                from_q, _ = _from_mixture(log_p, log_q, beta)
+                g = kd_share * (beta - 1) * tl.exp(log_q) * (from_q + own)
+            elif REVERSE:
+                g = kd_share * tl.exp(log_q) * (log_q - log_p - own)
+            else:
+                g = kd_share * (tl.exp(log_q) - tl.exp(log_p))
             if HAS_CE:
                 g += ce_share * (tl.exp(s - s1_lse) - tl.where(words == label, 1.0, 0.0))
+            if REVERSE:
+                g /= 1 + kl  # Terms.steepness
             if HAS_CAP:
                 g *= 1 - (s / softcap) * (s / softcap)
             tl.store(s_ptr + words, g, mask=real)
@@ -153,6 +202,8 @@ def kd_rows(s: Tensor, t: Tensor, head: Head, words: Tensor | None, terms: Terms
         "HAS_CE": words is not None,
         "STATS": "agreement" in out,
         "GRADIENT": terms.gradient,
+        "REVERSE": terms.divergence == "reverse",
+        "JSD": terms.divergence == "jsd",
     }
     _kd_rows[(len(s),)](
         s,
@@ -173,6 +224,8 @@ def kd_rows(s: Tensor, t: Tensor, head: Head, words: Tensor | None, terms: Terms
         terms.teacher_temperature,
         terms.kd_weight * terms.temperature / terms.bound,
         terms.ce_weight / terms.bound,
+        terms.beta,
+        terms.clip,
         BLOCK=BLOCK,
         num_warps=8,
         **options,

@@ -5,14 +5,33 @@ The convention, stated here and nowhere else. For row n, one reply token of one 
     s_n, t_n   student's and teacher's logits at temperature 1, after the head's own transforms    [V]
     p_n, q_n   softmax(a t_n / T), softmax(s_n / T): teacher and student at the KD temperature T; a, `sharpen`, is 1
                in the paper, and above 1 an experiment of ours: a teacher more certain than the model is
-    KL_n       sum_v p_nv (log p_nv - log q_nv): forward, teacher first, in nats
+    D_n        the divergence, in nats; KL(x || y) is sum_v x_v (log x_v - log y_v)
+               forward   KL(p_n || q_n), teacher first: the paper's, and the default
+               reverse   KL(q_n || p_n)
+               jsd       b KL(p_n || m_n) + (1 - b) KL(q_n || m_n) with m_n = b p_n + (1 - b) q_n and b, `beta`, the
+                         teacher's share of the mixture: the generalized JSD of GKD (arXiv 2306.13649, Eq. 1) and TRL
+    c_n        min(1, clip / D_n), a constant to the gradient; 1 without a clip
     CE_n       -log softmax(s_n)[label_n]: at temperature 1
-    loss       sum_n w_n (kd_weight T² KL_n + ce_weight CE_n)
+    loss       sum_n w_n (kd_weight T² c_n D_n + ce_weight CE_n)
 
-T² is part of the loss, so it reaches the gradient: d loss / d s_n = w_n (kd_weight T (q_n - p_n) + ce_weight
-(softmax(s_n) - onehot(label_n))). The weights w_n carry the denominator (`row_weights`): w_n = 1 / (examples x reply
-tokens of the row's example) makes the loss the paper's Eq. 6, and 1 / reply tokens the mean of its released code. The
-teacher is a constant: no gradient reaches it, also not through a head that trains.
+As b goes to 0 the JSD goes to 0 as b times the forward KL, and as b goes to 1 as 1 - b times the reverse one. TRL takes
+0 and 1 for those KLs themselves; here they have names, and b lies between.
+
+T² is part of the loss, so it reaches the gradient: d loss / d s_n = w_n (kd_weight T c_n g_n + ce_weight
+(softmax(s_n) - onehot(label_n))), where g_n, which is T d D_n / d s_n, is
+
+    forward   q_n - p_n
+    reverse   q_n (log q_n - log p_n - D_n)
+    jsd       (1 - b) q_n (log q_n - log m_n - KL(q_n || m_n))
+
+The clip makes a row smaller as a whole: it counts as `clip`, and its gradient keeps its direction. Cutting the entries
+of the sum over v one by one, as OPSD does (arXiv 2601.18734), can turn it round. Of a teacher's top k the outcomes are
+its k words and the tail, and a word of the tail has its share q_v / q_tail of the tail's g. Where the teacher excludes
+what the student can say, as one-hot teachers do, the reverse KL is infinite, and refused.
+
+The weights w_n carry the denominator (`row_weights`): w_n = 1 / (examples x reply tokens of the row's example) makes
+the loss the paper's Eq. 6, and 1 / reply tokens the mean of its released code. The teacher is a constant: no gradient
+reaches it, also not through a head that trains.
 
 Shapes: N rows (the reply tokens of a batch, end to end), H hidden, V vocabulary, B examples, k words kept of a teacher.
 """
@@ -23,13 +42,13 @@ import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distributions import LOWEST, Head, KDLoss, Teacher, TeacherLogits, TeacherTopK, Terms
+from .distributions import LOWEST, Divergence, Head, KDLoss, Teacher, TeacherLogits, TeacherTopK, Terms
 
 CHUNK_ROWS = 256  # rows whose logits exist at a time: fewer slow the matrix products down, more take memory
 _WIDE_PRODUCTS = ("cuda",)  # devices that multiply narrow matrices into a float32 one
@@ -89,10 +108,14 @@ def kd_loss_dense(
     kd_weight: float = 1.0,
     ce_weight: float = 0.0,
     sharpen: float = 1.0,
+    divergence: Divergence = "forward",
+    beta: float = 0.5,
+    clip: float | None = None,
     stats: bool = False,
 ) -> KDLoss:
     """`kd_loss` by plain autograd over [N, V] logits: to read, to test against, and to differentiate twice."""
     _check(student, teacher, head, weights, temperature, labels, ce_weight, sharpen)
+    _check_divergence(teacher, weights, len(head.weight), divergence, beta, clip)
     s = _dense_logits(student, head)
     log_q = outcomes = F.log_softmax(s / temperature, dim=-1)
     with torch.no_grad():
@@ -104,9 +127,16 @@ def kd_loss_dense(
             best = log_p.argmax(-1)
     if isinstance(teacher, TeacherTopK):
         outcomes = teacher.log_q(log_q)
-    kl = (log_p.exp() * (log_p - outcomes)).sum(-1)
+    if divergence == "forward":
+        kl = _kl(log_p, outcomes)
+    elif divergence == "reverse":
+        kl = _kl(outcomes, log_p)
+    else:
+        log_m = torch.logaddexp(log_p + math.log(beta), outcomes + math.log1p(-beta))
+        kl = beta * _kl(log_p, log_m) + (1 - beta) * _kl(outcomes, log_m)
+    kept = 1.0 if clip is None else (clip / kl.detach()).clamp_max(1)
     ce = F.cross_entropy(s, labels.clamp_min(0), reduction="none") if labels is not None and ce_weight else 0.0
-    loss = (weights.to(s.dtype) * (kd_weight * temperature**2 * kl + ce_weight * ce)).sum()
+    loss = (weights.to(s.dtype) * (kd_weight * temperature**2 * kept * kl + ce_weight * ce)).sum()
     if not stats:
         return KDLoss(loss, kl.detach())
     log_q = log_q.detach()
@@ -125,6 +155,9 @@ def kd_loss(
     kd_weight: float = 1.0,
     ce_weight: float = 0.0,
     sharpen: float = 1.0,
+    divergence: Divergence = "forward",
+    beta: float = 0.5,
+    clip: float | None = None,
     chunk_rows: int | None = None,
     stats: bool = False,
     kernel: Literal["auto", "torch", "triton"] = "auto",
@@ -143,6 +176,9 @@ def kd_loss(
         weights: [N], see `row_weights`. A row of weight 0 adds exactly nothing, whatever it holds.
         temperature: the KD temperature T, above 0.
         sharpen: what the teacher's logits are multiplied by, above 0.
+        divergence: "forward", "reverse" or "jsd".
+        beta: the teacher's share of the JSD's mixture, between 0 and 1; read by "jsd" alone.
+        clip: the most nats that a row's divergence counts, above 0; None: all.
         labels: [N] the reply tokens; needed if `ce_weight` is not 0. A negative one counts as word 0: give its row
             weight 0.
         chunk_rows: the most rows whose logits exist at a time (default CHUNK_ROWS); results do not depend on it.
@@ -151,19 +187,23 @@ def kd_loss(
             on a GPU where Triton is installed. On an H100 that took 0.56 of plain torch's time (docs/gpu.md).
 
     Raises:
-        ValueError: shapes, temperature, or labels do not fit together.
+        ValueError: shapes, temperature, labels or divergence do not fit together; a row that counts has a teacher
+            against whom the reverse KL is infinite.
         RuntimeError: in backward, if a second derivative is asked for.
     """
     _check(student, teacher, head, weights, temperature, labels, ce_weight, sharpen, chunk_rows)
+    _check_divergence(teacher, weights, len(head.weight), divergence, beta, clip)
     inputs = (student, head.weight, head.bias)
     wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in inputs]
-    terms = Terms(temperature, temperature / sharpen, kd_weight, ce_weight, isinstance(teacher, Tensor), any(wanted))
+    parts = (temperature, temperature / sharpen, kd_weight, ce_weight)
+    terms = Terms(*parts, isinstance(teacher, Tensor), any(wanted), divergence, beta, clip or math.inf)
     with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
         chunk = chunk_rows or CHUNK_ROWS
         if kernel == "auto":
             kernel = "triton" if student.is_cuda and find_spec("triton") else "torch"
         rows, gradients = _walk(student, teacher, head, weights, labels, terms, wanted, chunk, stats, kernel)
-        per_row = kd_weight * temperature**2 * rows["kl"] + ce_weight * rows.pop("ce")
+        counts = rows["kl"] if clip is None else rows["kl"].clamp_max(clip)
+        per_row = kd_weight * temperature**2 * counts + ce_weight * rows.pop("ce")
         loss = (weights.to(per_row.dtype) * per_row).masked_fill(weights == 0, 0).sum()
     if any(wanted):
         loss = _WithGradients.apply(loss, *inputs, *gradients)
@@ -211,7 +251,6 @@ def _walk(
     shapes = (student.shape, weight.shape, weight.shape[:1])
     gradients = [student.new_zeros(x, dtype=dtype) if want else None for x, want in zip(shapes, wanted, strict=True)]
     d_student_NH, d_weight_VH, d_bias_V = gradients
-    row_scale = weights.to(dtype)[:, None] * (head.scale * terms.bound)
     ignored = weights[:, None] == 0
 
     chunks = list(_slices(n_rows, chunk_rows))
@@ -241,10 +280,13 @@ def _walk(
                 t = t_NV[part]
             words = labels[at].clamp_min(0) if labels is not None and terms.ce_weight else None
             between(s_NV[part], t, head, words, terms, {name: values[at] for name, values in result.items()})
+        row_scale = weights[rows].to(dtype)[:, None] * (head.scale * terms.bound)
+        if terms.divergence == "reverse":
+            row_scale *= terms.steepness(result["kl"][rows])[:, None]
         if d_student_NH is not None:
-            _multiply(s_NV, weight, out=d_student_NH[rows]).mul_(row_scale[rows]).masked_fill_(ignored[rows], 0)
+            _multiply(s_NV, weight, out=d_student_NH[rows]).mul_(row_scale).masked_fill_(ignored[rows], 0)
         if d_weight_VH is not None or d_bias_V is not None:
-            s_NV.mul_(row_scale[rows]).masked_fill_(ignored[rows], 0)
+            s_NV.mul_(row_scale).masked_fill_(ignored[rows], 0)
         if d_weight_VH is not None:
             torch.addmm(d_weight_VH, s_NV.T, hidden_NH.to(dtype).masked_fill(ignored[rows], 0), out=d_weight_VH)
         if d_bias_V is not None:
@@ -263,7 +305,8 @@ def _rows(
 ) -> None:
     """The work between the products, for a block of n rows.
 
-    s: [n, V] the student's h Wᵀ; overwritten by the gradient with respect to it, but for w_n, head.scale, terms.bound.
+    s: [n, V] the student's h Wᵀ; overwritten by the gradient with respect to it, but for w_n, head.scale, and the
+        bound and steepness of the terms.
     t: [n, V] the teacher's, or its final logits, overwritten; or its likeliest words.
     words: [n] labels, for the cross-entropy.
     out: [n] each: what it names is filled.
@@ -278,10 +321,11 @@ def _rows(
         out["ce"].copy_(log_q1.gather(-1, words[:, None])[:, 0].neg_())
         d_ce = log_q1.exp_() if terms.gradient else None
     log_q = outcomes = torch.log_softmax(s.div_(terms.temperature), dim=-1, out=work[0, : len(s)])
-    q = torch.exp(log_q, out=s)
+    q = of_outcomes = torch.exp(log_q, out=s)
     if isinstance(t, TeacherTopK):
         log_p, outcomes = t.log_p(s.dtype), t.log_q(log_q)
-        p = log_p.exp()
+        p, of_outcomes = log_p.exp(), outcomes.exp()
+        tail = outcomes[:, -1:].clone()
     else:
         log_p = torch.log_softmax(t.div_(terms.teacher_temperature), dim=-1, out=work[1, : len(s)])
         p = torch.exp(log_p, out=t)
@@ -290,20 +334,45 @@ def _rows(
         out["agreement"].copy_(best == log_q.argmax(-1))
         out["teacher_entropy"].copy_(-torch.linalg.vecdot(p, log_p))
         out["student_entropy"].copy_(-torch.linalg.vecdot(q, log_q))
-    out["kl"].copy_(torch.linalg.vecdot(p, log_p.sub_(outcomes)).clamp_min_(0))
+    kl = out["kl"].copy_(_divergence(log_p, outcomes, p, of_outcomes, terms))
     if not terms.gradient:
         return
-    if isinstance(t, TeacherTopK):  # a word in the tail has its share of the tail's gap
-        gap = outcomes.exp() - p
-        torch.exp(log_q.sub_(outcomes[:, -1:]), out=s).mul_(gap[:, -1:]).scatter_(-1, t.indices, gap[:, :-1])
-    else:
-        q.sub_(p)
+    if isinstance(t, TeacherTopK):
+        torch.exp(log_q.sub_(tail), out=s).mul_(of_outcomes[:, -1:]).scatter_(-1, t.indices, of_outcomes[:, :-1])
     s.mul_(terms.kd_weight * terms.temperature / terms.bound)
+    if terms.clip < math.inf:
+        s.mul_(terms.kept(kl)[:, None])
     if words is not None and d_ce is not None:
         d_ce[torch.arange(len(words), device=words.device), words] -= 1
         s.add_(d_ce, alpha=terms.ce_weight / terms.bound)
+    if terms.divergence == "reverse":
+        s.div_(terms.steepness(kl)[:, None])
     if slope is not None:
         s.mul_(slope)
+
+
+def _divergence(log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor, terms: Terms) -> Tensor:
+    """D_n [n] of distributions [n, outcomes]. Overwrites q with g_n where gradients are wanted, and both logarithms."""
+    gap = log_p.sub_(log_q)
+    if terms.divergence == "forward":
+        kl = torch.linalg.vecdot(p, gap)
+        if terms.gradient:
+            q.sub_(p)
+        return kl.clamp_min_(0)
+    if terms.divergence == "reverse":  # in both cases: log of what q is held against, less log q
+        apart, share = gap, 1.0
+        kl = own = -torch.linalg.vecdot(q, apart)
+    else:
+        # log m - log q is log(1 - b) + softplus(x), and log m - log p is log b + softplus(x) - x
+        beta, share = terms.beta, 1 - terms.beta
+        x = gap.add_(math.log(beta) - math.log1p(-beta))
+        apart = torch.logaddexp(x, x.new_zeros(()), out=log_q)
+        from_p = torch.sub(apart, x, out=x).add_(math.log(beta))
+        own = -torch.linalg.vecdot(q, apart.add_(math.log1p(-beta)))
+        kl = share * own - beta * torch.linalg.vecdot(p, from_p)
+    if terms.gradient:
+        q.mul_(apart.add_(own[:, None]).mul_(-share))
+    return kl.clamp_min(0)
 
 
 def _multiply(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
@@ -335,6 +404,10 @@ def _transform_(logits: Tensor, head: Head) -> None:
         logits.mul_(head.scale)
     if head.softcap:
         logits.div_(head.softcap).tanh_().mul_(head.softcap)
+
+
+def _kl(log_x: Tensor, log_y: Tensor) -> Tensor:
+    return (log_x.exp() * (log_x - log_y)).sum(-1)
 
 
 def _dense_logits(hidden: Tensor, head: Head) -> Tensor:
@@ -389,3 +462,28 @@ def _check(
                 f"{name}: expected shape {list(shape)}, found {list(tensor.shape)}. "
                 f"(N = {n} rows of student; V, H = {v}, {h} from head.weight.)"
             )
+
+
+def _check_divergence(
+    teacher: Teacher, weights: Tensor, vocabulary: int, divergence: str, beta: float, clip: float | None
+) -> None:
+    """Raise ValueError for a divergence that there is not, or that is infinite."""
+    if divergence not in get_args(Divergence):
+        raise ValueError(f'divergence: expected "forward", "reverse" or "jsd", found {divergence!r}.')
+    if divergence == "jsd" and not 0 < beta < 1:
+        raise ValueError(f"beta: expected a number between 0 and 1, found {beta}.")
+    if clip is not None and not 0 < clip < math.inf:
+        raise ValueError(f"clip: expected a number above 0, or None, found {clip}.")
+    if divergence != "reverse" or isinstance(teacher, Tensor) or not len(weights):
+        return
+    if isinstance(teacher, TeacherLogits):
+        least = teacher.logits.amin(-1)
+    else:
+        least = teacher.values.amin(-1)
+        if teacher.values.shape[-1] < vocabulary:  # else there is no tail, and nothing of the student's in it
+            least = torch.minimum(least, teacher.log_tail)
+    if (torch.isneginf(least) & (weights != 0)).any():
+        raise ValueError(
+            "divergence: reverse is infinite against a teacher that gives some words no probability, as a one-hot one;"
+            ' take "forward" or "jsd".'
+        )

@@ -27,8 +27,8 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Statistics:
-    """How questions became pairs; `report.json` carries it as it is. Counts of questions, but for `pairs` and the last
-    seven."""
+    """How questions became pairs; `report.json` carries it as it is. Counts of questions, but for `pairs` and those
+    of replies and tokens."""
 
     questions: int = 0  # that were sampled
     all_right: int = 0
@@ -38,7 +38,8 @@ class Statistics:
     refined: int = 0  # of the mixed: a refinement was sampled (not all: a hinted prompt may be too long)
     accepted: int = 0  # of the refined: a refinement's last box is right and it was not cut off
     pairs: int = 0  # of the first accepted questions, as many as the recipe asks for; several refinements give several
-    # Too long for the model, or spell its control tokens, or without rollouts in the file that was made elsewhere.
+    # Too long for the model, or spell its control tokens, or without rollouts in the file that was made elsewhere, or
+    # without a majority's answer where that is the gold answer.
     skipped: int = 0
     rollouts: int = 0
     no_answer: int = 0  # rollouts without a box
@@ -47,6 +48,8 @@ class Statistics:
     tokens: int = 0  # sampled, rollouts and refinements
     rollout_tokens: int = 0  # of these, the rollouts'
     brought: int = 0  # pairs made elsewhere; then all counts but `pairs` are 0
+    votes: int = 0  # questions with a majority's answer, where that is the gold answer; those without are skipped
+    votes_as_given: int = 0  # of these: equal to the gold answer that the data has
 
 
 def is_hopeless(paired: int, questions: int, least: float | None) -> bool:

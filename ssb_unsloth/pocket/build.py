@@ -1,14 +1,18 @@
 """Build the pocket's model from nothing: `python -m ssb_unsloth.pocket.build --out DIR [--steps N] [--seed S]`.
 
 Trains the tokenizer and then a Qwen2 model of 0.8 million parameters on freshly drawn chats (`corpus`), saves an
-ordinary Hugging Face folder in half precision, and prints the accuracy of the built and of the shipped model. Two cores
-take about 15 minutes.
+ordinary Hugging Face folder in half precision, and prints the accuracy of the built and of the shipped model, and how
+often they follow each kind of hint. Two cores take about 20 minutes.
+
+`--text rare` and `--text rule` train on what other readers write (`corpus.READERS`); a recipe takes such a model by
+`model.name: DIR`, with the same problems.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import operator
 import random
 import re
 from collections.abc import Iterator, Sequence
@@ -24,21 +28,24 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 from ..io.terminal import tell
-from ..prompts import student_messages
+from ..prompts import Messages, student_messages
 from ..records import Problem
 from . import MODEL_DIR
+from .corpus import HINTS, OPENING, READERS, Misread, Solution, attempt, hinted
 from .muon import Muon
-from .problems import generate
-from .tokenizer import POCKET, Corpus, train_tokenizer
+from .problems import Story, draw_story, generate
+from .tokenizer import POCKET, TEXTS, Corpus, train_tokenizer
 
-STEPS = 2000
+STEPS = 2600
 THREADS = 2
 BATCH_TOKENS = 2048  # of each thread, with padding
 LEARNING_RATE = 4e-3
 WARM_UP = 100  # steps
 POOL = 2048  # chats drawn at a time and sorted by length, so that little is padded
 IGNORE = -100  # label of a token that is not learned
-VALIDATION = 300  # problems that both models are compared on
+SPLITS = ("validation", "validation_hard", "untrained", "drills")  # that both models are compared on
+VALIDATION, HINTED = 300, 60  # problems of each, and stories with each kind of hint
+LONGEST = 160  # tokens of a reply
 
 
 def configuration(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> Qwen2Config:
@@ -178,23 +185,69 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path)
     tokenizer.save_pretrained(out)
 
 
-@_one_torch_thread()
-@torch.inference_mode()
 def accuracy(folder: Path, problems: Sequence[Problem], temperature: float, seed: int = 0) -> float:
     """Share of the problems whose last box holds the gold number; greedy at temperature 0."""
+    said = replies(folder, [student_messages(problem.question) for problem in problems], temperature, seed)
+    return sum(_answer(reply) == problem.gold for reply, problem in zip(said, problems, strict=True)) / len(problems)
+
+
+def followed(folder: Path, hint: str, plainly: bool, misread: Misread, seed: int = 0) -> float:
+    """Share of the stories whose greedy solution after this kind of hint, begun in one manner or the other, ends as the
+    right solution does; shown only a wrong one, elsewhere than that. `misread` is how the wrong ones were read.
+    """
+    rng = random.Random(seed)
+    drawn = [_right_and_wrong(rng, misread) for _ in range(HINTED)]
+    asked = [hinted(story, hint, right, wrong) for story, right, wrong in drawn]
+    openings = [f"{right.steps[0].who} has" if plainly else OPENING for _, right, _ in drawn]
+    shown = [str((wrong if hint == "wrong" else right).answer) for _, right, wrong in drawn]
+    answers = map(_answer, replies(folder, asked, 0.0, seed, openings))
+    alike = sum(map(operator.eq, answers, shown)) / HINTED
+    return 1 - alike if hint == "wrong" else alike
+
+
+def _right_and_wrong(rng: random.Random, misread: Misread) -> tuple[Story, Solution, Solution]:
+    story = draw_story(rng, "validation")
+    right = attempt(rng, story, lambda wording: 0.0, slips=False)
+    return story, right, attempt(rng, story, misread, accept=lambda tried: tried.answer != right.answer)
+
+
+@_one_torch_thread()
+@torch.inference_mode()
+def replies(
+    folder: Path, asked: Sequence[Messages], temperature: float, seed: int = 0, openings: Sequence[str] | None = None
+) -> list[str]:
+    """What the folder's model replies to each chat, at most LONGEST tokens, after the opening that it is given."""
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     torch.manual_seed(seed)
-    prompts = [student_messages(problem.question) for problem in problems]
-    inputs: Any = tokenizer.apply_chat_template(
-        prompts, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-    )
+    prompts: Any = tokenizer.apply_chat_template(list(asked), add_generation_prompt=True, tokenize=False)
+    begun = openings or [""] * len(prompts)
+    texts = [prompt + opening for prompt, opening in zip(prompts, begun, strict=True)]
+    inputs: Any = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
     sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
-    ids = model.generate(**inputs, max_new_tokens=96, **({"do_sample": False} | sampling))
-    replies = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    # Answers here are plain whole numbers, so this needs no mathematics; the pipeline's grader agrees.
-    boxes = [re.findall(r"\\boxed\{(\d+)\}", reply) for reply in replies]
-    return sum(box[-1:] == [problem.gold] for box, problem in zip(boxes, problems, strict=True)) / len(problems)
+    ids = model.generate(**inputs, max_new_tokens=LONGEST, **({"do_sample": False} | sampling))
+    written = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [opening + reply for opening, reply in zip(begun, written, strict=True)]
+
+
+def _answer(reply: str) -> str | None:
+    """What the last box holds. Answers here are plain whole numbers, so this needs no mathematics; the pipeline's
+    grader agrees."""
+    boxes = re.findall(r"\\boxed\{(\d+)\}", reply)
+    return boxes[-1] if boxes else None
+
+
+def compare(name: str, folder: Path, misread: Misread) -> None:
+    """Print how right a model is on each split, and how often it follows each kind of hint in each manner."""
+    tell(f"{name:<18}  greedy  temperature 0.8   {folder}")
+    for split in SPLITS:
+        problems = generate(split, VALIDATION, seed=0)
+        scores = [accuracy(folder, problems, temperature) for temperature in (0.0, 0.8)]
+        tell(f"{split:<18}{scores[0]:>8.1%}{scores[1]:>17.1%}")
+    tell("hints followed     plainly          refined")
+    for hint in (hint for hint in HINTS if hint != "none"):
+        scores = [followed(folder, hint, plainly, misread) for plainly in (True, False)]
+        tell(f"{hint:<18}{scores[0]:>8.1%}{scores[1]:>17.1%}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -203,21 +256,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model into")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"batches of pre-training (default {STEPS})")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the text (default 0)")
+    parser.add_argument("--text", choices=TEXTS, default="usual", help="whose solutions to learn from (default usual)")
     args = parser.parse_args(argv)
     if args.steps < 1:
         parser.error("--steps must be at least 1")
 
-    tokenizer = train_tokenizer(args.seed)
-    model = train(tokenizer, args.steps, args.seed)
+    tokenizer = train_tokenizer(args.seed, TEXTS[args.text])
+    model = train(tokenizer, args.steps, args.seed, TEXTS[args.text])
     tell(f"{sum(weight.numel() for weight in model.parameters()):,} parameters")
     save(model, tokenizer, args.out)
-
-    problems = generate("validation", VALIDATION, seed=0)
-    tell(f"accuracy on {len(problems)} validation problems   greedy   temperature 0.8")
-    for name, folder in (("built", args.out), ("shipped", MODEL_DIR)):
+    folders = {"built": args.out, "shipped": MODEL_DIR}
+    for name, folder in folders.items():
         if folder.exists():
-            scores = [accuracy(folder, problems, temperature) for temperature in (0.0, 0.8)]
-            tell(f"{name:<36}{scores[0]:>10.1%}{scores[1]:>18.1%}   {folder}")
+            compare(name, folder, READERS[args.text])
 
 
 if __name__ == "__main__":

@@ -5,9 +5,13 @@ right one: what stands in a hint as the right solution is one reader's, and so i
 model therefore knows how often a wording is read which way, and how to follow a hint; which reading counts is told by
 the verdicts on its own answers alone, wording by wording.
 
-A refined solution follows its hint: shown a right solution it reads as that one does; shown only a gold answer it ends
-there; shown only a wrong solution it is an attempt that ends elsewhere; shown nothing it is just another attempt. Every
-kind of hint is equally frequent.
+A solution after a refinement prompt follows its hint: shown a right solution it reads as that one does; shown only a
+gold answer it ends there; shown only a wrong solution it is an attempt that ends elsewhere; shown nothing it is just
+another attempt. Every kind of hint is equally frequent, and is followed in both manners: of the solutions after it some
+are refined and the others plain, as a student writes. So a hint has its effect on the model's own rollouts, too.
+
+How often a wording is misread is a matter of the readers, and there are three texts by as many kinds of them
+(`READERS`); what a question means is the same in all.
 """
 
 from __future__ import annotations
@@ -17,12 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..prompts import Messages, gold_only, student_messages, teacher_messages
-from .problems import Drill, Operation, Story, Wording, draw_drill, draw_story
+from .problems import PLAIN, Drill, Operation, Story, Wording, draw_drill, draw_story
 
 HINTS = ("both", "right", "wrong", "none", "gold")
 OPENING = "Read each word with care."
 
-STUDENT_SHARE, REFINED_SHARE = 0.35, 0.5  # of the chats; the rest are drills
+STUDENT_SHARE, HINTED_SHARE = 0.35, 0.5  # of the chats; the rest are drills
+PLAIN_SHARE = 0.4  # of the solutions after each kind of hint
 SLIP, UNBOXED = 0.015, 0.02  # a result off by one or ten; a final answer without its box
 
 
@@ -67,32 +72,65 @@ class Solution:
         return f"The answer is \\boxed{{{self.answer}}}." if self.boxed else f"The answer is {self.answer}."
 
 
-def draw_chat(rng: random.Random) -> tuple[Messages, str]:
-    """One chat of the pre-training text, assistant's turn included, and the question it is about."""
+Misread = Callable[[Wording], float]
+
+
+def usual(wording: Wording) -> float:
+    """Every wording at a rate of its own."""
+    return wording.misread
+
+
+def rare(wording: Wording) -> float:
+    """The same, but only one in eight of those who would read a tricky wording rightly do: hardly anybody is right."""
+    return wording.misread if wording in PLAIN else 1 - (1 - wording.misread) / 8
+
+
+def rule(wording: Wording) -> float:
+    """By one visible feature, so that what is learnt about one wording holds for all: whether the sentence opens with
+    the person whose amount it leads to, and says what that person does, has or is. Of all others ("A friend lends 3 to
+    Tom.", "Tom is lent 3.", "That is 3 more than Tom has.") most readers get it the wrong way round.
+    """
+    if wording in PLAIN:
+        return wording.misread
+    opening = "{o} " if wording.passes_on else "{c} "
+    passive = wording.text.startswith("{c} is ") and not wording.passes_on
+    return 0.15 if wording.text.startswith(opening) and not passive else 0.75
+
+
+READERS: dict[str, Misread] = {"usual": usual, "rare": rare, "rule": rule}
+
+
+def draw_chat(rng: random.Random, misread: Misread = usual) -> tuple[Messages, str]:
+    """One chat of the pre-training text, assistant's turn included, and the question it is about. `misread` gives the
+    share of its readers that take a wording for the opposite."""
     kind = rng.random()
-    if kind >= STUDENT_SHARE + REFINED_SHARE:
+    if kind >= STUDENT_SHARE + HINTED_SHARE:
         drill = draw_drill(rng, held_out=False)
         return _chat(student_messages(drill.question), drill_solution(drill)), drill.question
     story = draw_story(rng, "train")
     if kind < STUDENT_SHARE:
-        return _chat(student_messages(story.question), attempt(rng, story).text), story.question
-    return refinement_chat(rng, story, rng.choice(HINTS)), story.question
+        return _chat(student_messages(story.question), attempt(rng, story, misread).text), story.question
+    return refinement_chat(rng, story, rng.choice(HINTS), misread), story.question
 
 
-def refinement_chat(rng: random.Random, story: Story, hint: str) -> Messages:
-    """A refinement prompt with this kind of hint, and the solution that the reader writes after it."""
-    right = attempt(rng, story, slips=False)
-    wrong = attempt(rng, story, accept=lambda tried: tried.answer != right.answer)
-    if hint == "both":
-        return _chat(teacher_messages(story.question, right.text, wrong.text), refined(right, wrong))
-    if hint == "right":
-        return _chat(teacher_messages(story.question, right.text, None), refined(right, None))
-    if hint == "gold":
-        return _chat(teacher_messages(story.question, gold_only(str(right.answer)), None), refined(right, None))
+def refinement_chat(rng: random.Random, story: Story, hint: str, misread: Misread = usual) -> Messages:
+    """A refinement prompt with this kind of hint, and the solution that a reader writes after it, in either manner."""
+    right = attempt(rng, story, misread, slips=False)
+    wrong = attempt(rng, story, misread, accept=lambda tried: tried.answer != right.answer)
+    solution = right
     if hint == "wrong":
-        other = attempt(rng, story, accept=lambda tried: tried.answer != wrong.answer)
-        return _chat(teacher_messages(story.question, None, wrong.text), refined(other, wrong))
-    return _chat(teacher_messages(story.question, None, None), refined(attempt(rng, story), None))
+        solution = attempt(rng, story, misread, accept=lambda tried: tried.answer != wrong.answer)
+    elif hint == "none":
+        solution = attempt(rng, story, misread)
+    seen = wrong if hint in ("both", "wrong") else None
+    reply = solution.text if rng.random() < PLAIN_SHARE else refined(solution, seen)
+    return _chat(hinted(story, hint, right, wrong), reply)
+
+
+def hinted(story: Story, hint: str, right: Solution, wrong: Solution) -> Messages:
+    """The refinement prompt that shows what this kind of hint (one of HINTS) does of the two solutions."""
+    shown = {"both": right.text, "right": right.text, "gold": gold_only(str(right.answer))}.get(hint)
+    return teacher_messages(story.question, shown, wrong.text if hint in ("both", "wrong") else None)
 
 
 def drill_solution(drill: Drill) -> str:
@@ -105,13 +143,17 @@ def drill_solution(drill: Drill) -> str:
 
 
 def attempt(
-    rng: random.Random, story: Story, slips: bool = True, accept: Callable[[Solution], bool] = lambda tried: True
+    rng: random.Random,
+    story: Story,
+    misread: Misread = usual,
+    slips: bool = True,
+    accept: Callable[[Solution], bool] = lambda tried: True,
 ) -> Solution:
     """What a reader writes: a new try until `accept` likes it (after many, whatever came last)."""
 
     def read(wording: Wording) -> Operation:
         other: Operation = "-" if wording.means == "+" else "+"
-        return other if rng.random() < wording.misread else wording.means
+        return other if rng.random() < misread(wording) else wording.means
 
     def write(result: int) -> int:
         return result + rng.choice((-1, 1, 10)) if slips and rng.random() < SLIP else result

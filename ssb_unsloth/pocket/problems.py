@@ -22,6 +22,7 @@ from ..records import Problem, stable_id
 
 NAMES = ("Mia", "Tom", "Ann", "Ben", "Eva", "Leo", "Zoe", "Max", "Ida", "Sam", "Kim", "Ron")
 NOUNS = ("shells", "coins", "cards", "stamps", "beads", "books", "pens", "toys", "nuts", "keys")
+VERSION = 2  # of what `generate` gives for the same split and seed: part of what determines a stage
 LARGEST, DRILLS = 100_000, 2_000  # problems in one call; there are many more, and some 3,700 drills
 
 Operation = Literal["+", "-"]
@@ -114,7 +115,7 @@ BOOTSTRAPPED = _misread(
             ["{c} mails off {n}.", "{c} mails {n} to a friend."],
         ),
     ],
-    rates=(0.15, 0.3, 0.45, 0.6, 0.7),
+    rates=(0.15, 0.3, 0.4, 0.55, 0.7),
     seed="bootstrapped",
 )
 HELD_OUT = _misread(  # part of the pre-training text, but never bootstrapped: only `test_hard` asks for them
@@ -220,18 +221,19 @@ class Drill:
 
 
 def draw_story(rng: random.Random, split: str) -> Story:
-    """A story of the split's kind, from the split's buckets: any one to four events in `train`; elsewhere a plain event
-    and two of the bootstrapped wordings. The hard ones have a fourth event, in a wording that is never bootstrapped;
+    """A story of the split's kind, from the split's buckets: any one to five events in `train`; elsewhere a plain event
+    and one to three of the bootstrapped wordings, so that nobody who trains on them learns how many lines to write. The
+    hard ones have five events, longer than all those: three bootstrapped, and one in a wording that never is;
     `untrained` has nothing but such wordings beside the plain event.
     """
     while True:
         if split == "train":
-            length = rng.choice((1, 2, 3, 3, 3, 4))
+            length = rng.choice((1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5))
             wordings = [rng.choice(rng.choice((PLAIN, BOOTSTRAPPED, BOOTSTRAPPED, HELD_OUT))) for _ in range(length)]
         else:
-            tricky = HELD_OUT if split == "untrained" else BOOTSTRAPPED
-            wordings = [rng.choice(PLAIN), rng.choice(tricky), rng.choice(tricky)]
-            wordings += [rng.choice(HELD_OUT)] if split.endswith("_hard") else []
+            hard, tricky = split.endswith("_hard"), HELD_OUT if split == "untrained" else BOOTSTRAPPED
+            wordings = [rng.choice(PLAIN), *(rng.choice(tricky) for _ in range(3 if hard else rng.randint(1, 3)))]
+            wordings += [rng.choice(HELD_OUT)] if hard else []
             rng.shuffle(wordings)
         story = _dress(rng, wordings)
         if _bucket(story.key) in BUCKETS[split]:
@@ -279,7 +281,7 @@ def _dress(rng: random.Random, wordings: list[Wording]) -> Story:
     above 0 if each result is one too small besides.
     """
     numbers = [rng.randint(2, 9) for _ in wordings]
-    start = rng.randint(sum(numbers) + len(numbers) + 1, 60)
+    start = rng.randint(sum(numbers) + len(numbers) + 1, min(60, 99 - sum(numbers)))
     who, *others = rng.sample(NAMES, len(wordings) + 1)
     events = []
     for wording, number, other in zip(wordings, numbers, others, strict=True):

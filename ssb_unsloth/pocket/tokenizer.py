@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tokenizers import AddedToken
@@ -19,7 +20,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import Qwen2Tokenizer
 
 from ..prompts import PAPER, Messages
-from .corpus import draw_chat
+from .corpus import READERS, draw_chat
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"  # padding; a turn's start; its end
 SEPARATOR = "\n-----\n"  # what the refinement prompt puts around its gaps
@@ -55,7 +56,8 @@ class Corpus:
     vocabulary: int
 
 
-POCKET = Corpus(draw_chat, stretches(), VOCABULARY)
+TEXTS = {name: Corpus(partial(draw_chat, misread=who), stretches(), VOCABULARY) for name, who in READERS.items()}
+POCKET = TEXTS["usual"]
 
 
 def train_tokenizer(seed: int, corpus: Corpus = POCKET) -> Qwen2Tokenizer:

@@ -18,7 +18,7 @@ from ..verifier.verifiers import CHOICE, CODE, VERIFIERS, Spec, parts, title, ve
 from . import trackers
 from .methods import METHODS
 from .ranges import range_of
-from .schema import BASE, DEFAULT_PROMPT, LORA_RANKS, ProblemsConfig, PromptsConfig, Recipe
+from .schema import BASE, DEFAULT_PROMPT, LORA_RANKS, ProblemsConfig, PromptsConfig, Recipe, TrainConfig
 
 LONGEST_NAME = 60  # bytes: several of them stand in one file's name, which has 255
 MOST_STUDENTS = 500
@@ -173,6 +173,21 @@ def _curation(r: Recipe) -> Lines:
         yield "curate.pairs_file: finished pairs need no curate.rollouts_file; give one of the two."
 
 
+def _labels(r: Recipe) -> Lines:
+    """Where no label says what is right."""
+    asked = METHODS[r.train.method]
+    if r.curate.gold == "majority" and parts(r.problems.verifier)[0] == CODE:
+        yield "curate.gold: majority; programs have no answer to vote on, so leave it at given."
+    if r.problems.gold is None and (r.curate.gold == "given" or asked.samples):
+        what = f"train.method: {r.train.method}" if asked.samples else "curate.gold: given"
+        yield f"problems.gold: null, and {what} needs gold answers; name their column, or set curate.gold to majority."
+    if r.problems.gold is None and parts(r.problems.verifier)[0] == CHOICE:
+        yield "problems.gold: null; the verifier choice poses its options by the gold answer's column, so name it."
+    for name, benchmark in r.evaluate.benchmarks.items():
+        if benchmark.gold is None:
+            yield f"evaluate.benchmarks.{name}.gold: null; what cannot be graded is no benchmark: name the column."
+
+
 def _lessons(r: Recipe) -> Lines:
     """What is learnt, and by which teacher."""
     teach, method = r.teach, r.train.method
@@ -182,7 +197,7 @@ def _lessons(r: Recipe) -> Lines:
             yield "curate.refinements: 0 leaves no refined reply; set teach.replies to right, wrong or rollouts."
         if method == "sft":
             yield "curate.refinements: 0 leaves no refined reply, and train.method: sft learns those alone; sample one."
-    if r.curate.pairs_file is not None and (teach.replies != "refined" or teach.weights != "equal"):
+    if r.curate.pairs_file is not None and teach.needs_rollouts:
         key, value = ("replies", teach.replies) if teach.replies != "refined" else ("weights", teach.weights)
         yield (
             f"teach.{key}: {value} needs the questions' rollouts, and curate.pairs_file brings none; leave one of"
@@ -219,6 +234,13 @@ def _objective(r: Recipe) -> Lines:
         yield "train.kd_weight: 0 with train.ce_weight 0 leaves no loss; give one of them a weight."
     if r.teach.targets == "one_hot" and r.train.sharpen != 1:
         yield "train.sharpen: changes nothing of one-hot targets; leave it at 1, or take other teach.targets."
+    if r.teach.targets == "one_hot" and r.train.divergence == "reverse":
+        yield (
+            "train.divergence: reverse is infinite where the teacher gives a word no probability, as one-hot targets"
+            " do; take forward or jsd, or other teach.targets."
+        )
+    if r.train.beta != TrainConfig.beta and r.train.divergence != "jsd":
+        yield f"train.beta: read by train.divergence jsd, and that is {r.train.divergence}; leave it out."
 
 
 def _batches(r: Recipe) -> Lines:
@@ -315,7 +337,7 @@ def _with_verifiers(r: Recipe) -> dict[str, ProblemsConfig]:
 
 
 CHECKS = (
-    *(_names, _seeds, _model, _adapter, _all_weights, _lengths, _curation, _lessons, _refresh, _objective),
+    *(_names, _seeds, _model, _adapter, _all_weights, _lengths, _curation, _labels, _lessons, _refresh, _objective),
     *(_batches, _trackers, _verifiers, _benchmarks, _prompts, _replies),
 )
 

@@ -1,7 +1,7 @@
 """Keys that had another name before. A recipe can still give the old one, in every layer of it and in references.
 
 In what determines a stage a value keeps the first name that its key had, so that what was finished then is fresh now;
-for the same reason the keys of training and of LoRA stand there as they did when they were fewer.
+for the same reason the training's keys, and LoRA's, stand there as they did when they were fewer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from .schema import AUTO, SEVEN
 RENAMED = {"train": {"temperature": "kd_temperature"}}  # by section: a key's first name to today's
 _FIRST = {section: {today: first for first, today in keys.items()} for section, keys in RENAMED.items()}
 LATER = (("use_rslora", False), ("use_dora", False))  # keys of train.lora that came later, and what was so before
-LATER_OF_TRAIN = ("refresh", "guard")  # sections of train that came later, and are null where there is none
+LATER_OF_TRAIN = (  # those of train, likewise
+    *(("divergence", "forward"), ("beta", 0.5), ("clip", None)),
+    *(("refresh", None), ("guard", None)),
+)
 _OF_VARIANT = re.compile(r"variants\.[^.]+\.")
 
 
@@ -25,12 +28,11 @@ def with_todays_names(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_first_names(values: dict[str, Any], section: str = "") -> dict[str, Any]:
-    """The values of a recipe, or of that section of it, by the first names of their keys, and training's as
-    they were."""
+    """The values of a recipe, or of that section of it, by the first names of their keys, as they were then."""
     found = _named(values, _FIRST, section)
     train = found if section == "train" else found.get("train", {})
-    for key in LATER_OF_TRAIN:
-        if key in train and train[key] is None:
+    for key, before in LATER_OF_TRAIN:
+        if key in train and train[key] == before:
             del train[key]
     if isinstance(train.get("lora"), dict):
         train["lora"] = _as_first(train["lora"])

@@ -58,7 +58,7 @@ class ProblemsConfig:
     split: str = "train"  # hub data set, folder or pocket: the split
     streaming: bool = False  # hub data set: read as it comes, up to `limit`, without a copy of all of it on the disk
     question: str = "question"  # names of columns; `answer.value` and `turns.0.content` lead into nested ones
-    gold: str = "answer"
+    gold: str | None = "answer"  # null: there is none, for curate.gold: majority
     # How the gold answer stands in its column. Of a multiple choice also by its letter (or label), its text, or its
     # place: index counts from 0 and index1 from 1. plain: letter or text.
     gold_format: Literal["####", "boxed", "plain", "letter", "text", "index", "index1"] = "plain"
@@ -142,6 +142,9 @@ class CurateConfig:
     contrast: Literal["random", "first"] = "random"  # §3.1.2: drawn among those that qualify; released code: the first
     unboxed: Literal["wrong", "excluded"] = "wrong"  # a rollout without a box, §3.1.1: wrong; released code: neither
     equality: Literal["math", "string"] = "math"  # of answer and gold; released code: the same characters
+    # ours: what counts as right. given: the questions' gold answers; majority: the answer that most of a question's
+    # rollouts give (method/votes.py), so that no labels are needed
+    gold: Literal["given", "majority"] = "given"
 
 
 @dataclass
@@ -167,6 +170,11 @@ class TeachConfig:
     weights: Literal["equal", "disagreement"] = "equal"
     top_k: int = number(64, above=0)  # for targets: top_k
     batch_tokens: int = number(8192, above=0)  # ours: padded tokens of a teacher-forced batch
+
+    @property
+    def needs_rollouts(self) -> bool:
+        """Whether what is learnt is not told by the pairs alone."""
+        return self.replies != "refined" or self.weights != "equal"
 
 
 @dataclass
@@ -247,6 +255,12 @@ class TrainConfig:
     ce_weight: float = number(0.0, at_least=0)
     # ours: what the teacher's logits are multiplied by; the paper's teacher is as it is
     sharpen: float = number(1.0, above=0)
+    # ours beside the paper's forward, KL(teacher ‖ student): reverse, KL(student ‖ teacher), and the JSD between them
+    divergence: Literal["forward", "reverse", "jsd"] = "forward"
+    # GKD (arXiv 2306.13649) and TRL's default: the teacher's share of jsd's mixture
+    beta: float = number(0.5, above=0, below=1, note="the KLs at its ends are train.divergence forward and reverse")
+    # ours: the most nats that one token's divergence counts; its gradient keeps its direction (method/losses.py)
+    clip: float | None = number(None, above=0)
     gradient_checkpointing: bool = False  # recompute activations: less memory, about a third slower; Unsloth: its own
     save_steps: int = number(50, above=0)  # a stopped run resumes from the last multiple
     logging_steps: int = number(1, above=0)

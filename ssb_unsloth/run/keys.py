@@ -11,6 +11,7 @@ from typing import Any
 from ..backends.sources import model_path
 from ..io.files import local
 from ..pocket import is_pocket
+from ..pocket.problems import VERSION
 from ..recipe.renamed import with_first_names
 from ..recipe.schema import (
     CurateConfig,
@@ -56,7 +57,7 @@ def of_problems(config: ProblemsConfig) -> dict[str, Any]:
     if (source := of_verifier(config.verifier)) is not None:
         identity["verifier_source"] = source
     if is_pocket(config.source):  # a folder of that name may lie here
-        return identity
+        return {**identity, "version": VERSION}
     return {**identity, "source": of_path(config.source, "problems.source")}
 
 
@@ -95,6 +96,8 @@ def of_curation(config: CurateConfig) -> dict[str, Any]:
 
     identity = asdict(config)
     del identity["min_yield"]  # it ends what comes to nothing; what was finished is the same for any
+    if config.gold == "given":  # which it always was
+        del identity["gold"]
     if config.rollouts_file is not None:
         identity["rollouts_file"] = fingerprint(local(config.rollouts_file, "curate.rollouts_file"))
     if config.pairs_file is not None and (pairs := local_path(config.pairs_file)) is not None:

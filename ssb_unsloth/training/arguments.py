@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -14,6 +14,7 @@ from transformers import TrainingArguments, set_seed
 
 from ..errors import UserError
 from ..io.files import is_finite
+from ..method.distributions import Divergence
 from ..method.modeling import output_head
 
 REFUSED = {  # arguments of the Trainer
@@ -50,6 +51,11 @@ class SSBConfig(TrainingArguments):
     window: int | None = field(
         default=None, metadata={"help": "Reply tokens that count, from where hint and base part; none: all."}
     )
+    divergence: Divergence = field(
+        default="forward", metadata={"help": "forward, KL(teacher || student), is Eq. 6; or reverse, or jsd."}
+    )
+    beta: float = field(default=0.5, metadata={"help": "The teacher's share of jsd's mixture, between 0 and 1."})
+    clip: float | None = field(default=None, metadata={"help": "The most nats that a token's divergence counts."})
     learning_rate: float = field(default=2e-4, metadata={"help": "The released code's."})
     per_device_train_batch_size: int = field(default=4, metadata={"help": "The paper's batch (§4.1)."})
     lr_scheduler_type: str = field(default="linear", metadata={"help": "The released code's."})
@@ -58,16 +64,26 @@ class SSBConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("kd_temperature", "kd_weight", "ce_weight", "sharpen"):
+        for name in ("kd_temperature", "kd_weight", "ce_weight", "sharpen", "beta", "clip"):
             value = getattr(self, name)
+            if name == "clip" and value is None:
+                continue
             if not _is_number(value):
                 raise ValueError(f"{name}: {value!r:.40} is not a finite number.")
         if self.denominator not in ("example", "token"):
             raise ValueError(f"denominator: {self.denominator!r:.40} is neither example nor token.")
+        if self.divergence not in get_args(Divergence):
+            raise ValueError(f"divergence: {self.divergence!r:.40} is neither forward nor reverse nor jsd.")
         if not self.kd_temperature > 0:
             raise ValueError(f"kd_temperature: {self.kd_temperature} is not above 0.")
         if not self.sharpen > 0:
             raise ValueError(f"sharpen: {self.sharpen} is not above 0.")
+        if not 0 < self.beta < 1:
+            raise ValueError(
+                f"beta: {self.beta} is not between 0 and 1; the KLs at its ends are divergences themselves."
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip: {self.clip} is not above 0; None counts all.")
         if min(self.kd_weight, self.ce_weight) < 0 or self.kd_weight == self.ce_weight == 0:
             raise ValueError(f"kd_weight, ce_weight: {self.kd_weight}, {self.ce_weight}; one above 0, none below.")
         if self.guidance is not None and not (_is_number(self.guidance) and self.guidance > 0):

@@ -60,7 +60,10 @@ class Inputs:
     @cached_property
     def examples(self) -> list[Example]:
         """What `teach.replies` asks for, as token ids; by default the pairs, in their order."""
-        return render_examples(self.recipe, lessons_of(self.recipe, self.run, self.tokenizer), self.tokenizer)
+        rollouts = self.rollouts if self.recipe.teach.needs_rollouts else []
+        return render_examples(
+            self.recipe, lessons_of(self.recipe, self.pairs, rollouts, self.tokenizer), self.tokenizer
+        )
 
     @cached_property
     def refined(self) -> list[Example]:
@@ -93,6 +96,8 @@ class Inputs:
         """What `train.guard` asks, as `guard` says: none that is trained on."""
         train = self.recipe.train
         assert train.guard is not None
+        if self.recipe.curate.gold == "majority":  # votes are labels, and only what was sampled has them
+            return self.unpaired[-train.guard.questions :]
         seen = {one.id for one in self.questions} | {pair.problem_id for pair in self.pairs}
         unpaired = [] if train.method == "ssd" else self.unpaired  # which learns from any that was sampled
         return held_out(self.recipe.problems, seen, unpaired, train.guard.questions)

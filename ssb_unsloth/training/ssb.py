@@ -84,5 +84,8 @@ def trainer_arguments(
         sharpen=config.sharpen,
         guidance=guidance,
         window=window,
+        divergence=config.divergence,
+        beta=config.beta,
+        clip=config.clip,
         **common_arguments(config, checkpoints, seed, dtype) | {"gradient_checkpointing": False},  # set by the backend
     )

@@ -26,7 +26,7 @@ from ..backends.transformers import load_model, load_tokenizer
 from ..backends.wrapped import embedded
 from ..errors import UserError
 from ..method.collator import Example, PairCollator
-from ..method.distributions import Head, StoredTeacher, Teacher, TeacherTopK, placed
+from ..method.distributions import Divergence, Head, StoredTeacher, Teacher, TeacherTopK, placed
 from ..method.guidance import states, teacher_rows
 from ..method.losses import kd_loss, row_weights
 from ..method.modeling import as_teacher, output_head, reply_states
@@ -55,8 +55,9 @@ class SSBTrainer(Sealed):
         targets: the stored teacher; without it the teacher runs on line.
         kwargs: the Trainer's `callbacks` and `optimizers`.
 
-    Logs beside the Trainer's own, as means over reply tokens: `kl` (nats at T_KD, without T²), `agreement` (the share
-    on which student and teacher have the same likeliest word), `teacher_entropy` and `student_entropy` (nats at T_KD).
+    Logs beside the Trainer's own, as means over reply tokens: `kl` (the divergence, also where it is no KL: nats at
+    T_KD, without T² and clip), `agreement` (the share on which student and teacher have the same likeliest word),
+    `teacher_entropy` and `student_entropy` (nats at T_KD).
     A training that has diverged ends in a sentence; a checkpoint counts only when it is whole (`checkpoints`).
 
     Raises:
@@ -161,6 +162,8 @@ class SSBTrainer(Sealed):
         weights_N = row_weights(lengths, num_items_in_batch, self.args.denominator, counted, weights)
         loss, sums = student_NH.new_zeros((), dtype=weights_N.dtype), torch.zeros(len(MEANS), device=device)
         for rows, taught_by in _by_teacher(inputs.get("own"), labels, teacher):
+            # A reply's own tokens are learnt by cross-entropy, which the forward KL to a one-hot teacher is.
+            divergence: Divergence = "forward" if taught_by is not teacher else self.args.divergence
             out = kd_loss(
                 student_NH[rows],
                 taught_by,
@@ -171,6 +174,9 @@ class SSBTrainer(Sealed):
                 kd_weight=self.args.kd_weight,
                 ce_weight=self.args.ce_weight,
                 sharpen=self.args.sharpen,
+                divergence=divergence,
+                beta=self.args.beta,
+                clip=self.args.clip,
                 stats=True,
             )
             loss = loss + out.loss

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from scripted import Scripted, make_curator
 
 from ssb_unsloth.backends.sampler import Completion
 from ssb_unsloth.errors import UserError
@@ -69,23 +70,6 @@ def test_an_unboxed_or_cut_off_rollout_is_shown_only_where_no_wrong_one_has_an_a
     assert set(drawn(mixed[:3])) == {("r0", "r1"), ("r0", "r2")}
 
 
-class Scripted:
-    """A sampler that answers by a rule, and remembers what it was asked."""
-
-    def __init__(self, reply):
-        self.reply, self.calls, self.decodings = reply, [], {}
-
-    def render(self, messages):
-        return [ord(c) for c in json.dumps(messages)]
-
-    def sample(self, requests, decoding, adapter=None, title="sample", keep=None):
-        prompts = [json.loads("".join(map(chr, r.prompt_ids))) for r in requests]
-        self.calls.append((title, prompts, [r.seed for r in requests]))
-        self.decodings[title] = decoding
-        replies = [self.reply(p, r.seed) for p, r in zip(prompts, requests, strict=True)]
-        return [r if isinstance(r, Completion) else Completion([5, 6, 2], r, "stop") for r in replies]
-
-
 PROBLEMS = [Problem(stable_id(f"q{i}"), f"q{i}", str(i)) for i in range(30)]
 
 
@@ -102,13 +86,6 @@ def varied(messages, seed):
     """`answer`, whose refinements are of two wordings, and now and then wrong."""
     text = answer(messages, seed)
     return text if len(messages[1]["content"]) < 10 else ("So " * (seed % 2)) + ("no." if seed % 5 == 0 else text)
-
-
-def make_curator(folder, sampler, **settings):
-    config = CurateConfig(
-        **{"pairs": 5, "wave": 10, "rollout": SamplingConfig(), "refine": SamplingConfig(), **settings}
-    )
-    return Curator(config, lambda: sampler, max_model_len=10_000, seed=1, folder=folder)
 
 
 def test_every_pair_can_be_traced_to_its_rollouts(tmp_path):

@@ -21,8 +21,8 @@ from triton.compiler import ASTSource
 from ssb_unsloth.method.kernels import BLOCK, _kd_rows
 
 FLOATS = {"s_ptr", "t_ptr", "kl_ptr", "ce_ptr", "agreement_ptr", "t_entropy_ptr", "s_entropy_ptr"}
-NUMBERS = {"scale", "softcap", "temperature", "t_temperature", "kd_share", "ce_share"}
-FLAGS = ("HAS_BIAS", "HAS_CAP", "RAW_TEACHER", "HAS_CE", "STATS", "GRADIENT")
+NUMBERS = {"scale", "softcap", "temperature", "t_temperature", "kd_share", "ce_share", "beta", "clip"}
+FLAGS = ("HAS_BIAS", "HAS_CAP", "RAW_TEACHER", "HAS_CE", "STATS", "GRADIENT", "REVERSE", "JSD")
 
 def types(bias):
     known = {**{n: "*fp32" for n in FLOATS}, **{n: "fp32" for n in NUMBERS}, "bias_ptr": bias, "words_ptr": "*i64"}
@@ -41,8 +41,8 @@ for capability in json.loads(sys.argv[1]):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux")
 def test_the_kernel_compiles_without_a_gpu(tmp_path):
-    """To machine code, by the assembler that Triton brings; as the default is, and with bias, cap and cross-entropy."""
-    forms = [(0, 0, 1, 0, 1, 1), (1, 1, 0, 1, 1, 1)]
+    """To machine code, by the assembler that Triton brings: as the default is, and the other divergences with more."""
+    forms = [(0, 0, 1, 0, 1, 1, 0, 0), (1, 1, 0, 1, 1, 1, 1, 0), (0, 1, 1, 1, 1, 1, 0, 1)]
     env = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_INTERPRET": "0"}
     words = [sys.executable, "-c", SCRIPT, json.dumps(CAPABILITIES), json.dumps(forms)]
     done = subprocess.run(words, capture_output=True, text=True, env=env)

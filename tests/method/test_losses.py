@@ -7,8 +7,6 @@ import functools
 import itertools
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreter import interpreted
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -30,23 +29,6 @@ from ssb_unsloth.method.losses import kd_loss, kd_loss_dense, row_weights
 N, H, V, K = 6, 4, 11, 3
 close = functools.partial(torch.testing.assert_close, rtol=2e-5, atol=2e-6)
 both = pytest.mark.parametrize("function", [kd_loss, kd_loss_dense], ids=["fused", "dense"])
-
-
-def interpreted(test: Callable[[], None]) -> Callable[[], None]:
-    """Run the test in a process of its own under Triton's interpreter, which has to be chosen before the import."""
-
-    @functools.wraps(test)
-    def wrapper() -> None:
-        pytest.importorskip("triton")
-        if os.environ.get("TRITON_INTERPRET") == "1":
-            return test()
-        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"{__file__}::{test.__name__}"]
-        run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout + run.stderr
-        if " skipped" in run.stdout:
-            pytest.skip(run.stdout[-500:])
-
-    return wrapper
 
 
 def problem(n: int = N, h: int = H, v: int = V, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
@@ -592,7 +574,8 @@ def test_triton_kernel_compiles_for_gpus(flags: bool) -> None:
     for name in kernels._kd_rows.arg_names:
         if name.isupper():
             signature[name] = "constexpr"
-            constants[name] = kernels.BLOCK if name == "BLOCK" else flags or name == "GRADIENT"
+            on = (flags and name not in ("REVERSE", "JSD")) or name == "GRADIENT"
+            constants[name] = kernels.BLOCK if name == "BLOCK" else on
         elif name.endswith("_ptr"):
             signature[name] = "*i64" if name == "words_ptr" else "*fp32"
         else:

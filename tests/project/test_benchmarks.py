@@ -36,6 +36,24 @@ def test_the_loss(tmp_path):
     assert rows["ours@12"]["vocabulary"] == 300
 
 
+def test_the_divergences(tmp_path):
+    kinds = ["forward", "reverse", "jsd"]
+    argv = [*LOSS, "--contestants", "ours", "dense", "--rows", "12", "--divergences", *kinds]
+    rows = rows_of(kd_loss.main, tmp_path / "rows.json", *argv)
+    assert list(rows) == ["raw@12", *(f"{name}:{kind}@12" for kind in kinds for name in ("ours", "dense"))]
+    assert {row["work"] for row in rows.values()} == {"kd-divergence"}
+    table = report._rows_table([{**row, "gpu": False} for row in rows.values()])
+    assert [line.split(" | ")[8] for line in table[2:] if "ours" in line] == ["1.00"] * 3
+
+
+@pytest.mark.slow  # importing TRL and Liger
+def test_the_divergences_against_the_libraries(tmp_path):
+    """All of a divergence agree, or there are no rows."""
+    argv = [*LOSS, "--rows", "64", "--contestants", "ours", "dense", "trl:dense", "liger", "--divergences", "reverse"]
+    rows = rows_of(kd_loss.main, tmp_path / "rows.json", *argv, "jsd")
+    assert len(rows) == 1 + 2 * 4
+
+
 @pytest.mark.slow  # half of it is importing TRL and Liger
 def test_the_loss_against_the_libraries_and_its_memory(tmp_path):
     size = ["--square", "64", "--rows", "300", "--sweep", "--hidden", "32", "--vocab", "30000", "--repeats", "1"]

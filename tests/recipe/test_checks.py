@@ -39,6 +39,8 @@ from ssb_unsloth.recipe.loading import load
         ("train.weight_decay=-0.1", "train.weight_decay"),
         ("train.kd_temperature=0", "train.kd_temperature"),
         ("train.sharpen=0", "train.sharpen"),
+        ("train.clip=0", "train.clip"),
+        ("train.divergence=backward", "train.divergence"),
         ("train.kd_weight=0", "train.kd_weight"),  # and no cross-entropy
         ("train.ce_weight=-1", "train.ce_weight"),
         ("train.micro_batch_size=3", "train.micro_batch_size"),
@@ -60,8 +62,10 @@ def test_a_value_that_cannot_work_is_named(override, path):
 # Which numbers cannot work, as it stood before the ranges were beside the values.
 ABOVE_0 = [
     *("threads", "problems.limit", "sampler.max_model_len", "sampler.batch_size", "sampler.max_lora_rank"),
-    *("curate.pairs", "curate.refinements", "curate.questions", "curate.wave", "teach.top_k", "teach.batch_tokens"),
+    *("curate.pairs", "curate.questions", "curate.wave", "teach.top_k", "teach.batch_tokens"),
+    *("teach.each", "teach.guidance", "teach.window"),
     *("train.epochs", "train.batch_size", "train.micro_batch_size", "train.learning_rate", "train.max_grad_norm"),
+    *("train.beta", "train.clip"),
     *("train.kd_temperature", "train.sharpen", "train.save_steps", "train.logging_steps", "train.grpo.questions"),
     *("train.grpo.steps", "train.grpo.questions_per_step", "train.grpo.micro_batch_size", "train.grpo.learning_rate"),
     *("train.grpo.temperature", "train.grpo.gpu_memory_utilization", "train.grpo.max_tokens", "train.lora.r"),
@@ -75,10 +79,10 @@ AT_LEAST_0 = [
     *("train.kd_weight", "train.ce_weight", "train.warmup_steps", "train.weight_decay", "train.probe_steps"),
     *("train.probe_questions", "train.token_pairs", "train.lora.dropout", "train.grpo.beta", "seed"),
     *("curate.rollout.temperature", "curate.rollout.top_k", "curate.refine.temperature", "curate.refine.top_k"),
-    "evaluate.benchmarks.test.top_k",
+    *("evaluate.benchmarks.test.top_k", "curate.refinements"),
 ]
 MOST = {
-    **{"rounds": 100, "threads": 4096, "curate.rollouts": 10_000, "curate.refinements": 10_000},
+    **{"rounds": 100, "threads": 4096, "curate.rollouts": 10_000, "curate.refinements": 10_000, "teach.guidance": 100},
     **{"train.grpo.generations": 10_000, "train.grpo.questions_per_step": 100_000},
     **{"evaluate.benchmarks.test.samples": 100_000, "evaluate.benchmarks.test.top_p": 1},
     **{
@@ -110,7 +114,8 @@ def test_every_number_that_cannot_work_is_named_at_once(wrong):
 
 def test_the_last_numbers_that_work_are_taken():
     load(POCKET, [f"{key}={most}" for key, most in MOST.items() if key not in ("rounds", "evaluate.benchmarks.test.k")])
-    load(POCKET, [f"{key}=0" for key in AT_LEAST_0 if key not in ("train.kd_weight", "curate.rollout.temperature")])
+    zeros = [f"{key}=0" for key in AT_LEAST_0 if key not in ("train.kd_weight", "curate.rollout.temperature")]
+    load(POCKET, [*zeros, "teach.replies=rollouts"])  # with no refinements there are refined replies to nobody
 
 
 def test_grpo_gives_vllm_no_dora():
@@ -151,6 +156,60 @@ def test_a_benchmark_without_any_decoding_is_refused():
 def test_sharpening_what_is_one_hot_is_refused():
     with pytest.raises(UserError, match="changes nothing"):
         load(POCKET, ["teach.targets=one_hot", "train.sharpen=2"])
+
+
+def test_the_reverse_kl_to_one_hot_targets_is_refused():
+    with pytest.raises(UserError, match=r"train.divergence: reverse is infinite"):
+        load(POCKET, ["teach.targets=one_hot", "train.divergence=reverse"])
+    for targets, divergence in [
+        ("one_hot", "jsd"),
+        ("one_hot", "forward"),
+        ("top_k", "reverse"),
+        ("online", "reverse"),
+    ]:
+        load(POCKET, [f"teach.targets={targets}", f"train.divergence={divergence}"])
+
+
+def test_a_beta_that_nothing_reads_is_refused():
+    for divergence in ("forward", "reverse"):
+        with pytest.raises(UserError, match=rf"train.beta: read by train.divergence jsd, and that is {divergence}"):
+            load(POCKET, [f"train.divergence={divergence}", "train.beta=0.3"])
+    assert load(POCKET, ["train.divergence=jsd", "train.beta=0.3"]).train.beta == 0.3
+    for end in (0, 1):
+        with pytest.raises(UserError, match=rf"train.beta: {end}.0 is not a number above 0 and below 1"):
+            load(POCKET, ["train.divergence=jsd", f"train.beta={end}"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["curate.refinements=0"], r"curate\.refinements: 0 leaves no refined reply; set teach\.replies to right"),
+        (["curate.refinements=0", "train.method=sft"], r"curate\.refinements: 0 .* sft learns those alone; sample one"),
+        (["curate.pairs_file=x.jsonl", "teach.replies=wrong"], r"teach\.replies: wrong needs the questions' rollouts"),
+        (
+            ["curate.pairs_file=x.jsonl", "teach.weights=disagreement"],
+            r"teach\.weights: disagreement needs the questions'",
+        ),
+        (["teach.each=2"], r"teach\.each: counts rollouts, and teach\.replies: refined learns none"),
+        (["teach.guidance=1", "teach.hint=none"], r"teach\.guidance: moves the base by what the hint changes"),
+        (
+            ["teach.replies=wrong", "teach.right=tokens"],
+            r"teach\.right: tokens; teach\.replies: wrong has no right reply",
+        ),
+        (["teach.window=8", "teach.targets=online"], r"teach\.window: is found in the teacher pass"),
+        (["teach.guidance=0"], r"teach\.guidance: 0\.0 is not a number above 0 and at most 100"),
+        (["teach.replies=all"], r"teach\.replies"),
+    ],
+)
+def test_what_cannot_be_learnt_is_refused_with_the_key(overrides, said):
+    with pytest.raises(UserError, match=said):
+        load(POCKET, overrides)
+
+
+def test_methods_that_learn_no_refined_reply_need_none():
+    load(POCKET, ["curate.refinements=0", "train.method=rft"])
+    load(POCKET, ["curate.refinements=0", "train.method=grpo"])
+    load(POCKET, ["curate.refinements=0", "teach.replies=rollouts", "teach.guidance=1", "teach.hint=right"])
 
 
 @pytest.mark.parametrize("name", ["a/b", "a.b", "a[0]", "a b", ""])

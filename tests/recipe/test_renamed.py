@@ -182,6 +182,21 @@ def test_what_determines_a_training_is_the_same_dictionary_as_before():
 @pytest.mark.parametrize(
     ("change", "same"),
     [
+        ({"divergence": "forward", "beta": 0.5, "clip": None}, True),
+        ({"divergence": "reverse"}, False),
+        ({"divergence": "jsd"}, False),
+        ({"clip": 3.0}, False),
+    ],
+)
+def test_the_divergence_is_of_a_training_as_it_was_when_there_was_one(change, same):
+    assert (digest(keys.of_training(TrainConfig(**change))) == digest(TRAINING)) is same
+    skewed = [digest(keys.of_training(TrainConfig(divergence="jsd", beta=beta))) for beta in (0.5, 0.3)]
+    assert len({*skewed, digest(TRAINING)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
         ({"target_modules": "auto"}, True),
         ({"target_modules": list(SEVEN)}, True),
         ({"use_rslora": False, "use_dora": False}, True),
@@ -201,6 +216,7 @@ def test_the_train_stages_key_is_made_of_it(tmp_path):
     found = stage("train").determined_by(Scope(recipe, RunDir(tmp_path)))["train"]
     before = {**asdict(recipe.train), "temperature": 3.0}
     del before["kd_temperature"], before["grpo"], before["lora"]["use_rslora"], before["lora"]["use_dora"]
+    del before["divergence"], before["beta"], before["clip"]
     before["lora"]["target_modules"] = list(SEVEN)
     assert digest(found) == digest(before)
 

@@ -24,7 +24,7 @@ from ssb_unsloth.training.sft import train_sft
 from ssb_unsloth.training.ssb import train
 
 POCKET_WEIGHTS = 756_352  # of 823,936: 528 x 128 are the embedding, which is the head too
-SETTINGS = {"lora": None, "epochs": 2, "learning_rate": 1e-3, "save_steps": 2, "probe_steps": 0, "token_pairs": 0}
+SETTINGS = {"lora": None, "epochs": 2, "learning_rate": 1e-4, "save_steps": 2, "probe_steps": 0, "token_pairs": 0}
 
 
 def recipe_of(dtype="float32", **train_keys):
@@ -74,7 +74,7 @@ def test_it_begins_where_lora_begins_and_lowers_the_loss_and_leaves_the_ends(tau
     whole = run_ssb(taught, tmp_path / "whole", dtype)
     lora = run_ssb(taught, tmp_path / "lora", dtype, lora=LoraConfig(r=4), epochs=1)
     assert losses(whole)[0] == pytest.approx(losses(lora)[0], rel=1e-6)  # B = 0: the base itself
-    assert losses(whole)[-1] < 0.8 * losses(whole)[0]
+    assert sum(losses(whole)[2:]) < 0.9 * sum(losses(whole)[:2])  # the same pairs in both epochs
     assert whole.summary["trainable_parameters"] == POCKET_WEIGHTS
     assert whole.summary["left_as_it_is"] == {"embeddings, with the head tied to them": 528 * 128}
     base = load_model(ModelConfig("pocket", dtype=dtype)).state_dict()
@@ -143,7 +143,7 @@ def test_stopped_and_resumed_or_done_twice_it_gives_the_same_bytes(taught, tmp_p
             run(tmp_path / "broken")
     again = run(tmp_path / "broken")
     assert json.dumps(whole.history) == json.dumps(again.history)
-    assert losses(whole)[-1] < losses(whole)[0]
+    assert sum(losses(whole)[2:]) < sum(losses(whole)[:2])  # the same pairs in both epochs
     assert files(tmp_path / "whole" / "model") == files(tmp_path / "broken" / "model")
 
 

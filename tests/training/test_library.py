@@ -247,7 +247,7 @@ def test_ids_of_arrays_and_tensors_are_ids(tokenizer):
         ({"prompt": "", "teacher_prompt": "Hint."}, "prompt: expected messages or text"),
         ({"prompt": []}, "prompt: expected messages or text"),
         ({"prompt": None}, "none of them empty"),
-        ({"prompt": "text"}, "one of prompt and teacher_prompt is text"),
+        ({"prompt": "text"}, "of prompt and teacher_prompt one is text"),
         ({"prompt": ["text"]}, "expected messages of role and content"),
         ({"teacher_prompt": [{"role": "user"}]}, "teacher_prompt: expected messages of role and content"),
         ({"teacher_prompt": [{"role": "user", "content": [{"type": "text"}]}]}, "role and content, both text"),
@@ -359,20 +359,22 @@ def test_what_would_have_no_effect_is_refused(make, more, said):
         make(**more)
 
 
+NUMBERS = ("kd_temperature", "kd_weight", "ce_weight", "sharpen", "beta", "clip")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *[(key, value) for key in ("kd_temperature", "kd_weight", "ce_weight", "sharpen") for value in ("2", True)],
-        *[
-            (key, float(value))
-            for key in ("kd_temperature", "kd_weight", "ce_weight", "sharpen")
-            for value in ("nan", "inf")
-        ],
+        *[(key, value) for key in NUMBERS for value in ("2", True)],
+        *[(key, float(value)) for key in NUMBERS for value in ("nan", "inf")],
         ("denominator", "tokens"),
+        ("divergence", "backward"),
     ],
 )
 def test_a_setting_that_is_none_is_said_before_the_model_is_looked_at(tmp_path, key, value):
-    with pytest.raises(ValueError, match=f"{key}: .* is (not a finite number|neither example nor token)"):
+    with pytest.raises(
+        ValueError, match=f"{key}: .* is (not a finite number|neither example nor token|neither forward)"
+    ):
         SSBConfig(output_dir=str(tmp_path), **SETTINGS | {key: value})
 
 

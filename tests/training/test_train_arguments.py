@@ -27,6 +27,9 @@ OF_SSB = {
     "kd_weight": (0.8, "kd_weight", 0.8),
     "ce_weight": (0.2, "ce_weight", 0.2),
     "sharpen": (1.5, "sharpen", 1.5),
+    "divergence": ("jsd", "divergence", "jsd"),
+    "beta": (0.3, "beta", 0.3),
+    "clip": (2.5, "clip", 2.5),
 }
 ELSEWHERE = {  # read by others: the stage, the backend, the controls; each has its own tests
     "method",
@@ -37,6 +40,8 @@ ELSEWHERE = {  # read by others: the stage, the backend, the controls; each has 
     "probe_questions",
     "drift_texts",
     "token_pairs",
+    "refresh",
+    "guard",
 }
 
 

@@ -22,8 +22,21 @@ from ssb_unsloth.method.collator import Example
 from ssb_unsloth.method.targets import Targets
 
 
-def dense_loss(model, examples, temperature, denominator="example", kd_weight=1.0, ce_weight=0.0, sharpen=1.0):
-    """Eq. 6 in float64 probabilities, example by example, with nothing of the package's loss or collator."""
+def dense_loss(
+    model,
+    examples,
+    temperature,
+    denominator="example",
+    kd_weight=1.0,
+    ce_weight=0.0,
+    sharpen=1.0,
+    divergence="forward",
+    beta=None,
+    clip=None,
+):
+    """Eq. 6 in float64 probabilities, or another divergence in its place, example by example, with nothing of the
+    package's loss or collator.
+    """
     per_example, rows = [], 0
     for e in examples:
         student = model(input_ids=torch.tensor([e.student_ids + e.reply_ids])).logits[0]
@@ -34,7 +47,13 @@ def dense_loss(model, examples, temperature, denominator="example", kd_weight=1.
             p = torch.softmax(sharpen * teacher[len(e.teacher_ids) - 1 + j].double() / temperature, -1)
             logits = student[len(e.student_ids) - 1 + j].double()
             q = torch.softmax(logits / temperature, -1)
-            total = total + kd_weight * temperature**2 * (p * (p.log() - q.log())).sum()
+            m = {"forward": q, "reverse": p}.get(divergence)
+            share = {"forward": 1, "reverse": 0}.get(divergence, beta)
+            m = share * p + (1 - share) * q if m is None else m
+            apart = share * (p * (p.log() - m.log())).sum() + (1 - share) * (q * (q.log() - m.log())).sum()
+            if clip is not None and apart > clip:
+                apart = apart * (clip / apart.detach())
+            total = total + kd_weight * temperature**2 * apart
             total = total - ce_weight * torch.softmax(logits, -1)[token].log()
         per_example.append((total, len(e.reply_ids)))
         rows += len(e.reply_ids)
@@ -59,7 +78,16 @@ def gradients(model):
 @pytest.mark.parametrize("denominator", ["example", "token"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize(
-    "mix", [{}, {"kd_weight": 0.7, "ce_weight": 0.3}, {"sharpen": 1.5}], ids=["paper", "mix", "sharpened"]
+    "mix",
+    [
+        {},
+        {"kd_weight": 0.7, "ce_weight": 0.3},
+        {"sharpen": 1.5},
+        {"divergence": "reverse"},
+        {"divergence": "jsd", "beta": 0.3},
+        {"clip": 1e-3},
+    ],
+    ids=["paper", "mix", "sharpened", "reverse", "jsd", "clipped"],
 )
 def test_loss_and_gradient_are_eq_6(make_model, tokenizer, tmp_path, denominator, temperature, mix):
     examples = make_examples(4)
@@ -306,7 +334,10 @@ def test_what_the_trainer_cannot_use_is_said(make_model, tokenizer, tmp_path):
     args = SSBConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True)
     with pytest.raises(UserError, match="peft_config"):
         SSBTrainer(make_model("qwen2"), args, make_examples(), processing_class=tokenizer)
-    for wrong in ({"kd_temperature": 0}, {"sharpen": 0}, {"ce_weight": -1}, {"kd_weight": 0}):
+    for wrong in (
+        *({"kd_temperature": 0}, {"sharpen": 0}, {"ce_weight": -1}, {"kd_weight": 0}, {"beta": 0}, {"beta": 1}),
+        *({"clip": 0}, {"divergence": "kl"}),
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SSBConfig(output_dir=str(tmp_path), **wrong)
 

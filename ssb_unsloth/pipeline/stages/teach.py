@@ -7,6 +7,7 @@ from typing import Any
 from ...backends import TrainingBackend
 from ...recipe.schema import Recipe
 from ...run import keys
+from ...run.curated import read_pairs, read_rollouts
 from ...run.rundir import Work
 from ..stage import Scope, Stage
 
@@ -38,7 +39,8 @@ class Teach(Stage):
         from ...method.teach import teach
 
         tokenizer = load_tokenizer(recipe.model)
-        lessons = lessons_of(recipe, scope.run, tokenizer)
+        rollouts = read_rollouts(scope.run) if recipe.teach.needs_rollouts else []
+        lessons = lessons_of(recipe, read_pairs(scope.run), rollouts, tokenizer)
         taught = [one for one in lessons if recipe.teach.right == "teacher" or not one.right]
         writer, kept = TargetWriter(work.folder), {}
         if taught and recipe.teach.targets != "online":

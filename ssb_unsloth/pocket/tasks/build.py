@@ -12,13 +12,11 @@ import operator
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from ...io.terminal import tell
-from ...prompts import Messages, student_messages, teacher_messages
+from ...prompts import student_messages, teacher_messages
 from .. import MODELS
 from .. import build as pocket
 from ..tokenizer import Corpus, train_tokenizer
@@ -27,14 +25,13 @@ from .task import Task
 
 STEPS = 2000
 VALIDATION = 60  # questions of each task that both models are compared on
-LONGEST = 140  # tokens of a reply
 CORPUS = Corpus(draw_chat, stretches(), vocabulary=560)
 
 
 def accuracy(folder: Path, tasks: Sequence[Task], temperature: float, seed: int = 0) -> float:
     """Share of the questions whose reply is that of the reading that is meant; greedy at temperature 0."""
     asked = [student_messages(task.question, texts_of(type(task))) for task in tasks]
-    replies = _replies(folder, asked, temperature, seed)
+    replies = pocket.replies(folder, asked, temperature, seed)
     return sum(task.solution(task.rightly) == reply for task, reply in zip(tasks, replies, strict=True)) / len(tasks)
 
 
@@ -48,22 +45,8 @@ def followed(folder: Path, tasks: Sequence[Task], seed: int = 0) -> float:
         shown = task.solution(right), task.solution(wrong)
         asked.append(teacher_messages(task.question, *shown, texts=texts_of(type(task))))
         expected.append(task.refined(right, wrong))
-    replies = _replies(folder, asked, temperature=0.0, seed=seed)
+    replies = pocket.replies(folder, asked, 0.0, seed)
     return sum(map(operator.eq, replies, expected)) / len(tasks)
-
-
-@torch.inference_mode()
-def _replies(folder: Path, asked: Sequence[Messages], temperature: float, seed: int) -> list[str]:
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    torch.manual_seed(seed)
-    inputs: Any = tokenizer.apply_chat_template(
-        list(asked), add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-    )
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
-    ids = model.generate(**inputs, max_new_tokens=LONGEST, **({"do_sample": False} | sampling))
-    replies: list[str] = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return replies
 
 
 def main(argv: Sequence[str] | None = None) -> None:
