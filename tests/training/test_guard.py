@@ -28,8 +28,9 @@ ONLY_LOOKS = {"keep": "last", "every": 2, "questions": 8}
 KEEPS = {"keep": "best", "every": 2, "questions": 8}
 STOPS = {"keep": "best", "every": 1, "questions": 8, "patience": 2}
 TEACH = {"replies": "wrong"}
+ASKED = [Problem(f"g{i}", f"Question {i}?", str(i)) for i in range(20)]  # of GRPO: one pass over the first 12
 LEAST = GrpoConfig(
-    questions=4, questions_per_step=2, generations=4, max_tokens=6, learning_rate=1e-2, micro_batch_size=4, steps=6
+    questions=12, questions_per_step=2, generations=4, max_tokens=6, learning_rate=1e-2, micro_batch_size=4, steps=6
 )
 
 
@@ -50,7 +51,7 @@ def run(make_model, tokenizer, monkeypatch):
             replies = [(one.student_ids, one.reply_ids) for one in inputs.examples]
             return outcome(folder, train_sft(inputs, model, replies))
         if recipe.train.method == "grpo":
-            return outcome(folder, train_grpo(inputs, model, OTHERS))
+            return outcome(folder, train_grpo(inputs, model, ASKED))
         return outcome(folder, train_ssb(inputs, add_lora(model, recipe.train.lora, 5, False), None))
 
     return do
