@@ -43,6 +43,7 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
     elif counted:
         asked = f"{counted['questions']:,} questions gave {counted['pairs']:,} pairs; replies come from the base itself"
     losses = f"{trained['first_loss']:.3f} at the first step, {trained['last_loss']:.3f} at the last"
+    steps = f"{trained['steps']:,} steps{_kept(trained)}"
     share = 100 * trained["trainable_parameters"] / trained["total_parameters"]
     what = _what(format_, recipe)
     return f"""---
@@ -56,7 +57,7 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
 - **Base**: {code(base)}{f", revision {code(recipe.model.revision)}" if recipe.model.revision else ""}{rounds}
 - **Method**: {METHODS[method].card}.
 - **Data**: {code(source)}, split {code(recipe.problems.split)}: {asked}.
-- **Training**: {trained["steps"]:,} steps at a learning rate of {recipe.train.learning_rate:g}; loss {losses};
+- **Training**: {steps} at a learning rate of {recipe.train.learning_rate:g}; loss {losses};
   {_trained_weights(recipe, trained)}, {share:.1f} % of all parameters.
 
 ## Scores
@@ -89,6 +90,11 @@ Versions: {", ".join(f"{name} {escaped(version)}" for name, version in manifest.
 
 </details>
 """
+
+
+def _kept(trained: dict[str, Any]) -> str:
+    """Which step's weights these are, where `train.guard` has chosen."""
+    return f", of which those after step {trained['kept_step']:,} are here," if "kept_step" in trained else ""
 
 
 def _trained_weights(recipe: Recipe, trained: dict[str, Any]) -> str:

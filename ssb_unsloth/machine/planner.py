@@ -313,6 +313,8 @@ class Planner:
         loss_operations = 2 * METHODS[t.method].head_products * replies * shape.H * shape.V
         self._compute_time(stage, self._training_operations(stage.read, length) + loss_operations)
         self._add_probes(stage, steps)
+        self._add_guard(stage, steps, r.curate.rollout.max_tokens)
+        self._add_refresh(stage)
         return stage
 
     def grpo(self) -> StagePlan:
@@ -336,6 +338,7 @@ class Planner:
             moved = steps * g.max_tokens * stage.memory["weights"] / (1e9 * self.card.bandwidth)
             stage.seconds = (stage.seconds[0] + moved / BANDWIDTH[0], stage.seconds[1] + moved / BANDWIDTH[1])
             self._add_probes(stage, steps)
+        self._add_guard(stage, steps, g.max_tokens)
         return stage
 
     # -- What they share
@@ -384,6 +387,36 @@ class Planner:
         if stage.seconds is not None and self.recipe.train.probe_steps:
             sampled = (2 + steps // self.recipe.train.probe_steps) * self.recipe.curate.rollout.max_tokens
             stage.seconds = (stage.seconds[0] + sampled * STEP[0], stage.seconds[1] + sampled * STEP[1])
+
+    def _add_guard(self, stage: StagePlan, steps: int, most: int) -> None:
+        """Its probes, at most `most` tokens a reply; as if training came to its end, and every probe were better."""
+        if (guard := self.recipe.train.guard) is not None:
+            self._add_sampled(stage, (2 + steps // guard.every) * guard.questions, most)
+            stage.disk += 4 * (
+                4.0 * self.lora + self.itemsize * self.whole
+            )  # students of the checkpoints, and the next
+            stage.note += f"; a guard of {guard.questions:,} questions every {guard.every:,} steps"
+
+    def _add_refresh(self, stage: StagePlan) -> None:
+        """The student's new rollouts after each epoch but the last, and the teacher's pass over them."""
+        t, c, lessons = self.recipe.train, self.recipe.curate, self.teach()
+        if t.refresh is None:
+            return
+        rounds = t.epochs - 1
+        self._add_sampled(stage, rounds * c.pairs * c.rollouts, c.rollout.max_tokens)
+        stage.read += rounds * lessons.read
+        stage.disk += (
+            lessons.disk + TEXT_BYTES * rounds * c.pairs * c.rollouts * self.assume.reply * c.rollout.max_tokens
+        )
+        stage.note += f"; new rollouts {rounds:,} times{'' if t.refresh.below is None else ' at most'}"
+
+    def _add_sampled(self, stage: StagePlan, replies: float, most: int) -> None:
+        """Replies by transformers beside the trainer: a batch takes as many steps as its longest one has tokens."""
+        stage.sampled += replies * self.assume.reply * most
+        stage.read += replies * self.student_prompt
+        if stage.seconds is not None:
+            waited = math.ceil(replies / self.recipe.sampler.batch_size) * most
+            stage.seconds = (stage.seconds[0] + waited * STEP[0], stage.seconds[1] + waited * STEP[1])
 
     def _other(self, engine: str) -> dict[str, float]:
         if self.card is None:

@@ -36,6 +36,19 @@ class Example:
         if not (self.student_ids and self.teacher_ids and self.reply_ids):
             raise ValueError(f"example {self.id}: prompt and reply need at least one token each.")
 
+    @property
+    def read_by_student(self) -> int:
+        """Tokens of its prompt and the reply."""
+        return len(self.student_ids) + len(self.reply_ids)
+
+    @property
+    def read_by_teacher(self) -> int:
+        """Tokens of the contexts that a teacher on line reads, the reply in each."""
+        read = [self.teacher_ids]
+        if self.unhinted_ids:
+            read += [self.student_ids, self.unhinted_ids]
+        return sum(map(len, read)) + len(read) * len(self.reply_ids)
+
 
 @dataclass(frozen=True)
 class View:
@@ -115,8 +128,12 @@ class PairCollator:
         starts: Mapping[str, int] | None = None,
     ) -> None:
         """`window`: of a taught reply so many tokens count, from its `starts` on."""
-        self._pad, self._targets, self._guided = pad, targets, guided
-        self._window, self._starts = window, starts or {}
+        self._pad, self._guided, self._window = pad, guided, window
+        self.take(targets, starts)
+
+    def take(self, targets: StoredTeacher | None, starts: Mapping[str, int] | None) -> None:
+        """From now on these are the stored teacher's rows, and the places from which replies count."""
+        self._targets, self._starts = targets, starts or {}
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
         lengths = torch.tensor([len(example.reply_ids) for example in examples])

@@ -249,19 +249,25 @@ class Curator:
 
     def _graded(self, problem: Problem, purpose: str, k: int, completion: Completion, seed: int | None) -> Rollout:
         exact = self.config.equality == "string"
-        answered = answer_part(completion.text)
-        verdict = verifier_for(self.verifier).grade(answered, problem.gold, completion.finish_reason, exact)
-        return Rollout(
-            id=f"{problem.id}-{purpose}-{k}",
-            problem_id=problem.id,
-            text=completion.text,
-            token_ids=completion.token_ids or None,
-            finish_reason=completion.finish_reason,
-            seed=seed,
-            verdict=verdict.verdict,
-            answer=verdict.answer,
-            note=verdict.note,
-        )
+        return graded(problem, f"{purpose}-{k}", completion, seed, self.verifier, exact)
+
+
+def graded(
+    problem: Problem, name: str, completion: Completion, seed: int | None, verifier: Spec, exact: bool
+) -> Rollout:
+    """The reply with its verdict. `name`: which it is of the question's; `exact`: as `Verifier.grade` has it."""
+    grade = verifier_for(verifier).grade(answer_part(completion.text), problem.gold, completion.finish_reason, exact)
+    return Rollout(
+        id=f"{problem.id}-{name}",
+        problem_id=problem.id,
+        text=completion.text,
+        token_ids=completion.token_ids or None,
+        finish_reason=completion.finish_reason,
+        seed=seed,
+        verdict=grade.verdict,
+        answer=grade.answer,
+        note=grade.note,
+    )
 
 
 def bring_along(pairs: Sequence[Pair], problems: Sequence[Problem], config: CurateConfig, folder: Path) -> Statistics:

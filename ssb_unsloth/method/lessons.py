@@ -2,8 +2,8 @@
 
 A lesson is a pair with a reply. Those of `teach.replies: refined` are curation's pairs (the paper). Any other choice
 takes the rollouts of the pairs' questions, which were sampled from the bare question: the hints of a reply are then
-those of its question's pair; but for one that is the reply itself, in whose place another of the same kind is shown
-where there is one.
+those of its question's pair; but for one that is the reply itself, or that is not among these rollouts, as where they
+were sampled anew: in its place another of the same kind is shown where there is one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from ..verifier.protocol import Verdict
 from ..verifier.replies import answer_part
 
 REPLIES = {"right": (True,), "wrong": (False,), "rollouts": (True, False)}  # by teach.replies, their verdicts
+
+
+class NothingToLearn(UserError):
+    """No reply is a lesson, or all lessons weigh nothing."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,14 @@ def lessons(
     `each` 1 it learns from the same right ones.
 
     Raises:
-        UserError: there is nothing to learn.
+        NothingToLearn: there is nothing to learn.
     """
     if config.replies == "refined":
         found = [Lesson(pair, right=True) for pair in pairs]
     else:
         found = list(_own(config, pairs, rollouts, seed, token_ids))
     if not found:
-        raise UserError(
+        raise NothingToLearn(
             f"teach.replies: {config.replies}; the curate stage has no such rollout of the pairs' questions: let it"
             " sample them, or take other replies."
         )
@@ -82,35 +86,42 @@ def _own(
         ids = token_ids(reply)
         if not ids:  # made elsewhere, cut off before its first token
             continue
-        shown = [_shown(reply, groups[reply.problem_id, kind], usual, seed) for kind, usual in _usual(pair)]
+        (right_text, right_id), (wrong_text, wrong_id) = (
+            _shown(reply, groups[reply.problem_id, kind], usual, seed) for kind, usual in _usual(pair)
+        )
         yield Lesson(
             replace(
                 pair,
                 id=reply.id,
                 reply=answer_part(reply.text),
                 reply_ids=ids,
-                right=answer_part(shown[0].text),
-                right_id=shown[0].id,
-                wrong=answer_part(shown[1].text),
-                wrong_id=shown[1].id,
+                right=right_text,
+                right_id=right_id,
+                wrong=wrong_text,
+                wrong_id=wrong_id,
                 refinement_id="",
             ),
             right,
         )
 
 
-def _usual(pair: Pair) -> tuple[tuple[bool, str], tuple[bool, str]]:
-    """The ids of the rollouts that the question's pair shows, by their verdict."""
-    return (True, pair.right_id), (False, pair.wrong_id)
+Shown = tuple[str, str]  # the text that the teacher is shown, and the id of the rollout that it is of
 
 
-def _shown(reply: Rollout, group: Sequence[Rollout], usual: str, seed: int) -> Rollout:
-    """The rollout of the group that the teacher is shown for this reply: the usual one, if its text is another."""
-    known = next(rollout for rollout in group if rollout.id == usual)
+def _usual(pair: Pair) -> tuple[tuple[bool, Shown], tuple[bool, Shown]]:
+    """What the question's pair shows, by its verdict."""
+    return (True, (pair.right, pair.right_id)), (False, (pair.wrong, pair.wrong_id))
+
+
+def _shown(reply: Rollout, group: Sequence[Rollout], usual: Shown, seed: int) -> Shown:
+    """What the teacher is shown for this reply: the usual rollout if it is of the group and its text is another; else
+    one of the group with another text; the usual one where there is none.
+    """
     others = [rollout for rollout in group if answer_part(rollout.text) != answer_part(reply.text)]
-    if known in others or not others:
-        return known
-    return random.Random(derive_seed(seed, "hint", reply.id)).choice(others)
+    if not others or any(rollout.id == usual[1] for rollout in others):
+        return usual
+    chosen = random.Random(derive_seed(seed, "hint", reply.id)).choice(others)
+    return answer_part(chosen.text), chosen.id
 
 
 def in_turn(groups: Sequence[Sequence[Rollout]], seed: int, each: int | None = None) -> Iterator[Rollout]:
@@ -132,7 +143,7 @@ def _weighted(found: Sequence[Lesson], rollouts: Sequence[Rollout]) -> list[Less
     spreads = [math.sqrt(p * (1 - p)) for p in shares]
     mean = sum(spreads) / len(spreads)
     if not mean:
-        raise UserError(
+        raise NothingToLearn(
             "teach.weights: disagreement; no question of the pairs has right and wrong rollouts, so all would weigh"
             " nothing: take equal."
         )

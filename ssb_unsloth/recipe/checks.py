@@ -213,6 +213,22 @@ def _lessons(r: Recipe) -> Lines:
         yield "teach.window: is found in the teacher pass, and teach.targets: online has none; store the targets."
 
 
+def _refresh(r: Recipe) -> Lines:
+    """Whether the student can learn from what it writes itself."""
+    if r.train.refresh is None:
+        return
+    if "teach" not in METHODS[r.train.method].reads:
+        yield f"train.refresh: {r.train.method} learns from no rollouts that could be sampled anew; set it to null."
+    elif r.teach.replies == "refined":
+        yield "train.refresh: renews rollouts; set teach.replies to right, wrong or rollouts, or train.refresh to null."
+    if r.train.lora is None:
+        yield "train.refresh: the base teaches the new rollouts, and train.lora: null trains it; give train.lora."
+    if r.train.epochs == 1:
+        yield "train.refresh: comes between epochs, and train.epochs is 1; take more."
+    if r.curate.rollout.temperature == 0:
+        yield "train.refresh: at curate.rollout.temperature 0 all rollouts of a question are equal; use about 0.8."
+
+
 def _objective(r: Recipe) -> Lines:
     if r.train.kd_weight == r.train.ce_weight == 0:
         yield "train.kd_weight: 0 with train.ce_weight 0 leaves no loss; give one of them a weight."
@@ -321,8 +337,8 @@ def _with_verifiers(r: Recipe) -> dict[str, ProblemsConfig]:
 
 
 CHECKS = (
-    *(_names, _seeds, _model, _adapter, _all_weights, _lengths, _curation, _labels, _lessons, _objective, _batches),
-    *(_trackers, _verifiers, _benchmarks, _prompts, _replies),
+    *(_names, _seeds, _model, _adapter, _all_weights, _lengths, _curation, _labels, _lessons, _refresh, _objective),
+    *(_batches, _trackers, _verifiers, _benchmarks, _prompts, _replies),
 )
 
 

@@ -164,6 +164,8 @@ def _fill(section: Any, given: Any, kind: type, path: str, wrong: list[str]) -> 
                 f"{here}: unknown key; " + (f"did you mean {path}{near[0]}?" if near else f"known: {', '.join(types)}.")
             )
         elif dataclasses.is_dataclass(inner := without_null(types[key])) and isinstance(value, dict):
+            if section[key] is None:  # a section that is null unless it is given
+                section[key] = OmegaConf.structured(inner)
             _fill(section[key], value, typing.cast(type, inner), here + ".", wrong)
         elif _table_of(types[key]) is not None and isinstance(value, dict):
             _fill_table(section[key], value, _table_of(types[key]), here, wrong)

@@ -15,7 +15,10 @@ from .schema import AUTO, SEVEN
 RENAMED = {"train": {"temperature": "kd_temperature"}}  # by section: a key's first name to today's
 _FIRST = {section: {today: first for first, today in keys.items()} for section, keys in RENAMED.items()}
 LATER = (("use_rslora", False), ("use_dora", False))  # keys of train.lora that came later, and what was so before
-LATER_OF_TRAIN = (("divergence", "forward"), ("beta", 0.5), ("clip", None))  # those of train, likewise
+LATER_OF_TRAIN = (  # those of train, likewise
+    *(("divergence", "forward"), ("beta", 0.5), ("clip", None)),
+    *(("refresh", None), ("guard", None)),
+)
 _OF_VARIANT = re.compile(r"variants\.[^.]+\.")
 
 

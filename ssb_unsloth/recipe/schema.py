@@ -212,6 +212,28 @@ class GrpoConfig:
 
 
 @dataclass
+class RefreshConfig:
+    """While it trains the student samples anew, and learns from what it writes now (docs/refresh.md). All ours."""
+
+    every: Literal["epoch"] = "epoch"  # after each but the last
+    # only where the student has less than this in common with its base (training/refresh.py: overlap; 1: all); null:
+    # always
+    below: float | None = number(None, above=0, at_most=1)
+
+
+@dataclass
+class GuardConfig:
+    """The student's accuracy on held-out questions while it trains, by greedy replies (docs/refresh.md). All ours."""
+
+    questions: int = number(
+        64, above=0
+    )  # problems that curation did not sample; where there are too few, unpaired ones
+    every: int = number(32, above=0)  # steps; and at the start and the end
+    patience: int | None = number(None, above=0)  # training ends after so many probes without a new best; null: never
+    keep: Literal["best", "last"] = "best"  # which student is saved; of equally good ones the earliest
+
+
+@dataclass
 class TrainConfig:
     # Ours beside the paper's ssb: the controls; `methods.METHODS` says of each what it learns from.
     method: MethodName = "ssb"
@@ -245,6 +267,8 @@ class TrainConfig:
     probe_steps: int = number(32, at_least=0)  # measure the student's own reply length so often; 0: never
     probe_questions: int = number(32, at_least=0)
     drift_texts: str | None = None  # ours: KL(base ‖ student) on the "text"s of a .jsonl file, or on "pocket" drills
+    refresh: RefreshConfig | None = None  # null: the rollouts stay those of the base, as curation sampled them
+    guard: GuardConfig | None = None  # null: no accuracy is measured, and the last student is saved
     token_pairs: int = number(24, at_least=0)  # ours: pairs followed token by token, KL before and after; 0: none
     report_to: list[str] = field(default_factory=list)  # names of trackers.py, as [tensorboard]; the extra [trackers]
 

@@ -239,12 +239,19 @@ them rightly, {c["pairs"]:,} pairs kept. The paper used {QUESTIONS} questions fo
 """
 
 
+def _guarded(training: dict[str, Any]) -> str:
+    """What `train.guard` has decided, behind the number of steps."""
+    said = ["stopped early"] if "stopped_step" in training else []
+    said += [f"step {training['kept_step']:,} kept"] if "kept_step" in training else []
+    return f" ({', '.join(said)})" if said else ""
+
+
 def _training_section(report: dict[str, Any]) -> str:
     table = [["student", "trained by", "steps", "first loss", "last loss", "trained parameters", "of"]]
     for name, t in report["training"].items():
         counts = f"{t['trainable_parameters']:,}", f"{t['total_parameters']:,}"
         losses = f"{t['first_loss']:.3f}", f"{t['last_loss']:.3f}"
-        table.append([name, t["method"], f"{t['steps']:,}", *losses, *counts])
+        table.append([name, t["method"], f"{t['steps']:,}{_guarded(t)}", *losses, *counts])
     methods = list(dict.fromkeys(t["method"] for t in report["training"].values()))
     own = [METHODS[method].title for method in methods if METHODS[method].samples]  # they keep no pairs' questions
     others = f" ({own[0]}'s are others than the rest's)" if 0 < len(own) < len(methods) else ""

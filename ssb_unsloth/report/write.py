@@ -29,7 +29,10 @@ from .worked_examples import worked_examples
 REPORT_FORMAT = 1  # of report.json
 SHOWN = ("curate", "teach", "train", "evaluate")
 CURATION = ("questions", "all_right", "all_wrong", "mixed", "refined", "accepted", "no_answer", "truncated")
-TRAINING = ("steps", "first_loss", "last_loss", "trainable_parameters", "total_parameters", "lora", "left_as_it_is")
+TRAINING = (
+    *("steps", "kept_step", "stopped_step", "first_loss", "last_loss"),
+    *("trainable_parameters", "total_parameters", "lora", "left_as_it_is"),
+)
 
 
 def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[Student]) -> None:

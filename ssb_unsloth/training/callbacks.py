@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from torch import nn
@@ -24,6 +25,14 @@ from ..prompts import Texts, student_messages
 from ..recipe.schema import SamplingConfig
 from ..records import Problem
 from ..run import clock
+
+
+@contextlib.contextmanager
+def beside_the_log(control: TrainerControl) -> Iterator[None]:
+    """A row that is logged meanwhile counts as the step's log, and would swallow its loss: that is logged still."""
+    wanted = control.should_log
+    yield
+    control.should_log = wanted
 
 
 class LengthProbe(TrainerCallback):
@@ -55,9 +64,8 @@ class LengthProbe(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self._every == 0 or state.global_step == state.max_steps:
-            wanted = control.should_log
-            self._measure()
-            control.should_log = wanted  # logging the length counts as the step's log, and would swallow its loss
+            with beside_the_log(control):
+                self._measure()
 
     def _measure(self) -> None:
         with clock.on(clock.MEASURING), resting(self._model):

@@ -43,12 +43,16 @@ class Sealed(Trainer):
             raise UserError(f"{resume_from_checkpoint}: no checkpoint to resume from: {found}.")
         return super().train(chosen, *args, **kwargs)
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """None for a training that was stopped early and resumes: it is over before its next step."""
+        return ([], None) if self.control.should_training_stop else super().get_batch_samples(*args, **kwargs)
+
     def _make_room(self, newest: Path | None) -> None:
         """Delete what a stopped run has left behind the newest whole checkpoint; it would be written over anyway."""
         self.accelerator.wait_for_everyone()  # until all processes have chosen
         if self.is_world_process_zero():
-            for folder in _checkpoints(Path(str(self.args.output_dir))):
-                if newest is None or _step(folder) > _step(newest):
+            for folder in checkpoints(Path(str(self.args.output_dir))):
+                if newest is None or step_of(folder) > step_of(newest):
                     disk.remove(folder)
         self.accelerator.wait_for_everyone()
 
@@ -93,7 +97,7 @@ def seal(folder: Path) -> None:
 
 def newest_whole(folder: Path) -> Path | None:
     """The checkpoint in this folder to resume from; None where none is whole. Says which newer ones do not count."""
-    for checkpoint in sorted(_checkpoints(folder), key=_step, reverse=True):
+    for checkpoint in sorted(checkpoints(folder), key=step_of, reverse=True):
         found = fault(checkpoint)
         if found is None:
             return checkpoint
@@ -126,10 +130,12 @@ def _files(checkpoint: Path) -> set[str]:
     return found - {SEAL, SEAL + disk.ASIDE}
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    return [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _step(path) >= 0]
+def checkpoints(folder: Path) -> list[Path]:
+    """The folders of all checkpoints in this one, whole or not."""
+    return [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if step_of(path) >= 0]
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """Of a checkpoint's folder; -1 for any other."""
     number = checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
     return int(number) if number.isdecimal() else -1

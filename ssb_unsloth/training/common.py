@@ -35,6 +35,7 @@ from ..run.rundir import RunDir
 from ..run.student import ADAPTER, MODEL
 from .callbacks import LengthProbe, LogWhereSaved, StillNumbers
 from .checkpoints import Sealed
+from .guard import Guard, held_out
 from .masters import MasterAdamW
 
 
@@ -80,11 +81,26 @@ class Inputs:
         return read_rollouts(self.run)
 
     @cached_property
-    def probes(self) -> list[Problem]:
-        """Questions that were sampled and gave no pair: the student's own reply length is measured on them."""
+    def unpaired(self) -> list[Problem]:
+        """Questions that were sampled and gave no pair."""
         paired = {pair.problem_id for pair in self.pairs}
-        rest = [asked for asked in self.questions if asked.id not in paired and not markers(asked.question)]
-        return rest[: self.recipe.train.probe_questions]
+        return [asked for asked in self.questions if asked.id not in paired and not markers(asked.question)]
+
+    @cached_property
+    def probes(self) -> list[Problem]:
+        """Of these: the student's own reply length is measured on them."""
+        return self.unpaired[: self.recipe.train.probe_questions]
+
+    @cached_property
+    def guarded(self) -> list[Problem]:
+        """What `train.guard` asks, as `guard` says: none that is trained on."""
+        train = self.recipe.train
+        assert train.guard is not None
+        if self.recipe.curate.gold == "majority":  # votes are labels, and only what was sampled has them
+            return self.unpaired[-train.guard.questions :]
+        seen = {one.id for one in self.questions} | {pair.problem_id for pair in self.pairs}
+        unpaired = [] if train.method == "ssd" else self.unpaired  # which learns from any that was sampled
+        return held_out(self.recipe.problems, seen, unpaired, train.guard.questions)
 
 
 @dataclass
@@ -95,9 +111,12 @@ class Trained:
     history: list[dict[str, Any]]  # a row a log
     trainable_parameters: int
     total_parameters: int
+    epochs: float = 0.0  # fewer than the recipe's where it was stopped early
     tokens: int = 0  # read in training, prompts and replies
     backend: str | None = None  # that loaded the model, where the recipe leaves a choice
-    sampled_tokens: int | None = None  # where the method samples
+    sampled_tokens: int | None = None  # where the method samples, a refresh or a guard that decides
+    kept_step: int | None = None  # whose student is saved, where that is the best one
+    stopped_step: int | None = None  # where training was stopped early
     learnt_tokens: int | None = None  # of the replies that a control learns from
     drift: float | None = None  # KL(base ‖ student) on unrelated text, nats a token, where that is measured
     lora: dict[str, dict[str, int]] | None = None  # "layers" trained, by kind, and "left_out", with their parameters
@@ -109,8 +128,11 @@ class Trained:
         losses = [row["loss"] for row in self.history if "loss" in row]
         steps = {"steps": self.history[-1]["step"], "first_loss": losses[0], "last_loss": losses[-1]}
         counted = ("trainable_parameters", "total_parameters", "backend", "sampled_tokens", "learnt_tokens", "drift")
+        guarded = ("kept_step", "stopped_step")
         return steps | {
-            name: value for name in (*counted, "lora", "left_as_it_is") if (value := getattr(self, name)) is not None
+            name: value
+            for name in (*guarded, *counted, "lora", "left_as_it_is")
+            if (value := getattr(self, name)) is not None
         }
 
 
@@ -157,28 +179,37 @@ def fit(
     probes: Sequence[Problem],
     probe_tokens: int,
     rate: str = "train.learning_rate",
+    guarded: Sequence[Problem] | None = None,
 ) -> Trained:
     """Train, and save `adapter` in the inputs' folder, or `model` where all weights are trained. What the method alone
     can count is left for it to add.
 
     Training resumes from the newest whole checkpoint in the folder's `checkpoints`; what comes out is that of an
     undisturbed run. While it trains, the student's own replies to `probes`, held-out questions, are measured, at most
-    `probe_tokens` long. `rate`: the recipe's key of the learning rate.
+    `probe_tokens` long. `rate`: the recipe's key of the learning rate. `guarded`: what `train.guard` asks, in place of
+    the inputs'.
 
     Raises:
-        UserError: the trained weights are no numbers any more; or the disk is full.
+        UserError: the trained weights are no numbers any more; there is nothing for `train.guard` to ask; or the disk
+            is full.
     """
     config, student = inputs.recipe.train, cast(nn.Module, trainer.model)
     trained_on = _with_adapter(config.lora, student) if config.lora is not None else _as_a_whole(trainer, student)
     if probes and config.probe_steps:
         texts = inputs.recipe.prompts.texts
         trainer.add_callback(LengthProbe(trainer, inputs.tokenizer, probes, config.probe_steps, probe_tokens, texts))
+    guard = None
+    if config.guard is not None:
+        asked = inputs.guarded if guarded is None else guarded
+        guard = Guard(trainer, inputs.tokenizer, asked, probe_tokens, inputs.recipe)
+        trainer.add_callback(guard)
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(StillNumbers)  # SSBTrainer's own does not know the recipe's key
     trainer.add_callback(StillNumbers(rate))
     trainer.add_callback(LogWhereSaved())
     _keep_events(trainer, inputs.folder.parent / "tensorboard")
     trainer.train(resume_from_checkpoint=True)
+    kept = {} if guard is None else guard.outcome(trainer.state)
     parameters = list(student.parameters())
     if isinstance(student, PeftModel):
         save_adapter(student, inputs.folder / ADAPTER)
@@ -189,7 +220,9 @@ def fit(
         history(trainer.state.log_history),
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
         total_parameters=sum(p.numel() for p in parameters),
+        epochs=trainer.state.epoch or 0.0,
         **trained_on,
+        **kept,
     )
 
 

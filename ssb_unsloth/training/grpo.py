@@ -122,12 +122,17 @@ def train_grpo(
         )
     if trainer.use_vllm:
         cast(Rollouts, trainer.vllm_generation).step = lambda: trainer.state.global_step
-    trained = fit(trainer, inputs, rest[: config.probe_questions], grpo.max_tokens, "train.grpo.learning_rate")
+    guarded = rest[: config.guard.questions] if config.guard is not None else []
+    probes, rate = rest[: config.probe_questions], "train.grpo.learning_rate"
+    trained = fit(trainer, inputs, probes, grpo.max_tokens, rate, guarded)
     kept = [{NAMES.get(key, key): value for key, value in row.items() if _is_kept(key)} for row in trained.history]
     replies = grpo.questions_per_step * grpo.generations  # a step
     sampled = replies * sum(row["rollout_tokens"] * steps for row, steps in steps_of(kept, "rollout_tokens"))
     return replace(
-        trained, history=kept, tokens=int(trainer.state.num_input_tokens_seen), sampled_tokens=round(sampled)
+        trained,
+        history=kept,
+        tokens=int(trainer.state.num_input_tokens_seen),
+        sampled_tokens=round(sampled) + (trained.sampled_tokens or 0),
     )
 
 
@@ -230,5 +235,5 @@ def _is_kept(key: str) -> bool:
     return (
         key in NAMES
         or key in ("loss", "grad_norm", "learning_rate", "epoch", "step", "reply_tokens")
-        or (key.startswith(("train_", "reply_")))
+        or (key.startswith(("train_", "reply_", "probe_")))
     )

@@ -80,9 +80,10 @@ def train_sft(inputs: Inputs, model: nn.Module, replies: Sequence[Reply]) -> Tra
         peft_config=lora(config, model),
         callbacks=[Bar()],
     )
+    trained = fit(trainer, inputs, inputs.probes, inputs.recipe.curate.rollout.max_tokens)
     return replace(
-        fit(trainer, inputs, inputs.probes, inputs.recipe.curate.rollout.max_tokens),
-        tokens=config.epochs * sum(len(row["input_ids"]) for row in rows),
+        trained,
+        tokens=round(trained.epochs * sum(len(row["input_ids"]) for row in rows)),
         learnt_tokens=sum(len(reply) for _, reply in replies),
     )
 

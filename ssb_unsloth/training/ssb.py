@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from ..backends.transformers import freeze_the_rest
-from ..method.collator import Example
 from ..method.distributions import StoredTeacher
 from ..method.selfchecks import check_student
 from ..method.targets import Targets
@@ -17,6 +16,7 @@ from ..recipe.schema import TrainConfig
 from .arguments import SSBConfig
 from .callbacks import Bar
 from .common import Inputs, Trained, common_arguments, fit
+from .refresh import Refresh
 from .trainer import SSBTrainer
 
 
@@ -54,19 +54,17 @@ def train_ssb(inputs: Inputs, student: nn.Module, targets: StoredTeacher | None)
         targets=targets,
         callbacks=[Bar()],
     )
-    tokens = sum(len(e.student_ids) + len(e.reply_ids) for e in examples)
+    tokens = sum(example.read_by_student for example in examples)
     if targets is None:  # the teacher reads with the student
-        tokens += sum(_read_by_teacher(e) for e in examples if e.taught)
+        tokens += sum(example.read_by_teacher for example in examples if example.taught)
+    if config.refresh is None:
+        trained = fit(trainer, inputs, inputs.probes, inputs.recipe.curate.rollout.max_tokens)
+        return replace(trained, tokens=round(tokens * trained.epochs))
+    refresh = Refresh(trainer, inputs, stored=targets is not None)
+    trainer.add_callback(refresh)
     trained = fit(trainer, inputs, inputs.probes, inputs.recipe.curate.rollout.max_tokens)
-    return replace(trained, tokens=tokens * config.epochs)
-
-
-def _read_by_teacher(example: Example) -> int:
-    """Tokens of the contexts that it reads."""
-    read = [example.teacher_ids]
-    if example.unhinted_ids:
-        read += [example.student_ids, example.unhinted_ids]
-    return sum(map(len, read)) + len(read) * len(example.reply_ids)
+    read, sampled = refresh.close(trained.history, trained.epochs)
+    return replace(trained, tokens=read, sampled_tokens=sampled + (trained.sampled_tokens or 0))
 
 
 def trainer_arguments(

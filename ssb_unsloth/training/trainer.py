@@ -25,7 +25,7 @@ from ..backends.chat_template import pad_id
 from ..backends.transformers import load_model, load_tokenizer
 from ..backends.wrapped import embedded
 from ..errors import UserError
-from ..method.collator import PairCollator
+from ..method.collator import Example, PairCollator
 from ..method.distributions import Divergence, Head, StoredTeacher, Teacher, TeacherTopK, placed
 from ..method.guidance import states, teacher_rows
 from ..method.losses import kd_loss, row_weights
@@ -127,6 +127,8 @@ class SSBTrainer(Sealed):
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor | int | None]:
         """The micro-batches of one optimizer step, with the step's denominator: its examples, or its reply tokens."""
+        if self.control.should_training_stop:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
         if epoch_iterator is not self._epoch:  # a new one: from now on it belongs to the thread that prefetches
             self._epoch, self._prefetched = epoch_iterator, Prefetch(epoch_iterator, num_batches)
         batches = list(islice(self._prefetched, num_batches))
@@ -190,6 +192,15 @@ class SSBTrainer(Sealed):
             return None
         with as_teacher(model):
             return teacher_rows(states(model, inputs["teacher"]), self.args.guidance, head)
+
+    def learn_from(self, rows: Iterable[Any], targets: StoredTeacher | None) -> None:
+        """Take other rows for those that are trained on, and their teacher with them: between two epochs.
+
+        There are as many steps as before: of more rows the last are left out, of fewer the first come again.
+        """
+        learnt, found = cast(list[Example], self.train_dataset), self._read(rows)
+        learnt[:] = [found[place % len(found)] for place in range(len(learnt))]  # the loader holds this list
+        cast(PairCollator, self.data_collator).take(targets, getattr(targets, "starts", None))
 
     def get_train_dataloader(self) -> Any:
         loader = super().get_train_dataloader()

@@ -216,7 +216,7 @@ def test_the_train_stages_key_is_made_of_it(tmp_path):
     found = stage("train").determined_by(Scope(recipe, RunDir(tmp_path)))["train"]
     before = {**asdict(recipe.train), "temperature": 3.0}
     del before["kd_temperature"], before["grpo"], before["lora"]["use_rslora"], before["lora"]["use_dora"]
-    del before["divergence"], before["beta"], before["clip"]
+    del before["divergence"], before["beta"], before["clip"], before["refresh"], before["guard"]
     before["lora"]["target_modules"] = list(SEVEN)
     assert digest(found) == digest(before)
 

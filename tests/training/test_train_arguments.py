@@ -40,6 +40,8 @@ ELSEWHERE = {  # read by others: the stage, the backend, the controls; each has 
     "probe_questions",
     "drift_texts",
     "token_pairs",
+    "refresh",
+    "guard",
 }
 
 

@@ -78,7 +78,8 @@ def _of_method(recipe: Recipe) -> dict[str, Any]:
         return {"train": train, "prompts": prompts, "problems": keys.of_problems(recipe.problems)}
     del train["grpo"]
     lessons = {"lessons": found} if (found := keys.of_lessons(recipe.teach)) else {}
-    return {"train": train, "prompts": prompts, "hint": recipe.teach.hint, **lessons}
+    guarded = {} if recipe.train.guard is None else {"problems": keys.of_problems(recipe.problems)}
+    return {"train": train, "prompts": prompts, "hint": recipe.teach.hint, **lessons, **guarded}
 
 
 STAGE = Train()
