@@ -67,7 +67,15 @@ NAMES = {  # what TRL calls the figures that history.jsonl keeps, beside the Tra
 
 
 class Trainer(Sealed, GRPOTrainer):
-    """TRL's, with checkpoints that count when they are whole."""
+    """TRL's, with checkpoints that count when they are whole, and the same order of the questions in a later pass over
+    them whether training resumes there or not: TRL's sampler draws it from wherever its generator stands.
+    """
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        sampler: Any = super()._get_train_sampler(dataset)
+        # Which the Trainer calls with the number of the pass; that of the first leaves TRL's own order.
+        sampler.set_epoch = lambda number: sampler.generator.manual_seed(sampler.seed + number)
+        return sampler
 
 
 def train(inputs: Inputs) -> Trained:

@@ -409,8 +409,10 @@ def test_too_few_problems_for_a_step_are_named(make_model, tokenizer, tmp_path):
         run_grpo(make_model, tokenizer, tmp_path, questions_per_step=11)
 
 
-def test_grpo_resumes_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeypatch):
-    """Stopped after step 3 and resumed from step 2, the run ends where an unbroken one does."""
+@pytest.mark.parametrize("more", [{}, {"questions": 4, "questions_per_step": 2, "steps": 5}], ids=["within", "passes"])
+def test_grpo_resumes_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeypatch, more):
+    """Stopped after step 3 and resumed from step 2, the run ends where an unbroken one does; also where a pass over the
+    questions ends there."""
 
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -418,12 +420,12 @@ def test_grpo_resumes_from_a_checkpoint(make_model, tokenizer, tmp_path, monkeyp
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(grpo, "Reward", Even)
-    whole = run_grpo(make_model, tokenizer, tmp_path / "whole", save_steps=2)
+    whole = run_grpo(make_model, tokenizer, tmp_path / "whole", save_steps=2, **more)
     with monkeypatch.context() as patch:
         patch.setattr(grpo, "Bar", Stop)
         with pytest.raises(KeyboardInterrupt):
-            run_grpo(make_model, tokenizer, tmp_path / "broken", save_steps=2)
-    again = run_grpo(make_model, tokenizer, tmp_path / "broken", save_steps=2)
+            run_grpo(make_model, tokenizer, tmp_path / "broken", save_steps=2, **more)
+    again = run_grpo(make_model, tokenizer, tmp_path / "broken", save_steps=2, **more)
     for name in ("loss", "reward", "rollout_tokens"):
         of_both = [[row[name] for row in result.history if name in row] for result in (whole, again)]
         assert of_both[0] == pytest.approx(of_both[1], rel=1e-4, abs=1e-6)
