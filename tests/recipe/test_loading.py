@@ -54,7 +54,8 @@ def test_any_misspelt_key_is_reported_with_the_right_one(place):
         letter = int(place * len(key))
         misspelt[path] = f"{section}{dot}{key[: letter + 1]}{key[letter:]}"  # one letter twice
     with pytest.raises(UserError) as error:
-        load(POCKET, [*(f"{wrong}=1" for wrong in misspelt.values()), "teach.replies=rollouts"])  # train.refresh wants it
+        # train.refresh, which its own misspelt keys give, wants rollouts.
+        load(POCKET, [*(f"{wrong}=1" for wrong in misspelt.values()), "teach.replies=rollouts"])
     lines = [line.strip() for line in str(error.value).splitlines()[1:]]
     assert sorted(lines) == sorted(f"{wrong}: unknown key; did you mean {path}?" for path, wrong in misspelt.items())
 
