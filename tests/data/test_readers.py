@@ -145,7 +145,11 @@ def test_a_whole_number_among_floats_is_written_as_one(tmp_path, value, gold):
         ("a.json", '[{"question": "Q",\n"answer": }]', "not JSON .*in line 2, column 11"),
         ("a.json", "", "not JSON"),
         ("a.jsonl.gz", b"no", "not a .gz file, or a damaged one"),
-        ("a.csv.gz", gzip.compress(b"question,answer\n" + b"x,4\n" * 999, mtime=0)[:40], "not a .gz file, or a damaged one"),
+        (
+            "a.csv.gz",
+            gzip.compress(b"question,answer\n" + b"x,4\n" * 999, mtime=0)[:40],
+            "not a .gz file, or a damaged one",
+        ),
         ("a.parquet.gz", b"", "expected a file ending in '.jsonl', '.json', '.csv', '.tsv', '.parquet'"),
     ],
 )
