@@ -40,7 +40,7 @@ from .brought import Brought
 from .votes import voted
 from .yields import Statistics, Verdicts, explanation, is_hopeless
 
-RESULTS = ("questions", "rollouts", "refinements", "pairs")  # files of records, as a wave holds them
+RESULTS = ("questions", "rollouts", "refinements", "pairs")  # files of records that grow wave by wave
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,10 @@ class Curator:
             for number, start in enumerate(range(0, total, self.config.wave)):
                 wave = self._wave(number, problems[start : min(start + self.config.wave, total)], brought)
                 counted = _first(wave.pairs, self.config.pairs - statistics.accepted)
-                for name, records in zip(RESULTS, (*wave[:3], counted), strict=True):
-                    add[name](records)
+                add["questions"](wave.questions)
+                add["rollouts"](wave.rollouts)
+                add["refinements"](wave.refinements)
+                add["pairs"](counted)
                 statistics = _add(statistics, wave.statistics)
                 sampled.update(rollout.verdict for rollout in wave.rollouts)
                 refined.update(refinement.verdict for refinement in wave.refinements)

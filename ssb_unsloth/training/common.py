@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +31,7 @@ from ..pocket import MODELS
 from ..recipe.schema import LoraConfig as LoraKeys
 from ..recipe.schema import Recipe, TeachConfig, TrainConfig
 from ..records import Pair, Problem, Rollout
-from ..run.curated import read_pairs, read_questions, read_rollouts
+from ..run.curated import iter_questions, iter_rollouts, read_pairs, read_rollouts
 from ..run.rundir import RunDir
 from ..run.student import ADAPTER, MODEL
 from .callbacks import LengthProbe, LogWhereSaved, StillNumbers
@@ -59,7 +60,7 @@ class Inputs:
     @cached_property
     def examples(self) -> list[Example]:
         """What `teach.replies` asks for, as token ids; by default the pairs, in their order."""
-        rollouts = self.rollouts if self.recipe.teach.needs_rollouts else []
+        rollouts = read_rollouts(self.run, self.paired) if self.recipe.teach.needs_rollouts else []
         return render_examples(
             self.recipe, lessons_of(self.recipe, self.pairs, rollouts, self.tokenizer), self.tokenizer
         )
@@ -72,19 +73,24 @@ class Inputs:
     @cached_property
     def questions(self) -> list[Problem]:
         """All that were sampled in curation, in their order."""
-        return read_questions(self.run)
+        return list(iter_questions(self.run))
 
     @cached_property
     def rollouts(self) -> list[Rollout]:
         """Of these questions; none where the pairs were made elsewhere."""
-        return read_rollouts(self.run)
+        return list(iter_rollouts(self.run))
+
+    @cached_property
+    def paired(self) -> set[str]:
+        """The ids of the questions that have a pair."""
+        return {pair.problem_id for pair in self.pairs}
 
     @cached_property
     def probes(self) -> list[Problem]:
         """Questions that were sampled and gave no pair: the student's own reply length is measured on them."""
-        paired = {pair.problem_id for pair in self.pairs}
-        rest = [asked for asked in self.questions if asked.id not in paired and not markers(asked.question)]
-        return rest[: self.recipe.train.probe_questions]
+        asked = iter_questions(self.run)
+        rest = (one for one in asked if one.id not in self.paired and not markers(one.question))
+        return list(islice(rest, self.recipe.train.probe_questions))
 
 
 @dataclass

@@ -39,8 +39,10 @@ class Teach(Stage):
         from ...method.teach import teach
 
         tokenizer = load_tokenizer(recipe.model)
-        rollouts = read_rollouts(scope.run) if recipe.teach.needs_rollouts else []
-        lessons = lessons_of(recipe, read_pairs(scope.run), rollouts, tokenizer)
+        pairs = read_pairs(scope.run)
+        paired = {pair.problem_id for pair in pairs}
+        rollouts = read_rollouts(scope.run, paired) if recipe.teach.needs_rollouts else []
+        lessons = lessons_of(recipe, pairs, rollouts, tokenizer)
         taught = [one for one in lessons if recipe.teach.right == "teacher" or not one.right]
         writer, kept = TargetWriter(work.folder), {}
         if taught and recipe.teach.targets != "online":
