@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .errors import UserError
 from .io import disk
@@ -180,6 +180,17 @@ def iter_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
                 expected = getattr(hints[name], "__name__", str(hints[name])).replace("None", "null")
                 raise UserError(f"{path}, line {number}: {name!r} is {json.dumps(value)[:40]}; expected {expected}.")
         yield kind(**row)
+
+
+@dataclass(frozen=True)
+class Stored(Generic[Record]):
+    """The records of a file, read anew, and one at a time, by whoever goes through them."""
+
+    path: Path
+    kind: type[Record]
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter_jsonl(self.path, self.kind)
 
 
 def _fits(value: Any, kind: Any) -> bool:

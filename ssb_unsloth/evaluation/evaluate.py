@@ -27,9 +27,8 @@ from ..run.kept import Kept
 from ..seeds import derive_seed
 from ..verifier.protocol import VERDICTS
 from ..verifier.replies import answer_part
-from ..verifier.verifiers import MATH, Spec, prepare, verifier_for
+from ..verifier.verifiers import MATH, TOGETHER, Spec, prepare, verifier_for
 
-TOGETHER = 10_000  # replies that a verifier is told of at a time
 Benchmarks = Mapping[str, tuple[BenchmarkConfig, Sequence[Problem]]]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ..io.markdown import code, escaped, fenced, opening
 from ..records import EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, generations_file, iter_jsonl, read_jsonl
-from ..run.curated import first_pairs, iter_rollouts
+from ..run.curated import first_pairs, rollouts_of
 from ..run.rundir import RunDir
 from ..verifier.verifiers import CODE, MATH, Spec, parts, verifier_for
 
@@ -62,7 +62,7 @@ def _shown_to_teacher(pair: Pair, rollouts: Mapping[str, Rollout], verifier: Spe
 def _pairs(run: RunDir, student: str, seed: int, verifier: Spec) -> list[str]:
     pairs = first_pairs(run)
     shown = {pair.wrong_id for pair in pairs}
-    rollouts = {r.id: r for r in iter_rollouts(run) if r.id in shown}
+    rollouts = {r.id: r for r in rollouts_of(run) if r.id in shown}
     answers = {model: _answers(run, model, seed) for model in ("base", student)}
     page = ["## From a question to a pair, and what base and student now answer", ""]
     for pair in pairs:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from ..errors import UserError
 from ..io.files import read_object
-from ..records import WORKED_EXAMPLES, Pair, Problem, Rollout, iter_jsonl
+from ..records import WORKED_EXAMPLES, Pair, Problem, Rollout, Stored, iter_jsonl
 from .rundir import RunDir
 
 
@@ -36,17 +36,12 @@ def first_pairs(run: RunDir) -> list[Pair]:
     return list(islice(iter_pairs(run), WORKED_EXAMPLES))
 
 
-def iter_questions(run: RunDir) -> Iterator[Problem]:
-    """All questions that were sampled, in their order, one at a time."""
-    return iter_jsonl(run.stage("curate") / "questions.jsonl", Problem)
+def questions_of(run: RunDir) -> Iterable[Problem]:
+    """All questions that were sampled, in their order."""
+    return Stored(run.stage("curate") / "questions.jsonl", Problem)
 
 
-def iter_rollouts(run: RunDir) -> Iterator[Rollout]:
-    """All rollouts of these questions, one at a time; none where the pairs were made elsewhere."""
+def rollouts_of(run: RunDir) -> Iterable[Rollout]:
+    """All rollouts of these questions, in the questions' order; none where the pairs were made elsewhere."""
     path = run.stage("curate") / "rollouts.jsonl"
-    return iter_jsonl(path, Rollout) if path.exists() else iter(())
-
-
-def read_rollouts(run: RunDir, questions: Container[str]) -> list[Rollout]:
-    """The rollouts of some questions, given by their ids."""
-    return [rollout for rollout in iter_rollouts(run) if rollout.problem_id in questions]
+    return Stored(path, Rollout) if path.exists() else ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -31,7 +31,7 @@ from ..pocket import MODELS
 from ..recipe.schema import LoraConfig as LoraKeys
 from ..recipe.schema import Recipe, TeachConfig, TrainConfig
 from ..records import Pair, Problem, Rollout
-from ..run.curated import iter_questions, iter_rollouts, read_pairs, read_rollouts
+from ..run.curated import questions_of, read_pairs, rollouts_of
 from ..run.rundir import RunDir
 from ..run.student import ADAPTER, MODEL
 from .callbacks import LengthProbe, LogWhereSaved, StillNumbers
@@ -60,7 +60,8 @@ class Inputs:
     @cached_property
     def examples(self) -> list[Example]:
         """What `teach.replies` asks for, as token ids; by default the pairs, in their order."""
-        rollouts = read_rollouts(self.run, self.paired) if self.recipe.teach.needs_rollouts else []
+        wanted = self.rollouts if self.recipe.teach.needs_rollouts else ()
+        rollouts = [rollout for rollout in wanted if rollout.problem_id in self.paired]
         return render_examples(
             self.recipe, lessons_of(self.recipe, self.pairs, rollouts, self.tokenizer), self.tokenizer
         )
@@ -71,14 +72,14 @@ class Inputs:
         return render_examples(replace(self.recipe, teach=TeachConfig()), self.pairs, self.tokenizer)
 
     @cached_property
-    def questions(self) -> list[Problem]:
-        """All that were sampled in curation, in their order."""
-        return list(iter_questions(self.run))
+    def questions(self) -> Iterable[Problem]:
+        """All that were sampled in curation, in their order; read one at a time by whoever goes through them."""
+        return questions_of(self.run)
 
     @cached_property
-    def rollouts(self) -> list[Rollout]:
-        """Of these questions; none where the pairs were made elsewhere."""
-        return list(iter_rollouts(self.run))
+    def rollouts(self) -> Iterable[Rollout]:
+        """Of these questions, in their order, read as they are; none where the pairs were made elsewhere."""
+        return rollouts_of(self.run)
 
     @cached_property
     def paired(self) -> set[str]:
@@ -88,8 +89,7 @@ class Inputs:
     @cached_property
     def probes(self) -> list[Problem]:
         """Questions that were sampled and gave no pair: the student's own reply length is measured on them."""
-        asked = iter_questions(self.run)
-        rest = (one for one in asked if one.id not in self.paired and not markers(one.question))
+        rest = (asked for asked in self.questions if asked.id not in self.paired and not markers(asked.question))
         return list(islice(rest, self.recipe.train.probe_questions))
 
 

@@ -36,7 +36,6 @@ from ..method.lessons import in_turn
 from ..prompts import student_messages
 from ..recipe.methods import MethodName
 from ..records import Pair, Problem, Rollout
-from ..run.curated import iter_questions, iter_rollouts
 from ..verifier.protocol import Verdict
 from ..verifier.replies import answer_part
 from .callbacks import Bar
@@ -98,10 +97,10 @@ def learnt_from(inputs: Inputs) -> list[Reply]:
     if recipe.train.method == "sft":
         return [(example.student_ids, example.reply_ids) for example in inputs.refined]
     made, prompts = [], recipe.prompts
-    rollouts = iter_rollouts(inputs.run)
+    rollouts = inputs.rollouts
     if prompts.thinking == "drop":  # of one that has nothing but thoughts nothing would be left
         rollouts = (rollout for rollout in rollouts if answer_part(rollout.text) or not rollout.text)
-    for question, rollout in draw(recipe.train.method, inputs.pairs, iter_questions(inputs.run), rollouts, recipe.seed):
+    for question, rollout in draw(recipe.train.method, inputs.pairs, inputs.questions, rollouts, recipe.seed):
         asked = student_messages(question, prompts.texts)
         prompt_ids, ids = student_prompt_ids(prompts, asked, tokenizer), token_ids(rollout, tokenizer)
         (context,), reply_ids = learnt(prompts, [prompt_ids], ids, tokenizer)
