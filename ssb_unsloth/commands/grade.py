@@ -83,6 +83,7 @@ def _graded(path: Path, verifiers: Verifiers, result: Regraded) -> Iterator[dict
             prepare(judge, ((text, row["gold"]) for _, row, text in some if verifiers.of(row) is judge))
         for number, row, text in some:
             yield _verdict(row, text, verifiers.of(row), f"{path}, line {number}", result)
+        some.clear()  # before the next are read
 
 
 def _verdict(row: dict[str, Any], text: str, asked: Verifier, where: str, result: Regraded) -> dict[str, Any]:

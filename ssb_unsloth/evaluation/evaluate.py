@@ -234,6 +234,7 @@ class _Job:
         while some := list(islice(generations, TOGETHER)):
             prepare(verifier_for(self.verifier), ((answer_part(g.text), g.gold) for g in some))
             yield from (graded(generation, self.verifier) for generation in some)
+            some.clear()  # before the next are made
 
     def _generations(self) -> Iterator[Generation]:
         for name, (problem, sample) in self.wanted.items():

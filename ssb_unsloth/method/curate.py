@@ -143,6 +143,7 @@ class Curator:
                 hopeless = is_hopeless(statistics.accepted, _asked(statistics, brought), least)
                 if enough or hopeless:
                     break
+                del wave, counted  # before the next is made
         statistics = replace(statistics, pairs=written)
         disk.write_text(self.folder / "statistics.json", json.dumps(asdict(statistics), indent=1) + "\n")
         given_up = hopeless and not enough
