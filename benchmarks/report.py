@@ -254,6 +254,7 @@ TITLES = {
     "train-step-memory": "Training step: memory against vocabulary and length",
     "curate": "Curation",
     "problems": "Reading problems",
+    "memory": "Memory by questions",
     "startup": "Start",
 }
 

@@ -5,15 +5,16 @@ Problem --curate--> Rollout, Refinement --> Pair --teach, train--> (tensors) --e
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .errors import UserError
 from .io import disk
@@ -111,15 +112,29 @@ def stable_id(*parts: str) -> str:
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:12]
 
 
-def write_jsonl(path: Path, records: Iterable[Any]) -> int:
-    """Write records one a line; aside first, then renamed: a reader never sees half a file. Returns the count."""
-    count = 0
+@contextlib.contextmanager
+def writing_jsonl(path: Path) -> Iterator[Callable[[Iterable[Any]], int]]:
+    """A function that writes records one a line behind those before them, and returns their count.
+
+    The file is written aside and has its name when the context ends: a reader never sees half of it.
+    """
     with disk.writing(path) as file:
-        for record in records:
-            row = record if isinstance(record, dict) else dataclasses.asdict(record)
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
-    return count
+
+        def add(records: Iterable[Any]) -> int:
+            count = 0
+            for record in records:
+                row = record if isinstance(record, dict) else dataclasses.asdict(record)
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+            return count
+
+        yield add
+
+
+def write_jsonl(path: Path, records: Iterable[Any]) -> int:
+    """Write a whole file of records, as `writing_jsonl`. Returns the count."""
+    with writing_jsonl(path) as add:
+        return add(records)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -142,11 +157,20 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
-    """The file's records, checked against the fields of `kind` and their types; those with a default may be missing."""
+    """The file's records: `iter_jsonl` at once, for files that are small or needed whole."""
+    return list(iter_jsonl(path, kind))
+
+
+def iter_jsonl(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """The file's records one at a time, checked against the fields of `kind` and their types; those with a default may
+    be missing.
+
+    Raises:
+        UserError: as `read_rows`; or a line has other fields or types.
+    """
     fields = {field.name for field in dataclasses.fields(kind)}
     optional = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
     hints = typing.get_type_hints(kind)
-    records = []
     for number, row in read_rows(path):
         if not fields - optional <= set(row) <= fields:
             wrong = ", ".join(sorted((set(row) ^ fields) - (optional - set(row))))
@@ -155,8 +179,18 @@ def read_jsonl(path: Path, kind: type[Record]) -> list[Record]:
             if not _fits(value, hints[name]):
                 expected = getattr(hints[name], "__name__", str(hints[name])).replace("None", "null")
                 raise UserError(f"{path}, line {number}: {name!r} is {json.dumps(value)[:40]}; expected {expected}.")
-        records.append(kind(**row))
-    return records
+        yield kind(**row)
+
+
+@dataclass(frozen=True)
+class Stored(Generic[Record]):
+    """The records of a file, read anew, and one at a time, by whoever goes through them."""
+
+    path: Path
+    kind: type[Record]
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter_jsonl(self.path, self.kind)
 
 
 def _fits(value: Any, kind: Any) -> bool:

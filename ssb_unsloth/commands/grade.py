@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,17 @@ from ..errors import UserError
 from ..io.terminal import tell
 from ..recipe.file import override
 from ..recipe.schema import ProblemsConfig
-from ..records import Problem, generations_file, read_jsonl, read_rows, write_jsonl
+from ..records import Problem, generations_file, iter_jsonl, read_rows, write_jsonl
 from ..run import manifests
 from ..run.rundir import refuse_in_stage
 from ..verifier.protocol import VERDICTS, Verdict, Verifier
 from ..verifier.replies import answer_part
-from ..verifier.verifiers import MATH, Spec, is_own, parts, prepare, verifier_for, written, wrong_with
+from ..verifier.verifiers import MATH, TOGETHER, Spec, is_own, parts, prepare, verifier_for, written, wrong_with
 
 SHOWN = 20  # changes listed for a file; the rest is counted
 ASKED = ("model", "run_seed", "benchmark", "temperature")  # what all replies to one set of problems share
 IDENTITY = (*ASKED, "problem_id", "sample")
+Sets = dict[tuple[Any, ...], Counter[object]]  # by ASKED, how many replies each problem has
 
 
 @dataclass(frozen=True)
@@ -37,21 +40,25 @@ class Change:
     new: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Regraded:
-    """A file with its verdicts of today. The counts are of right replies."""
+    """What came of a file with its verdicts of today. The counts are of replies, `before` to `format_free` of right
+    ones.
+    """
 
     path: Path
-    rows: list[dict[str, Any]]
-    before: int | None  # None: the file holds no verdicts
-    right: int
-    string: int
-    format_free: int
-    changes: list[Change]
+    replies: int = 0
+    before: int | None = 0  # None: the file holds no verdicts
+    right: int = 0
+    string: int = 0
+    format_free: int = 0
+    changed: int = 0
+    changes: list[Change] = field(default_factory=list)  # the first SHOWN
 
 
 def regrade(path: Path, verifier: Spec | None = None) -> Regraded:
-    """Grade each row's `text` against its `gold` again; `finish_reason` counts where it stands there.
+    """Grade each row's `text` against its `gold` again; `finish_reason` counts where it stands there. The file is read
+    twice, one row at a time: nothing is graded before all of it is looked at.
 
     `verifier`: the one that grades. If None, in a run's folder the one that each benchmark was graded by,
     and elsewhere the mathematical one.
@@ -61,38 +68,42 @@ def regrade(path: Path, verifier: Spec | None = None) -> Regraded:
             among others with one, or one that stands there twice; problems with fewer replies than others; a problem of
             the benchmark's own file (`problems-NAME.jsonl` beside it) that has no reply, or a reply to another problem.
     """
-    rows, changes, known = [], [], True
-    counts = {"before": 0, "right": 0, "string": 0, "format_free": 0}
     verifiers = Verifiers(path, verifier)
-    checked = [(number, row, answer_part(row["text"])) for number, row in _checked(path, verifiers)]
-    for judge in {id(one): one for _, row, _ in checked for one in [verifiers.of(row)]}.values():
-        prepare(judge, ((text, row["gold"]) for _, row, text in checked if verifiers.of(row) is judge))
-    for number, row, text in checked:
-        gold, asked = row["gold"], verifiers.of(row)
-        old = row["verdict"] if row.get("verdict") in VERDICTS else None  # others' verdicts have other names
-        finish = str(row.get("finish_reason", "stop"))
-        new = asked.grade(text, gold, finish)
-        right = new.verdict == Verdict.RIGHT
-        known = known and old is not None
-        counts["before"] += old == Verdict.RIGHT
-        counts["right"] += right
-        counts["string"] += finish != "length" and asked.string_equal(text, gold)
-        counts["format_free"] += right or asked.format_free(text, gold)
-        if old and old != new.verdict:
-            where = f"{path}, line {number}"
-            changes.append(Change(where, str(row.get("problem_id", "")), new.answer, gold, str(old), new.verdict))
-        ours = new.note or row.keys() >= set(IDENTITY)  # rows of others keep what they call a note
-        note = {"note": new.note} if ours else {}
-        rows.append({**row, "verdict": new.verdict.value, "answer": new.answer, **note})
-    return Regraded(
-        path=path,
-        rows=rows,
-        before=counts["before"] if known else None,
-        right=counts["right"],
-        string=counts["string"],
-        format_free=counts["format_free"],
-        changes=changes,
-    )
+    _check(path, verifiers)
+    result = Regraded(path)
+    deque(_graded(path, verifiers, result), maxlen=0)
+    return result
+
+
+def _graded(path: Path, verifiers: Verifiers, result: Regraded) -> Iterator[dict[str, Any]]:
+    """The rows of a file that was looked at, with their verdicts of today, which are counted in `result`."""
+    rows = ((number, row, answer_part(row["text"])) for number, row in read_rows(path))
+    while some := list(islice(rows, TOGETHER)):
+        for judge in {id(one): one for _, row, _ in some for one in [verifiers.of(row)]}.values():
+            prepare(judge, ((text, row["gold"]) for _, row, text in some if verifiers.of(row) is judge))
+        for number, row, text in some:
+            yield _verdict(row, text, verifiers.of(row), f"{path}, line {number}", result)
+        some.clear()  # before the next are read
+
+
+def _verdict(row: dict[str, Any], text: str, asked: Verifier, where: str, result: Regraded) -> dict[str, Any]:
+    gold, finish = row["gold"], str(row.get("finish_reason", "stop"))
+    old = row["verdict"] if row.get("verdict") in VERDICTS else None  # others' verdicts have other names
+    new = asked.grade(text, gold, finish)
+    right = new.verdict == Verdict.RIGHT
+    result.replies += 1
+    result.before = None if old is None or result.before is None else result.before + (old == Verdict.RIGHT)
+    result.right += right
+    result.string += finish != "length" and asked.string_equal(text, gold)
+    result.format_free += right or asked.format_free(text, gold)
+    if old and old != new.verdict:
+        result.changed += 1
+        if len(result.changes) < SHOWN:
+            id_ = str(row.get("problem_id", ""))
+            result.changes.append(Change(where, id_, new.answer, gold, str(old), new.verdict))
+    ours = new.note or row.keys() >= set(IDENTITY)  # rows of others keep what they call a note
+    note = {"note": new.note} if ours else {}
+    return {**row, "verdict": new.verdict.value, "answer": new.answer, **note}
 
 
 class Verifiers:
@@ -114,37 +125,57 @@ class Verifiers:
         return verifier_for(spec)
 
 
-def _checked(path: Path, verifiers: Verifiers) -> Iterable[tuple[int, dict[str, Any]]]:
-    """The file's rows with their line numbers, after a look at all of them."""
+def _check(path: Path, verifiers: Verifiers) -> None:
+    """Look at all of the file's rows; of each there stays in memory a hash, and of each problem how many it has."""
     _check_sealed(path)
-    rows = list(read_rows(path))
-    if not rows:
-        raise UserError(f"{path}: holds no generation.")
-    with_ids = any("problem_id" in row for _, row in rows)
-    seen: dict[tuple[object, ...], int] = {}
-    for number, row in rows:
-        for field in ("text", "gold"):
-            if not isinstance(row.get(field), str):
-                raise UserError(f"{path}, line {number}: no {field!r} (text), so there is nothing to grade.")
+    hashes = array("q")
+    sets: Sets = {}
+    with_ids, without = False, 0  # whether a reply has an id, and the line of the first that has none
+    for number, row in read_rows(path):
+        for name in ("text", "gold"):
+            if not isinstance(row.get(name), str):
+                raise UserError(f"{path}, line {number}: no {name!r} (text), so there is nothing to grade.")
         try:
             verifiers.of(row).gold_from(row["gold"], "plain")
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error} Without it no reply is right or wrong; fix it.") from None
-        if with_ids and not row.get("problem_id"):
-            raise UserError(f"{path}, line {number}: no 'problem_id', though other replies of the file have one.")
+        with_ids = with_ids or "problem_id" in row
+        without = without or number * (not row.get("problem_id"))
+        if with_ids and without:
+            raise UserError(f"{path}, line {without}: no 'problem_id', though other replies of the file have one.")
         for key in IDENTITY:
             if isinstance(row.get(key), list | dict):
                 raise UserError(f"{path}, line {number}: {key!r} is {json.dumps(row[key])[:40]}; expected one value.")
-        identity = tuple(row.get(key) for key in IDENTITY)
-        if with_ids and identity in seen:
+        hashes.append(hash(_identity(row)))
+        if with_ids:
+            sets.setdefault(_identity(row)[: len(ASKED)], Counter())[row["problem_id"]] += 1
+    if not hashes:
+        raise UserError(f"{path}: holds no generation.")
+    if with_ids:
+        _check_distinct(path, hashes)
+        _check_complete(path, sets)
+
+
+def _identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in IDENTITY)
+
+
+def _check_distinct(path: Path, hashes: array[int]) -> None:
+    """Whether each reply stands there once. Those with the same hash are looked at again."""
+    import numpy as np
+
+    found, counts = np.unique(hashes, return_counts=True)
+    suspects = set(found[counts > 1].tolist())
+    seen: dict[tuple[Any, ...], int] = {}
+    for number, row in read_rows(path) if suspects else ():
+        identity = _identity(row)
+        if identity in seen:
             raise UserError(
                 f"{path}, line {number}: this reply (problem {row['problem_id']}, sample {row.get('sample')}) stood"
                 f" already in line {seen[identity]}."
             )
-        seen[identity] = number
-    if with_ids:
-        _check_complete(path, rows)
-    return rows
+        if hash(identity) in suspects:
+            seen[identity] = number
 
 
 def _check_sealed(path: Path) -> None:
@@ -156,11 +187,8 @@ def _check_sealed(path: Path) -> None:
         raise UserError(f"{found}; put it back as it was, or grade a copy of it in a folder of its own.")
 
 
-def _check_complete(path: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
+def _check_complete(path: Path, sets: Sets) -> None:
     """Whether every problem has its replies, as many as every other, and no reply is to a problem of another set."""
-    sets: dict[tuple[Any, ...], Counter[object]] = {}
-    for _, row in rows:
-        sets.setdefault(tuple(row.get(key) for key in ASKED), Counter())[row["problem_id"]] += 1
     names = {generations_file(*kind) for kind in sets if type(kind[1]) is int and type(kind[3]) in (int, float)}
     if (path.parent / "manifest.json").exists() and any(name != path.name for name in names):
         raise UserError(
@@ -177,17 +205,18 @@ def _check_complete(path: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> N
             )
         if (asked := beside.get(str(benchmark))) is None:
             continue
-        ids = {problem.id: None for problem in read_jsonl(asked, Problem)}
+        ids = {problem.id: None for problem in iter_jsonl(asked, Problem)}
         missing = [problem_id for problem_id in ids if problem_id not in answered]
         if missing:
             raise UserError(
                 f"{path}: no reply to {len(missing):,} of the problems in {asked}, the first of them {missing[0]};"
                 " a benchmark is never scored on a part of its problems."
             )
-        others = [number for number, row in rows if row.get("benchmark") == benchmark and row["problem_id"] not in ids]
-        if others:
+        if others := answered.keys() - ids.keys():
+            its = (number_row for number_row in read_rows(path) if number_row[1].get("benchmark") == benchmark)
+            line = next(number for number, row in its if row["problem_id"] in others)
             raise UserError(
-                f"{path}, line {others[0]}: a reply to a problem that is not in {asked}; are these replies to another"
+                f"{path}, line {line}: a reply to a problem that is not in {asked}; are these replies to another"
                 " set of that name?"
             )
 
@@ -233,30 +262,39 @@ def graded_again(paths: Sequence[Path], out: Path | None, verifier: Spec | None 
     """Grade all files again; with `out`, write them there with the verdicts of today. Returns what is to be shown."""
     from ..report.tables import percent, plain
 
-    results = [regrade(path, verifier) for path in files_in(paths)]
-    names = [result.path.name for result in results]
-    if out is not None:
-        refuse_in_stage(out)
-        for name in names:
-            if names.count(name) > 1 or (out / name).exists():
-                raise UserError(f"--out {out}: {name} would be overwritten; give a folder of its own.")
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            for result in results:
-                write_jsonl(out / result.path.name, result.rows)
-        except OSError as error:
-            raise UserError(f"--out {out}: cannot be written to ({error.strerror}).") from None
+    files = files_in(paths)
+    results = [regrade(path, verifier) for path in files] if out is None else _written(files, out, verifier)
     table = [["file", "replies", "right before", "right now", "changed", "equal as string", "box or not"]]
     for r in results:
-        n = len(r.rows)
+        n = r.replies
         before = "-" if r.before is None else percent(r.before / n)
-        shares = (percent(r.right / n), f"{len(r.changes)}", percent(r.string / n), percent(r.format_free / n))
+        shares = (percent(r.right / n), f"{r.changed}", percent(r.string / n), percent(r.format_free / n))
         table.append([str(r.path), f"{n:,}", before, *shares])
     lines = plain(table)
     for r in results:
-        for change in r.changes[:SHOWN]:
+        for change in r.changes:
             answer = "no box" if change.answer is None else repr(change.answer)
             lines.append(f"{change.where}: {answer} for gold {change.gold!r}: {change.old} -> {change.new}")
-        if len(r.changes) > SHOWN:
-            lines.append(f"{r.path}: {len(r.changes) - SHOWN:,} more changes")
+        if r.changed > SHOWN:
+            lines.append(f"{r.path}: {r.changed - SHOWN:,} more changes")
     return "\n".join(lines)
+
+
+def _written(files: Sequence[Path], out: Path, verifier: Spec | None) -> list[Regraded]:
+    """Grade files into a folder; nothing is written before all of them are looked at."""
+    refuse_in_stage(out)
+    names = Counter(path.name for path in files)
+    for name, times in names.items():
+        if times > 1 or (out / name).exists():
+            raise UserError(f"--out {out}: {name} would be overwritten; give a folder of its own.")
+    verifiers = [Verifiers(path, verifier) for path in files]
+    for path, its in zip(files, verifiers, strict=True):
+        _check(path, its)
+    results = [Regraded(path) for path in files]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for result, its in zip(results, verifiers, strict=True):
+            write_jsonl(out / result.path.name, _graded(result.path, its, result))
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written to ({error.strerror}).") from None
+    return results

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
 from ..errors import UserError
 from ..io.files import is_finite
 from ..io.progress import say
+from ..io.spool import Spool
 from ..pocket import is_pocket
 from ..recipe.schema import BenchmarkConfig, ProblemsConfig
 from ..records import LARGEST, Problem, stable_id
@@ -32,6 +34,29 @@ def load_problems(config: ProblemsConfig, most: int | None = None) -> list[Probl
     if not problems:
         raise UserError(_none_left(config))
     return problems
+
+
+class OnDisk(Sequence[Problem]):
+    """The same problems for whoever goes through them: all are read and checked at once, and lie in a spool."""
+
+    def __init__(self, config: ProblemsConfig, folder: Path, most: int | None = None) -> None:
+        """`folder`: on whose disk they lie. Raises UserError as `load_problems`."""
+        problems = islice(iter_problems(config), most)
+        self._spool = Spool(folder, ((p.id, p.question, p.gold) for p in problems))
+        if not self._spool:
+            raise UserError(_none_left(config))
+
+    def __len__(self) -> int:
+        return len(self._spool)
+
+    @overload
+    def __getitem__(self, place: int) -> Problem: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Problem]: ...
+    def __getitem__(self, place: int | slice) -> Problem | list[Problem]:
+        if isinstance(place, slice):
+            return [self[number] for number in range(len(self))[place]]
+        return Problem(*self._spool[place])
 
 
 def _none_left(config: ProblemsConfig) -> str:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from ..backends import engine_of, load_sampler
@@ -21,12 +22,12 @@ from ..errors import UserError
 from ..io.progress import say
 from ..prompts import DEFAULT, PAPER, Messages, Texts, default_messages, student_messages
 from ..recipe.schema import BASE, DEFAULT_PROMPT, BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
-from ..records import Generation, Problem, generations_file, read_jsonl, write_jsonl
+from ..records import Generation, Problem, generations_file, iter_jsonl, write_jsonl
 from ..run.kept import Kept
 from ..seeds import derive_seed
 from ..verifier.protocol import VERDICTS
 from ..verifier.replies import answer_part
-from ..verifier.verifiers import MATH, Spec, prepare, verifier_for
+from ..verifier.verifiers import MATH, TOGETHER, Spec, prepare, verifier_for
 
 Benchmarks = Mapping[str, tuple[BenchmarkConfig, Sequence[Problem]]]
 
@@ -69,9 +70,9 @@ def evaluate(
     sampler: SamplerConfig,
     folder: Path,
     make_sampler: Callable[..., Sampler] = load_sampler,
-) -> list[Generation]:
+) -> Iterator[Generation]:
     """All generations, one contestant after another; those of each decoding are kept in `folder` as soon as they are
-    there.
+    there. When this returns all are sampled and graded; they are read, and checked, as they are gone through.
 
     What is kept already is not sampled again, and an engine starts only where something is missing.
 
@@ -101,11 +102,11 @@ def evaluate(
                 engine.close()
         for job in missing:
             job.grade()
-    kept = [[g for job in own for g in job.read()] for own in jobs]
-    for contestant, replies in zip(contestants, kept, strict=True):
-        if contestant.adapter is not None:
-            assert_changes_something(contestant, replies, contestants, kept)
-    return [g for replies in kept for g in replies]
+    everyone = [job for own in jobs for job in own]
+    for contestant, own in zip(contestants, jobs, strict=True):
+        if contestant.adapter is not None and own:
+            assert_changes_something(own, everyone)
+    return (g for job in everyone for g in job.read())
 
 
 def assert_adapters_fit(contestants: Sequence[Contestant], sampler: SamplerConfig) -> None:
@@ -222,10 +223,18 @@ class _Job:
         return derive_seed(self.contestant.seed, "evaluate", self.benchmark, problem.id, sample)
 
     def grade(self) -> None:
+        """Write the file of generations; what was needed to sample them is let go."""
         if not self.path.exists():
-            generations = list(self._generations())
-            prepare(verifier_for(self.verifier), ((answer_part(g.text), g.gold) for g in generations))
-            write_jsonl(self.path, (graded(generation, self.verifier) for generation in generations))
+            write_jsonl(self.path, self._graded())
+        for held in ("wanted", "kept"):
+            vars(self).pop(held, None)
+
+    def _graded(self) -> Iterator[Generation]:
+        generations = self._generations()
+        while some := list(islice(generations, TOGETHER)):
+            prepare(verifier_for(self.verifier), ((answer_part(g.text), g.gold) for g in some))
+            yield from (graded(generation, self.verifier) for generation in some)
+            some.clear()  # before the next are made
 
     def _generations(self) -> Iterator[Generation]:
         for name, (problem, sample) in self.wanted.items():
@@ -248,45 +257,62 @@ class _Job:
                 gold=problem.gold,
             )
 
-    def read(self) -> list[Generation]:
-        """The kept generations.
+    def read(self) -> Iterator[Generation]:
+        """The kept generations, one at a time.
 
         Raises:
             UserError: they are another model's or benchmark's, sampled otherwise, graded against another gold answer,
                 or not one for each problem and sample.
         """
-        generations = read_jsonl(self.path, Generation)
-        contestant = self.contestant
-        asked = {"prompt": contestant.prompt, **asdict(self.decoding)}
-        golds = {problem.id: problem.gold for problem in self.problems}
-        for number, g in enumerate(generations, start=1):
-            if (g.model, g.run_seed, g.benchmark) != (contestant.name, contestant.seed, self.benchmark):
-                raise UserError(
-                    f"{self.path}: holds generations of {g.model!r} (seed {g.run_seed}) on {g.benchmark!r}, where those"
-                    f" of {contestant.name!r} (seed {contestant.seed}) on {self.benchmark!r} were expected; delete the"
-                    " file to sample them again."
-                )
-            for name, value in {**asked, "gold": golds.get(g.problem_id, g.gold)}.items():
-                if getattr(g, name) != value:
-                    raise UserError(
-                        f"{self.path}, reply {number}: {name} is {getattr(g, name)!r}, where {value!r} was expected;"
-                        " delete the file to sample it again."
-                    )
-            if g.verdict not in VERDICTS:
-                raise UserError(
-                    f"{self.path}, reply {number}: the verdict {g.verdict!r} is none of {', '.join(VERDICTS)}; delete"
-                    " the file to sample it again."
-                )
-        counts = Counter((g.problem_id, g.sample) for g in generations)
-        wanted = Counter((problem.id, sample) for problem in self.problems for sample in range(self.samples))
-        if counts != wanted:
-            (problem_id, sample), _ = next(iter(((wanted - counts) or (counts - wanted)).items()))
-            what = "is missing" if wanted - counts else "stands there twice, or should not be there"
+        places = {problem.id: place for place, problem in enumerate(self.problems)}
+        seen = bytearray(len(places) * self.samples)
+        surplus: tuple[str, int] | None = None  # the first that stands there twice, or that nobody asked for
+        number = 0
+        for number, g in enumerate(iter_jsonl(self.path, Generation), start=1):
+            place = places.get(g.problem_id)
+            self._check(g, number, None if place is None else self.problems[place].gold)
+            one = None if place is None or not 0 <= g.sample < self.samples else place * self.samples + g.sample
+            if one is None or seen[one]:
+                surplus = surplus or (g.problem_id, g.sample)
+            else:
+                seen[one] = True
+            yield g
+        missing = seen.find(0)
+        if missing >= 0 or surplus:
+            problem_id, sample = surplus or ("", 0)
+            if missing >= 0:
+                problem_id, sample = self.problems[missing // self.samples].id, missing % self.samples
+            what = "is missing" if missing >= 0 else "stands there twice, or should not be there"
             raise UserError(
-                f"{self.path}: {len(generations):,} generations where {wanted.total():,} were expected; sample {sample}"
+                f"{self.path}: {number:,} generations where {len(seen):,} were expected; sample {sample}"
                 f" of problem {problem_id} {what}. Delete the file to sample them again."
             )
-        return generations
+
+    def _check(self, g: Generation, number: int, gold: str | None) -> None:
+        """Whether a kept generation is one of this job's. `gold`: its problem's, if that is one of the benchmark."""
+        contestant = self.contestant
+        if (g.model, g.run_seed, g.benchmark) != (contestant.name, contestant.seed, self.benchmark):
+            raise UserError(
+                f"{self.path}: holds generations of {g.model!r} (seed {g.run_seed}) on {g.benchmark!r}, where those"
+                f" of {contestant.name!r} (seed {contestant.seed}) on {self.benchmark!r} were expected; delete the"
+                " file to sample them again."
+            )
+        for name, value in {**self._asked, "gold": g.gold if gold is None else gold}.items():
+            if getattr(g, name) != value:
+                raise UserError(
+                    f"{self.path}, reply {number}: {name} is {getattr(g, name)!r}, where {value!r} was expected;"
+                    " delete the file to sample it again."
+                )
+        if g.verdict not in VERDICTS:
+            raise UserError(
+                f"{self.path}, reply {number}: the verdict {g.verdict!r} is none of {', '.join(VERDICTS)}; delete"
+                " the file to sample it again."
+            )
+
+    @cached_property
+    def _asked(self) -> dict[str, object]:
+        """How each of its generations was sampled."""
+        return {"prompt": self.contestant.prompt, **asdict(self.decoding)}
 
 
 def graded(g: Generation, verifier: Spec = MATH) -> Generation:
@@ -295,26 +321,22 @@ def graded(g: Generation, verifier: Spec = MATH) -> Generation:
     return dataclasses.replace(g, verdict=result.verdict.value, answer=result.answer, note=result.note)
 
 
-def assert_changes_something(
-    contestant: Contestant,
-    replies: Sequence[Generation],
-    contestants: Sequence[Contestant],
-    kept: Sequence[Sequence[Generation]],
-) -> None:
-    """An engine that ignores an adapter serves the base without a word: then every reply is the base's."""
+def assert_changes_something(own: Sequence[_Job], jobs: Sequence[_Job]) -> None:
+    """An engine that ignores an adapter serves the base without a word: then every reply is the base's.
 
-    def key(g: Generation) -> tuple[object, ...]:
-        return g.benchmark, g.problem_id, g.temperature, g.seed if g.temperature else 0
-
-    bare = {
-        key(g): g.text
-        for other, its in zip(contestants, kept, strict=True)
-        if other.adapter is None and (other.model, other.prompt) == (contestant.model, contestant.prompt)
-        for g in its
-    }
-    shared = [g for g in replies if key(g) in bare]
-    if shared and all(g.text == bare[key(g)] for g in shared):
-        found = f"The adapter {contestant.name!r} ({contestant.adapter}) changes none of {len(shared):,} replies"
+    `own`: an adapter's jobs. They are read side by side with the base's, as far as to the first reply that differs.
+    """
+    contestant, shared = own[0].contestant, 0
+    for job in own:
+        bare = next((other for other in reversed(jobs) if _is_bare(other, job)), None)
+        if bare is None:
+            continue
+        for theirs, base in zip(job.read(), bare.read(), strict=False):  # `read` says where some are missing
+            if (theirs.problem_id, theirs.sample, theirs.text) != (base.problem_id, base.sample, base.text):
+                return
+            shared += 1
+    if shared:
+        found = f"The adapter {contestant.name!r} ({contestant.adapter}) changes none of {shared:,} replies"
         if contestant.hardly_trained:
             say(f"{found}, after so few steps.")
             return
@@ -322,3 +344,14 @@ def assert_changes_something(
             f"{found}: it was not applied, or it has learnt nothing. Look at the training curve (train/history.jsonl)"
             " and at the learning rate."
         )
+
+
+def _is_bare(job: _Job, adapters: _Job) -> bool:
+    """Whether it is the same model without an adapter, asked the same: sampled replies hang on the seed, too."""
+    one, other = job.contestant, adapters.contestant
+    return (
+        one.adapter is None
+        and (one.model, one.prompt, job.benchmark, job.decoding)
+        == (other.model, other.prompt, adapters.benchmark, adapters.decoding)
+        and (one.seed == other.seed or not job.decoding.temperature)
+    )

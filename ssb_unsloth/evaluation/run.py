@@ -7,7 +7,7 @@ contestants x benchmarks --carried.origins--> what each file of replies depends 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..backends import load_sampler
 from ..backends.sampler import Sampler
 from ..io import disk
 from ..recipe.schema import SamplerConfig
-from ..records import EXAMPLES_BENCHMARK, write_jsonl
+from ..records import EXAMPLES_BENCHMARK, Generation, write_jsonl
 from ..run.rundir import Work
 from ..verifier.verifiers import MATH, written
 from .carried import carry_over, origins
@@ -65,12 +65,20 @@ class Evaluation:
         for name in scored:
             write_jsonl(work.folder / f"problems-{name}.jsonl", self.benchmarks[name][1])
         generations = evaluate(self.contestants, self.benchmarks, self.sampler, work.folder, make_sampler)
-        counted = [g for g in generations if g.benchmark in scored]
-        scores, differences = score(counted, scored, self.seed, self.against)
+        count = 0
+
+        def counted() -> Iterator[Generation]:
+            nonlocal count
+            for g in generations:
+                count += 1
+                work.tokens += g.n_tokens
+                if g.benchmark in scored:
+                    yield g
+
+        scores, differences = score(counted(), scored, self.seed, self.against)
         rows = {"scores": as_rows(scores), "differences": as_rows(differences)}
         disk.write_text(work.folder / "scores.json", json.dumps(rows, indent=1) + "\n")
-        work.tokens = sum(g.n_tokens for g in generations)
         judges = {name: written(config.verifier) for name, (config, _) in self.benchmarks.items()}
         verifiers = {name: judge for name, judge in judges.items() if judge != MATH}
-        work.summary = {"generations": len(generations), **({"verifiers": verifiers} if verifiers else {})}
+        work.summary = {"generations": count, **({"verifiers": verifiers} if verifiers else {})}
         return rows

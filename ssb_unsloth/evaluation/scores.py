@@ -9,9 +9,14 @@ mathematical verifier they are, and another one may have others in their places:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from statistics import fmean, stdev
+
+import numpy as np
 
 from ..errors import UserError
 from ..recipe.schema import BASE, BenchmarkConfig
@@ -94,49 +99,76 @@ class Difference:
 
 
 class Run:
-    """One model and seed on one benchmark under one decoding: its replies, question by question."""
+    """One model and seed on one benchmark under one decoding: what its replies come to, in numbers and short answers.
 
-    def __init__(self, generations: Sequence[Generation], verifier: Spec = MATH) -> None:
-        self.first, self.verifier = generations[0], verifier_for(verifier)
-        self.questions: dict[str, list[Generation]] = {}
-        for g in generations:
-            self.questions.setdefault(g.problem_id, []).append(g)
-        self.replies = list(generations)
-        counts = {len(replies) for replies in self.questions.values()}
-        distinct = {(g.problem_id, g.sample) for g in generations}
-        if len(counts) > 1 or len(distinct) < len(generations):
+    Replies are added one at a time, and none of their texts is held: a reply takes some fifty bytes and its answer.
+    """
+
+    def __init__(self, first: Generation, verifier: Spec = MATH) -> None:
+        """`first`: of its replies, which says how all of them were sampled; it is not added yet."""
+        self.first, self.verifier = replace(first, text=""), verifier_for(verifier)
+        self.places: dict[str, int] = {}  # question -> its place, in the order in which they come
+        # By reply: its question's place, which sample it is, its tokens; whether it is right, by scoring.
+        self._of, self._samples, self.tokens = array("q"), array("q"), array("q")
+        self.right: dict[str, array[int]] = {scoring: array("b") for scoring in SCORINGS}
+        self._answers: list[str | None] = []  # those that vote
+        self.verdicts: Counter[str] = Counter()
+        self.undecided = 0
+
+    def add(self, g: Generation) -> None:
+        self._of.append(self.places.setdefault(g.problem_id, len(self.places)))
+        self._samples.append(g.sample)
+        self.tokens.append(g.n_tokens)
+        for scoring, rule in SCORINGS.items():
+            self.right[scoring].append(rule(self.verifier, g))
+        self._answers.append(g.answer or "" if g.verdict in (Verdict.RIGHT, Verdict.WRONG) else None)
+        self.verdicts[g.verdict] += 1
+        self.undecided += g.note is not None
+
+    @cached_property
+    def n_samples(self) -> int:
+        """Replies to each question.
+
+        Raises:
+            UserError: not all have as many, or one stands there twice.
+        """
+        counts = np.bincount(self._of)
+        order = np.lexsort((self._samples, self._of))
+        twice = int(((np.diff(np.array(self._of)[order]) == 0) & (np.diff(np.array(self._samples)[order]) == 0)).sum())
+        if counts.min() < counts.max() or twice:
             raise UserError(
                 f"Generations of {self.first.model!r} on {self.first.benchmark!r} (T={self.first.temperature:g}, seed"
                 f" {self.first.run_seed}): every question needs the same number of replies, each once; found"
-                f" {min(counts)} to {max(counts)} replies, {len(generations) - len(distinct)} of them twice."
+                f" {counts.min()} to {counts.max()} replies, {twice} of them twice."
             )
-        self.n_samples = counts.pop()
-        self._right: dict[str, dict[str, list[bool]]] = {}
+        return int(counts[0])
 
-    def right(self, scoring: str) -> dict[str, list[bool]]:
-        """Whether each reply is right, by question."""
-        if scoring not in self._right:
-            rule = SCORINGS[scoring]
-            self._right[scoring] = {
-                id_: [rule(self.verifier, g) for g in replies] for id_, replies in self.questions.items()
-            }
-        return self._right[scoring]
+    def __len__(self) -> int:
+        return len(self._of)
 
     def shares(self, scoring: str) -> dict[str, float]:
         """Share of right replies, by question."""
-        return {id_: sum(right) / len(right) for id_, right in self.right(scoring).items()}
+        return {id_: count / self.n_samples for id_, count in self._counts(scoring)}
 
     def pass_at(self, k: int) -> dict[str, float]:
-        return {id_: pass_at_k(len(right), sum(right), k) for id_, right in self.right("equivalent").items()}
+        return {id_: pass_at_k(self.n_samples, count, k) for id_, count in self._counts("equivalent")}
+
+    def _counts(self, scoring: str) -> Iterator[tuple[str, int]]:
+        """Each question with how many of its replies are right."""
+        counts = np.bincount(self._of, weights=self.right[scoring], minlength=len(self.places))
+        return zip(self.places, map(int, counts), strict=True)
 
     def majority(self) -> dict[str, float]:
         """A vote among the answers; replies without one, or cut off, do not vote. No vote at all is wrong."""
-        voted = {}
-        for id_, replies in self.questions.items():
-            votes = [g for g in replies if g.verdict in (Verdict.RIGHT, Verdict.WRONG)]
-            classes = self.verifier.answer_classes([g.answer or "" for g in votes])
-            voted[id_] = majority(classes, [g.verdict == Verdict.RIGHT for g in votes]) if votes else 0.0
-        return voted
+        votes: list[list[int]] = [[] for _ in self.places]  # the replies that vote, by question
+        for reply, (place, answer) in enumerate(zip(self._of, self._answers, strict=True)):
+            if answer is not None:
+                votes[place].append(reply)
+        return {id_: self._voted(replies) for id_, replies in zip(self.places, votes, strict=True)}
+
+    def _voted(self, replies: Sequence[int]) -> float:
+        classes = self.verifier.answer_classes([self._answers[reply] or "" for reply in replies])
+        return majority(classes, [bool(self.right["equivalent"][reply]) for reply in replies]) if replies else 0.0
 
 
 Runs = dict[tuple[str, str, float], dict[int, Run]]  # (model, benchmark, temperature) -> seed -> run
@@ -148,15 +180,13 @@ def runs_of(generations: Iterable[Generation], benchmarks: Mapping[str, Benchmar
     Raises:
         UserError: questions, or seeds of a model, without the same number of replies.
     """
-    groups: dict[tuple[str, str, float], dict[int, list[Generation]]] = {}
-    for g in generations:
-        by_seed = groups.setdefault((g.model, g.benchmark, g.temperature), {})
-        by_seed.setdefault(g.run_seed, []).append(g)
     names = {name: config.verifier for name, config in benchmarks.items()}
-    runs = {
-        key: {seed: Run(group, names.get(key[1], MATH)) for seed, group in by_seed.items()}
-        for key, by_seed in groups.items()
-    }
+    runs: Runs = {}
+    for g in generations:
+        by_seed = runs.setdefault((g.model, g.benchmark, g.temperature), {})
+        if g.run_seed not in by_seed:
+            by_seed[g.run_seed] = Run(g, names.get(g.benchmark, MATH))
+        by_seed[g.run_seed].add(g)
     for (model, benchmark, temperature), seeds in runs.items():
         if len(counts := sorted({run.n_samples for run in seeds.values()})) > 1:
             raise UserError(
@@ -235,8 +265,7 @@ def _row(
 ) -> Score:
     first, n = run.first, len(values)
     low, high, interval = _interval(values, metric == "pass@1" and run.n_samples == 1, seed)
-    verdicts = [(g.n_tokens, right) for id_, rights in run.right(scoring).items()
-                for g, right in zip(run.questions[id_], rights, strict=True)]  # fmt: skip
+    verdicts = list(zip(run.tokens, run.right[scoring], strict=True))
     return Score(
         model=first.model,
         benchmark=first.benchmark,
@@ -258,10 +287,10 @@ def _row(
         high=high,
         interval=interval,
         sd=None,
-        no_answer=fmean(g.verdict == Verdict.NO_ANSWER for g in run.replies),
-        truncated=fmean(g.verdict == Verdict.TRUNCATED for g in run.replies),
-        undecided=sum(g.note is not None for g in run.replies),
-        mean_tokens=fmean(g.n_tokens for g in run.replies),
+        no_answer=run.verdicts[Verdict.NO_ANSWER] / len(run),
+        truncated=run.verdicts[Verdict.TRUNCATED] / len(run),
+        undecided=run.undecided,
+        mean_tokens=fmean(run.tokens),
         tokens_right=_mean([tokens for tokens, right in verdicts if right]),
         tokens_wrong=_mean([tokens for tokens, right in verdicts if not right]),
     )

@@ -9,34 +9,38 @@ for what is missing, and no verdict costs a reply.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..backends.control_tokens import REMEDY, ControlText
 from ..backends.sampler import Completion, Request, Sampler
-from ..backends.thinking import check_ended
 from ..errors import UserError
 from ..io import disk
 from ..io.files import local
 from ..io.progress import say
 from ..prompts import PAPER, Messages, Texts, refinement_messages, student_messages
 from ..recipe.schema import CurateConfig, SamplingConfig
-from ..records import Pair, Problem, Rollout, read_rows, stable_id, write_jsonl
+from ..records import Pair, Problem, Rollout, stable_id, write_jsonl, writing_jsonl
 from ..run import clock
 from ..run.kept import Kept
 from ..run.keys import of_verifier
 from ..seeds import derive_seed
 from ..verifier.protocol import Verdict
-from ..verifier.replies import THOUGHTS_BEGIN, answer_part
+from ..verifier.replies import answer_part
 from ..verifier.verifiers import MATH, Spec, prepare, verifier_for
+from .brought import Brought
 from .votes import voted
-from .yields import Statistics, explanation, is_hopeless
+from .yields import Statistics, Verdicts, explanation, is_hopeless
+
+RESULTS = ("questions", "rollouts", "refinements", "pairs")  # files of records that grow wave by wave
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,16 @@ class _Wanted(NamedTuple):
 
     def seed(self, of_run: int) -> int:
         return derive_seed(of_run, self.purpose, self.problem.id, self.k)
+
+
+class _Wave(NamedTuple):
+    """What came of the questions that were sampled together."""
+
+    questions: list[Problem]  # with the answers that count as right
+    rollouts: list[Rollout]
+    refinements: list[Rollout]
+    pairs: list[Pair]
+    statistics: Statistics
 
 
 class Curator:
@@ -97,58 +111,57 @@ class Curator:
         """Curate until there are enough pairs or no more questions; write everything that a pair can be traced by.
 
         Files: questions.jsonl (Problem), rollouts.jsonl and refinements.jsonl (Rollout), pairs.jsonl (Pair),
-        statistics.json.
+        statistics.json. They grow wave by wave and have their names at the end; in memory is one wave and what is
+        counted, so `problems`, each of which stands there once, may lie on the disk (`data.problems.OnDisk`).
 
         Raises:
             UserError: no question gave a pair, or, after some wave, a smaller share of them than `min_yield` for
                 certain (`yields`). The files are written then, too, and the replies kept.
         """
-        brought = (
-            _read_rollouts(local(self.config.rollouts_file, "curate.rollouts_file"), self.begun)
-            if self.config.rollouts_file
-            else None
-        )
-        problems = problems[: self.config.questions]
-        seen: list[Problem] = []
-        rollouts: list[Rollout] = []
-        refinements: list[Rollout] = []
-        pairs: list[Pair] = []
-        paired: list[str] = []  # their questions, in order
-        statistics, least = Statistics(), self.config.min_yield
-        for number, start in enumerate(range(0, len(problems), self.config.wave)):
-            wave = problems[start : start + self.config.wave]
-            asked, wave, of_wave = wave, *self._rollouts(number, wave, brought)
-            contrasts = self.contrasts(wave, of_wave)
-            refined = self._refinements(number, wave, contrasts)
-            found = _pairs(wave, contrasts, refined) if self.config.refinements else _without_reply(wave, contrasts)
-            votes = None if self.config.gold == "given" else self._equal_to_given(asked, wave)
-            statistics = _add(statistics, _count(asked, of_wave, contrasts, refined, found, votes))
-            seen += wave
-            rollouts += of_wave
-            refinements += refined
-            pairs += found
-            paired = list(dict.fromkeys(pair.problem_id for pair in pairs))
-            found_of = f"{min(len(paired), self.config.pairs):,} of {self.config.pairs:,}"
-            if self.config.refinements > 1:
-                found_of += f" questions with a pair, {len(pairs):,}"
-            say(f"{found_of} pairs from {len(seen):,} of {len(problems):,} questions")
-            if len(paired) >= self.config.pairs or is_hopeless(len(paired), _asked(statistics, brought), least):
-                break
-        first = set(paired[: self.config.pairs])
-        pairs = [pair for pair in pairs if pair.problem_id in first]
-        statistics = replace(statistics, pairs=len(pairs))
-        write_jsonl(self.folder / "questions.jsonl", seen)
-        write_jsonl(self.folder / "rollouts.jsonl", rollouts)
-        write_jsonl(self.folder / "refinements.jsonl", refinements)
-        write_jsonl(self.folder / "pairs.jsonl", pairs)
+        file, least = self.config.rollouts_file, self.config.min_yield
+        brought = Brought(local(file, "curate.rollouts_file"), self.folder, self.begun) if file else None
+        total = min(len(problems), self.config.questions or len(problems))
+        statistics, sampled, refined = Statistics(), Verdicts(), Verdicts()
+        seen = made = written = 0
+        with _growing(self.folder) as add:
+            for number, start in enumerate(range(0, total, self.config.wave)):
+                wave = self._wave(number, problems[start : min(start + self.config.wave, total)], brought)
+                counted = _first(wave.pairs, self.config.pairs - statistics.accepted)
+                add["questions"](wave.questions)
+                add["rollouts"](wave.rollouts)
+                add["refinements"](wave.refinements)
+                add["pairs"](counted)
+                statistics = _add(statistics, wave.statistics)
+                sampled.update(rollout.verdict for rollout in wave.rollouts)
+                refined.update(refinement.verdict for refinement in wave.refinements)
+                seen, made, written = seen + len(wave.questions), made + len(wave.pairs), written + len(counted)
+                found_of = f"{min(statistics.accepted, self.config.pairs):,} of {self.config.pairs:,}"
+                if self.config.refinements > 1:
+                    found_of += f" questions with a pair, {made:,}"
+                say(f"{found_of} pairs from {seen:,} of {total:,} questions")
+                enough = statistics.accepted >= self.config.pairs
+                hopeless = is_hopeless(statistics.accepted, _asked(statistics, brought), least)
+                if enough or hopeless:
+                    break
+                del wave, counted  # before the next is made
+        statistics = replace(statistics, pairs=written)
         disk.write_text(self.folder / "statistics.json", json.dumps(asdict(statistics), indent=1) + "\n")
-        short = len(paired) < self.config.pairs
-        given_up = short and is_hopeless(len(paired), _asked(statistics, brought), least)
-        if not pairs or given_up:
-            raise UserError(explanation(self.config, statistics, rollouts, refinements, self.folder, given_up))
-        if short:
+        given_up = hopeless and not enough
+        if not written or given_up:
+            raise UserError(explanation(self.config, statistics, sampled, refined, self.folder, given_up))
+        if not enough:
             say(f"Fewer pairs than asked for: {found_of}. The questions are at their end; training goes on with these.")
         return statistics
+
+    def _wave(self, number: int, asked: Sequence[Problem], brought: Brought | None) -> _Wave:
+        questions, rollouts = self._rollouts(number, asked, brought)
+        contrasts = self.contrasts(questions, rollouts)
+        refinements = self._refinements(number, questions, contrasts)
+        refined = self.config.refinements > 0
+        pairs = _pairs(questions, contrasts, refinements) if refined else _without_reply(questions, contrasts)
+        votes = None if self.config.gold == "given" else self._equal_to_given(asked, questions)
+        statistics = _count(asked, rollouts, contrasts, refinements, pairs, votes)
+        return _Wave(questions, rollouts, refinements, pairs, statistics)
 
     def contrasts(self, wave: Sequence[Problem], rollouts: Sequence[Rollout]) -> dict[str, Contrast]:
         """For each mixed question, by its id, the rollouts that are shown to the teacher."""
@@ -166,12 +179,12 @@ class Curator:
         return {problem_id: contrast for problem_id, contrast in drawn.items() if contrast is not None}
 
     def _rollouts(
-        self, number: int, wave: Sequence[Problem], brought: dict[str, list[Completion]] | None
+        self, number: int, wave: Sequence[Problem], brought: Brought | None
     ) -> tuple[list[Problem], list[Rollout]]:
         """The wave's questions with the answers that count as right, and the rollouts, graded by these."""
         replies: list[tuple[Problem, int, Completion, int | None]]
         if brought is not None:
-            replies = [(p, k, reply, None) for p in wave for k, reply in enumerate(brought.get(p.id, []))]
+            replies = [(p, k, reply, None) for p in wave for k, reply in enumerate(brought.of(p.id))]
         else:
             wanted = [
                 _Wanted(problem, student_messages(problem.question, self.texts), "rollout", k)
@@ -270,6 +283,19 @@ def graded(
     )
 
 
+@contextlib.contextmanager
+def _growing(folder: Path) -> Iterator[dict[str, Callable[[Iterable[Any]], int]]]:
+    """For each file of RESULTS a function that puts records behind those that are in it."""
+    with contextlib.ExitStack() as files:
+        yield {name: files.enter_context(writing_jsonl(folder / f"{name}.jsonl")) for name in RESULTS}
+
+
+def _first(pairs: Sequence[Pair], questions: int) -> list[Pair]:
+    """The pairs of the first so many questions that have one."""
+    first = set(islice(dict.fromkeys(pair.problem_id for pair in pairs), questions))
+    return [pair for pair in pairs if pair.problem_id in first]
+
+
 def bring_along(pairs: Sequence[Pair], problems: Sequence[Problem], config: CurateConfig, folder: Path) -> Statistics:
     """Lay pairs that were made elsewhere down as `Curator.run` would; nothing is sampled.
 
@@ -277,7 +303,7 @@ def bring_along(pairs: Sequence[Pair], problems: Sequence[Problem], config: Cura
     """
     kept = pairs[: config.pairs]
     statistics = Statistics(pairs=len(kept), brought=len(pairs))
-    write_jsonl(folder / "questions.jsonl", problems[: config.questions])
+    write_jsonl(folder / "questions.jsonl", islice(problems, config.questions))
     write_jsonl(folder / "pairs.jsonl", kept)
     for name in ("rollouts", "refinements"):
         write_jsonl(folder / f"{name}.jsonl", [])
@@ -417,30 +443,3 @@ def _by_problem(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
 def _add(one: Statistics, other: Statistics) -> Statistics:
     sums = {name: value + getattr(other, name) for name, value in asdict(one).items()}
     return Statistics(**sums)
-
-
-def _read_rollouts(path: Path, begun: str = "") -> dict[str, list[Completion]]:
-    """Rollouts that were made elsewhere, by their problem's id: one object a question, `text` in each rollout. Each
-    reads as if it were sampled here: with the opening of its thoughts that the prompt has `begun`.
-    """
-    found: dict[str, list[Completion]] = {}
-    for number, row in read_rows(path):
-        rollouts = row.get("rollouts")
-        if not isinstance(row.get("question"), str) or not isinstance(rollouts, list) or not rollouts:
-            raise UserError(
-                f'{path}, line {number}: expected {{"question": ..., "rollouts": [{{"text": ...}}, ...]}} with at least'
-                " one rollout."
-            )
-        for rollout in rollouts:
-            if not isinstance(rollout, dict) or not isinstance(rollout.get("text"), str):
-                raise UserError(f'{path}, line {number}: a rollout without "text".')
-            finish = rollout.get("finish_reason", "stop")
-            if finish not in ("stop", "length"):
-                raise UserError(f'{path}, line {number}: finish_reason {finish!r}; expected "stop" or "length".')
-            text = rollout["text"]
-            if begun and finish == "stop":
-                check_ended(text, f"{path}, line {number}")
-            if begun and not THOUGHTS_BEGIN.match(text.lstrip()):
-                text = begun + text
-            found.setdefault(stable_id(row["question"]), []).append(Completion([], text, finish))
-    return found

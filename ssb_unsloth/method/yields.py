@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..recipe.schema import CurateConfig
-from ..records import Rollout
 from ..verifier.protocol import Verdict
 
 # A curation is given up where so few pairs would come with a smaller probability than this, were the yield what the
@@ -17,6 +16,7 @@ from ..verifier.protocol import Verdict
 # hardly any.
 DOUBT = 0.01
 NAMED = 0.1  # a cause is named from this share of its kind up
+Verdicts = Counter[str]  # how many replies of each verdict
 WORDS = {
     Verdict.RIGHT: "right",
     Verdict.WRONG: "wrong",
@@ -71,8 +71,8 @@ def at_most(k: int, n: int, p: float) -> float:
 def explanation(
     config: CurateConfig,
     s: Statistics,
-    rollouts: Sequence[Rollout],
-    refinements: Sequence[Rollout],
+    rollouts: Verdicts,
+    refinements: Verdicts,
     folder: Path,
     given_up: bool,
 ) -> str:
@@ -102,19 +102,16 @@ def explanation(
     return "\n".join(lines)
 
 
-def _verdicts(what: str, replies: Sequence[Rollout]) -> str:
-    counts = Counter(reply.verdict for reply in replies)
-    shares = ", ".join(f"{_share(counts[verdict], len(replies))} {word}" for verdict, word in WORDS.items())
-    return f"{what}: {shares}, of {len(replies):,}" if replies else ""
+def _verdicts(what: str, replies: Verdicts) -> str:
+    shares = ", ".join(f"{_share(replies[verdict], replies.total())} {word}" for verdict, word in WORDS.items())
+    return f"{what}: {shares}, of {replies.total():,}" if replies else ""
 
 
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "none"
 
 
-def _remedies(
-    config: CurateConfig, s: Statistics, rollouts: Sequence[Rollout], refinements: Sequence[Rollout]
-) -> Iterator[str]:
+def _remedies(config: CurateConfig, s: Statistics, rollouts: Verdicts, refinements: Verdicts) -> Iterator[str]:
     """For each cause that holds NAMED of its kind or more; the causes of the largest shares first."""
     asked = s.questions + s.skipped
     of = {verdict: _part(rollouts, verdict) for verdict in WORDS}
@@ -154,7 +151,7 @@ def _remedies(
     yield from found or ["nothing stands out; more questions, or more curate.rollouts, give more mixed ones."]
 
 
-def _refused(config: CurateConfig, refinements: Sequence[Rollout]) -> str:
+def _refused(config: CurateConfig, refinements: Verdicts) -> str:
     if not refinements:
         return (
             "mixed questions whose hinted prompt leaves no room for a reply; raise sampler.max_model_len, or lower"
@@ -168,5 +165,5 @@ def _refused(config: CurateConfig, refinements: Sequence[Rollout]) -> str:
     )
 
 
-def _part(replies: Sequence[Rollout], verdict: str) -> float:
-    return sum(reply.verdict == verdict for reply in replies) / len(replies) if replies else 0.0
+def _part(replies: Verdicts, verdict: str) -> float:
+    return replies[verdict] / replies.total() if replies else 0.0

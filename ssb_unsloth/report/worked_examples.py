@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from ..io.markdown import code, escaped, fenced, opening
-from ..records import (
-    EXAMPLES_BENCHMARK,
-    WORKED_EXAMPLES,
-    Generation,
-    Pair,
-    Problem,
-    Rollout,
-    generations_file,
-    read_jsonl,
-)
+from ..records import EXAMPLES_BENCHMARK, Generation, Pair, Problem, Rollout, generations_file, iter_jsonl, read_jsonl
+from ..run.curated import first_pairs, rollouts_of
 from ..run.rundir import RunDir
 from ..verifier.verifiers import CODE, MATH, Spec, parts, verifier_for
 
@@ -32,9 +24,10 @@ def worked_examples(run: RunDir, student: str, seed: int, verifiers: Mapping[str
     page += ["## Questions that neither was trained on", ""]
     for path in sorted(run.stage("evaluate").glob("problems-*.jsonl")):
         benchmark = path.stem.removeprefix("problems-")
-        problems = {p.id: p for p in read_jsonl(path, Problem)}
-        replies = _greediest(run, benchmark, seed)
-        for before, after in _telling(replies.get("base", []), replies.get(student, [])):
+        telling = _telling(*(_greediest(run, benchmark, seed, model) for model in ("base", student)))
+        shown = {before.problem_id for before, _ in telling}
+        problems = {p.id: p for p in iter_jsonl(path, Problem) if p.id in shown}
+        for before, after in telling:
             problem = problems[before.problem_id]
             page += [
                 *_asked(f"{opening(benchmark)}, {escaped(problem.id)}", problem, verifiers.get(benchmark, MATH)),
@@ -67,8 +60,9 @@ def _shown_to_teacher(pair: Pair, rollouts: Mapping[str, Rollout], verifier: Spe
 
 
 def _pairs(run: RunDir, student: str, seed: int, verifier: Spec) -> list[str]:
-    pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)[:WORKED_EXAMPLES]
-    rollouts = {r.id: r for r in read_jsonl(run.stage("curate") / "rollouts.jsonl", Rollout)}
+    pairs = first_pairs(run)
+    shown = {pair.wrong_id for pair in pairs}
+    rollouts = {r.id: r for r in rollouts_of(run) if r.id in shown}
     answers = {model: _answers(run, model, seed) for model in ("base", student)}
     page = ["## From a question to a pair, and what base and student now answer", ""]
     for pair in pairs:
@@ -90,25 +84,27 @@ def _answers(run: RunDir, model: str, seed: int) -> dict[str, Generation]:
     return {g.problem_id: g for g in read_jsonl(path, Generation)}
 
 
-def _greediest(run: RunDir, benchmark: str, seed: int) -> dict[str, list[Generation]]:
-    """The benchmark's generations at its lowest temperature under that seed, by model."""
+def _greediest(run: RunDir, benchmark: str, seed: int, model: str) -> Iterator[Generation]:
+    """The model's generations on the benchmark at its lowest temperature under that seed; none where it has no score
+    there.
+    """
     folder = run.stage("evaluate")
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))["scores"]
     scores = [s for s in scores if (s["benchmark"], s["seed"]) == (benchmark, seed)]
     lowest = min((s["temperature"] for s in scores), default=0.0)
-    return {
-        model: read_jsonl(folder / generations_file(model, seed, benchmark, lowest), Generation)
-        for model in dict.fromkeys(s["model"] for s in scores if s["temperature"] == lowest)
-    }
+    if (model, lowest) in {(s["model"], s["temperature"]) for s in scores}:
+        yield from iter_jsonl(folder / generations_file(model, seed, benchmark, lowest), Generation)
 
 
-def _telling(base: Sequence[Generation], student: Sequence[Generation]) -> list[tuple[Generation, Generation]]:
+def _telling(base: Iterable[Generation], student: Iterable[Generation]) -> list[tuple[Generation, Generation]]:
     """Both ways in which the verdicts can differ, and one question that both get wrong, as far as there are such."""
-    both = [(b, s) for b, s in zip(base, student, strict=True) if b.sample == 0]
-    gained = [(b, s) for b, s in both if b.verdict != "right" == s.verdict]
-    lost = [(b, s) for b, s in both if s.verdict != "right" == b.verdict]
-    neither = [(b, s) for b, s in both if "right" not in (b.verdict, s.verdict)]
-    return gained[:2] + lost[:1] + neither[:1]
+    wanted = {(False, True): 2, (True, False): 1, (False, False): 1}  # by whether base and student are right
+    found: dict[tuple[bool, bool], list[tuple[Generation, Generation]]] = {kind: [] for kind in wanted}
+    for b, s in zip(base, student, strict=True):
+        kind = (b.verdict == "right", s.verdict == "right")
+        if b.sample == 0 and kind in found and len(found[kind]) < wanted[kind]:
+            found[kind].append((b, s))
+    return [both for of_kind in found.values() for both in of_kind]
 
 
 def _fenced(title: str, text: str) -> str:

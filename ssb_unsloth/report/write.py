@@ -13,8 +13,8 @@ from typing import Any
 from ..evaluation.stats import RESAMPLES
 from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe
-from ..records import Pair, read_jsonl, read_rows
-from ..run.curated import read_questions, read_rollouts
+from ..records import read_rows
+from ..run.curated import iter_pairs, questions_of, rollouts_of
 from ..run.keys import as_written
 from ..run.rundir import RunDir, versions
 from ..run.student import Student
@@ -109,9 +109,12 @@ def _tokens(run: RunDir) -> list[dict[str, Any]]:
 
 
 def _token_page(recipe: Recipe, run: RunDir, tokens: Sequence[dict[str, Any]]) -> str:
-    questions = {pair.id: pair.question for pair in read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)}
-    asked = {problem.id: problem.question for problem in read_questions(run)}
-    questions |= {rollout.id: asked[rollout.problem_id] for rollout in read_rollouts(run)}  # where they are learnt
+    learnt = {row["pair"] for row in tokens}
+    questions = {p.id: p.question for p in iter_pairs(run) if p.id in learnt}
+    if rest := learnt - questions.keys():  # rollouts, where they are learnt
+        of = {r.id: r.problem_id for r in rollouts_of(run) if r.id in rest}
+        asked = {p.id: p.question for p in questions_of(run) if p.id in of.values()}
+        questions |= {id_: asked[problem_id] for id_, problem_id in of.items()}
     return page(
         f"Run {recipe.name}, model {recipe.model.name}, seed {(recipe.seeds or [recipe.seed])[0]}", tokens, questions
     )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
 from ..errors import UserError
 from ..io.files import read_object
-from ..records import Pair, Problem, Rollout, read_jsonl
+from ..records import WORKED_EXAMPLES, Pair, Problem, Rollout, Stored, iter_jsonl
 from .rundir import RunDir
 
 
-def read_pairs(run: RunDir) -> list[Pair]:
-    """The curated pairs. Raises UserError where there are none, with the counts that say why."""
-    pairs = read_jsonl(run.stage("curate") / "pairs.jsonl", Pair)
-    if not pairs:
+def iter_pairs(run: RunDir) -> Iterator[Pair]:
+    """The curated pairs, one at a time. Raises UserError where there are none, with the counts that say why."""
+    pair = None
+    for pair in iter_jsonl(run.stage("curate") / "pairs.jsonl", Pair):
+        yield pair
+    if pair is None:
         s = read_object(run.stage("curate") / "statistics.json")
         raise UserError(
             f"No pair came out of {s['questions']:,} questions: {s['all_right']:,} with only right rollouts,"
@@ -19,15 +24,24 @@ def read_pairs(run: RunDir) -> list[Pair]:
             f" refinements right, {s['skipped']:,} skipped ({run.stage('curate') / 'statistics.json'}). Without a pair"
             " there is nothing to train on: take questions that the model gets right now and then."
         )
-    return pairs
 
 
-def read_questions(run: RunDir) -> list[Problem]:
+def read_pairs(run: RunDir) -> list[Pair]:
+    """All of them."""
+    return list(iter_pairs(run))
+
+
+def first_pairs(run: RunDir) -> list[Pair]:
+    """Those that the report shows; the rest of the file is not read."""
+    return list(islice(iter_pairs(run), WORKED_EXAMPLES))
+
+
+def questions_of(run: RunDir) -> Iterable[Problem]:
     """All questions that were sampled, in their order."""
-    return read_jsonl(run.stage("curate") / "questions.jsonl", Problem)
+    return Stored(run.stage("curate") / "questions.jsonl", Problem)
 
 
-def read_rollouts(run: RunDir) -> list[Rollout]:
-    """All rollouts of these questions; none where the pairs were made elsewhere."""
+def rollouts_of(run: RunDir) -> Iterable[Rollout]:
+    """All rollouts of these questions, in the questions' order; none where the pairs were made elsewhere."""
     path = run.stage("curate") / "rollouts.jsonl"
-    return read_jsonl(path, Rollout) if path.exists() else []
+    return Stored(path, Rollout) if path.exists() else ()

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +32,7 @@ from ..pocket import MODELS
 from ..recipe.schema import LoraConfig as LoraKeys
 from ..recipe.schema import Recipe, TeachConfig, TrainConfig
 from ..records import Pair, Problem, Rollout
-from ..run.curated import read_pairs, read_questions, read_rollouts
+from ..run.curated import questions_of, read_pairs, rollouts_of
 from ..run.rundir import RunDir
 from ..run.student import ADAPTER, MODEL
 from .callbacks import LengthProbe, LogWhereSaved, StillNumbers
@@ -60,7 +62,8 @@ class Inputs:
     @cached_property
     def examples(self) -> list[Example]:
         """What `teach.replies` asks for, as token ids; by default the pairs, in their order."""
-        rollouts = self.rollouts if self.recipe.teach.needs_rollouts else []
+        wanted = self.rollouts if self.recipe.teach.needs_rollouts else ()
+        rollouts = [rollout for rollout in wanted if rollout.problem_id in self.paired]
         return render_examples(
             self.recipe, lessons_of(self.recipe, self.pairs, rollouts, self.tokenizer), self.tokenizer
         )
@@ -71,36 +74,41 @@ class Inputs:
         return render_examples(replace(self.recipe, teach=TeachConfig()), self.pairs, self.tokenizer)
 
     @cached_property
-    def questions(self) -> list[Problem]:
-        """All that were sampled in curation, in their order."""
-        return read_questions(self.run)
+    def questions(self) -> Iterable[Problem]:
+        """All that were sampled in curation, in their order; read one at a time by whoever goes through them."""
+        return questions_of(self.run)
 
     @cached_property
-    def rollouts(self) -> list[Rollout]:
-        """Of these questions; none where the pairs were made elsewhere."""
-        return read_rollouts(self.run)
+    def rollouts(self) -> Iterable[Rollout]:
+        """Of these questions, in their order, read as they are; none where the pairs were made elsewhere."""
+        return rollouts_of(self.run)
 
     @cached_property
-    def unpaired(self) -> list[Problem]:
-        """Questions that were sampled and gave no pair."""
-        paired = {pair.problem_id for pair in self.pairs}
-        return [asked for asked in self.questions if asked.id not in paired and not markers(asked.question)]
+    def paired(self) -> set[str]:
+        """The ids of the questions that have a pair."""
+        return {pair.problem_id for pair in self.pairs}
+
+    @property
+    def unpaired(self) -> Iterator[Problem]:
+        """Questions that were sampled and gave no pair, in their order."""
+        return (asked for asked in self.questions if asked.id not in self.paired and not markers(asked.question))
 
     @cached_property
     def probes(self) -> list[Problem]:
-        """Of these: the student's own reply length is measured on them."""
-        return self.unpaired[: self.recipe.train.probe_questions]
+        """The first of these: the student's own reply length is measured on them."""
+        return list(islice(self.unpaired, self.recipe.train.probe_questions))
 
     @cached_property
     def guarded(self) -> list[Problem]:
         """What `train.guard` asks, as `guard` says: none that is trained on."""
         train = self.recipe.train
         assert train.guard is not None
+        last = list(deque(self.unpaired, train.guard.questions))
         if self.recipe.curate.gold == "majority":  # votes are labels, and only what was sampled has them
-            return self.unpaired[-train.guard.questions :]
-        seen = {one.id for one in self.questions} | {pair.problem_id for pair in self.pairs}
-        unpaired = [] if train.method == "ssd" else self.unpaired  # which learns from any that was sampled
-        return held_out(self.recipe.problems, seen, unpaired, train.guard.questions)
+            return last
+        seen = {one.id for one in self.questions} | self.paired
+        # ssd learns from any that was sampled.
+        return held_out(self.recipe.problems, seen, [] if train.method == "ssd" else last, train.guard.questions)
 
 
 @dataclass

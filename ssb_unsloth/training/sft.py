@@ -17,7 +17,7 @@ of token means: a short reply weighs as much as a long one there, and less here)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import cast
@@ -100,7 +100,7 @@ def learnt_from(inputs: Inputs) -> list[Reply]:
     made, prompts = [], recipe.prompts
     rollouts = inputs.rollouts
     if prompts.thinking == "drop":  # of one that has nothing but thoughts nothing would be left
-        rollouts = [rollout for rollout in rollouts if answer_part(rollout.text) or not rollout.text]
+        rollouts = (rollout for rollout in rollouts if answer_part(rollout.text) or not rollout.text)
     for question, rollout in draw(recipe.train.method, inputs.pairs, inputs.questions, rollouts, recipe.seed):
         asked = student_messages(question, prompts.texts)
         prompt_ids, ids = student_prompt_ids(prompts, asked, tokenizer), token_ids(rollout, tokenizer)
@@ -110,17 +110,20 @@ def learnt_from(inputs: Inputs) -> list[Reply]:
 
 
 def draw(
-    method: MethodName, pairs: Sequence[Pair], questions: Sequence[Problem], rollouts: Sequence[Rollout], seed: int
+    method: MethodName, pairs: Sequence[Pair], questions: Iterable[Problem], rollouts: Iterable[Rollout], seed: int
 ) -> list[tuple[str, Rollout]]:
-    """The questions and rollouts that `rft` or `ssd` learns from."""
+    """The questions and rollouts that `rft` or `ssd` learns from. `rollouts` come in the order of their questions, and
+    are read no further than needed.
+    """
+    texts = {pair.problem_id: pair.question for pair in pairs}
     of: dict[str, list[Rollout]] = {}
     for rollout in rollouts:
-        if method == "ssd" or rollout.verdict == Verdict.RIGHT:
+        if method == "ssd" and len(of) == len(pairs) and rollout.problem_id not in of:
+            break  # one of each question in turn: a later one would not be drawn
+        if method == "ssd" or (rollout.verdict == Verdict.RIGHT and rollout.problem_id in texts):
             of.setdefault(rollout.problem_id, []).append(rollout)
-    if method == "rft":
-        texts = {pair.problem_id: pair.question for pair in pairs}
-    else:
-        texts = {question.id: question.question for question in questions}
+    if method == "ssd":
+        texts = {question.id: question.question for question in questions if question.id in of}
     drawn = list(islice(in_turn([of[problem_id] for problem_id in texts if problem_id in of], seed), len(pairs)))
     if not drawn:
         raise UserError(

@@ -137,6 +137,9 @@ def unknown(name: str) -> str:
     return f"no verifier {name!r}; known: {', '.join(VERIFIERS)}, or package.module:name of your own."
 
 
+TOGETHER = 1_000  # texts, at a time, that `prepare` is told of where there are many
+
+
 def prepare(verifier: Verifier, asked: Iterable[tuple[str, str]]) -> None:
     """Tell a verifier which (text, gold) it is asked for next: one that is slow works them off together."""
     together = getattr(verifier, "prepare", None)

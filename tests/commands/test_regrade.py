@@ -3,12 +3,13 @@
 import json
 import re
 import shlex
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from ssb_unsloth.cli import main
-from ssb_unsloth.commands.grade import regrade
+from ssb_unsloth.commands.grade import graded_again, regrade
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.records import write_jsonl
 from ssb_unsloth.run.rundir import RunDir
@@ -135,13 +136,13 @@ def test_generations_under_another_files_name_are_not_graded_as_its_own(save, tm
         for i, row in enumerate(ROWS)
     ]
     path = save(rows, "base-1-test-0.jsonl")
-    assert len(regrade(path).rows) == 4  # a file of one's own may have any name
+    assert regrade(path).replies == 4  # a file of one's own may have any name
     (tmp_path / "manifest.json").write_text("{}")  # in a run's folder the name says what is in it
     with pytest.raises(
         UserError, match=r"base-1-test-0\.jsonl: holds generations that belong into ssb-1-test-0\.jsonl"
     ):
         regrade(path)
-    assert len(regrade(save(rows, "ssb-1-test-0.jsonl")).rows) == 4
+    assert regrade(save(rows, "ssb-1-test-0.jsonl")).replies == 4
 
 
 def test_verdicts_of_others_are_no_verdicts_before(save):
@@ -206,3 +207,48 @@ def test_a_verifier_that_is_none_is_one_error_and_nothing_is_graded(save, tmp_pa
     assert says in told
     assert told.count("\n") == 1
     assert not out.exists()
+
+
+def test_four_times_the_replies_take_no_more_memory(save, tmp_path):
+    def peak(problems):
+        rows = [
+            {"text": "word " * 400 + "\\boxed{7}", "gold": "7", "problem_id": f"p{i}", "sample": k}
+            for i in range(problems)
+            for k in range(20)
+        ]
+        path = save(rows, f"{problems}.jsonl")
+        del rows
+        tracemalloc.start()
+        try:
+            graded_again([path], tmp_path / f"again-{problems}", "exact")
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)
+    one, four = peak(75), peak(300)
+    assert four < 1.1 * one
+
+
+def test_nothing_is_written_where_one_of_the_files_cannot_be_graded(save, tmp_path, capsys):
+    good, bad = save(ROWS, "a.jsonl"), save([{"text": "no gold"}], "b.jsonl")
+    assert main(["grade", str(good), str(bad), "--out", str(tmp_path / "again")]) == 2
+    assert "b.jsonl, line 1: no 'gold'" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+
+
+def test_changes_are_counted_beyond_those_that_are_shown(save, capsys):
+    path = save([{"text": r"\boxed{1}", "gold": "1", "verdict": "wrong"}] * 33)
+    result = regrade(path)
+    assert (result.changed, len(result.changes)) == (33, 20)
+    assert main(["grade", str(path)]) == 0
+    assert "13 more changes" in capsys.readouterr().out
+
+
+def test_a_reply_that_stands_there_twice_is_found_and_one_of_the_same_hash_is_none(save):
+    """hash(-1) is hash(-2)."""
+    row = {**ROWS[1], "problem_id": "p"}
+    assert hash(-1) == hash(-2)
+    assert regrade(save([{**row, "sample": -1}, {**row, "sample": -2}])).replies == 2
+    with pytest.raises(UserError, match=r"line 3: this reply \(problem p, sample -1\) stood already in line 1"):
+        regrade(save([{**row, "sample": sample} for sample in (-1, -2, -1)]))

@@ -70,7 +70,7 @@ class ScriptedSampler:
 
 def run(sampler, folder, config=TEST, max_model_len=100, contestants=CONTESTANTS):
     limits = SamplerConfig(max_model_len=max_model_len)
-    return evaluate(contestants, {"test": (config, PROBLEMS)}, limits, folder, sampler.start)
+    return list(evaluate(contestants, {"test": (config, PROBLEMS)}, limits, folder, sampler.start))
 
 
 def test_every_reply_is_graded_and_kept(tmp_path):
@@ -155,8 +155,8 @@ def test_an_engine_serves_all_adapters_of_a_model_and_is_closed_before_the_next(
         Contestant("ssb", MODEL, Path("second"), 2),
     ]
     sampler = ScriptedSampler()
-    replies = evaluate(
-        contestants, {"test": (TEST, PROBLEMS)}, SamplerConfig(max_model_len=100), tmp_path, sampler.start
+    replies = list(
+        evaluate(contestants, {"test": (TEST, PROBLEMS)}, SamplerConfig(max_model_len=100), tmp_path, sampler.start)
     )
     assert sampler.started == [("some-model", True), ("another-model", False)]
     assert sampler.open == 0

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import tracemalloc
 from dataclasses import replace
 from statistics import fmean, stdev
 
@@ -11,7 +12,7 @@ from scipy.stats import binomtest
 
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluation.evaluate import graded
-from ssb_unsloth.evaluation.scores import SCORINGS, as_rows, score
+from ssb_unsloth.evaluation.scores import SCORINGS, as_rows, runs_of, score
 from ssb_unsloth.recipe.schema import BenchmarkConfig
 from ssb_unsloth.records import Generation
 from ssb_unsloth.report.sections import evaluation_section
@@ -337,3 +338,43 @@ def test_replies_that_could_not_be_compared_are_counted():
     assert {(row.model, row.undecided, row.value) for row in boxed(rows)} == {("base", 3, 0.0), ("ssb", 0, 0.0)}
     two = [*noted, *(replace(g, run_seed=8, note="MemoryError", verdict="wrong") for g in noted[:3])]
     assert [row.undecided for row in boxed(score(two, {"test": TEST}, seed=0)[0])] == [3, 3, 6]
+
+
+# -- Many replies -----------------------------------------------------------------------------------------------------
+
+
+def test_no_text_stays_in_memory():
+    def held(length):
+        made = (
+            replace(g, text=f"{g.text} " + "word " * length)
+            for question in range(300)
+            for g in generations("base", [["right", "wrong"]], temperature=0.8, first=question)
+        )
+        tracemalloc.start()
+        try:
+            runs = runs_of(made, {"test": TEST})
+            return tracemalloc.get_traced_memory()[0] / len(next(iter(runs.values()))[3])
+        finally:
+            tracemalloc.stop()
+
+    held(1)
+    assert held(2000) < 300  # bytes a reply, its question's among them
+    assert held(2000) < 1.1 * held(20)
+
+
+def test_replies_of_all_files_may_come_in_any_order():
+    rng = random.Random(0)
+    replies = [
+        replace(g, answer=g.verdict)
+        for model in ("base", "ssb")
+        for seed in (1, 2)
+        for g in generations(model, [rng.choices(["right", "wrong", "no_answer"], k=3) for _ in range(9)], 0.8,
+                             run_seed=seed)
+    ]  # fmt: skip
+    mixed = rng.sample(replies, len(replies))
+    first, other = (score(some, {"test": TEST}, seed=0) for some in (replies, mixed))
+    values = [
+        sorted((r.model, str(r.seed), r.scoring, r.metric, r.value, r.mean_tokens) for r in rows[0])
+        for rows in (first, other)
+    ]
+    assert values[0] == values[1]

@@ -138,6 +138,7 @@ def test_real_replies(tmp_path, tokenizer):
         SamplerConfig(engine="transformers", max_model_len=512),
         folder,
     )
+    generations = list(generations)
     made, differences = score(generations, {"test": benchmark}, seed=9)
     report = {"scores": as_rows(made), "differences": as_rows(differences)}
     assert disagreements(folder, report, {"test": [2]}, 9) == []

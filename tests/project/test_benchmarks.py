@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import common, curate, kd_loss, problems, report, startup, targets, teacher_pass, train_step
+from benchmarks import common, curate, kd_loss, memory, problems, report, startup, targets, teacher_pass, train_step
 
 LOSS = ["--square", "64", "--hidden", "16", "--vocab", "300", "--no-memory", "--repeats", "2"]
 TINY = ["--geometry", "tiny", "--prompt", "6", "--teacher-prompt", "12", "--repeats", "1", "--no-memory"]
@@ -160,6 +160,18 @@ def test_the_reading_of_problems(tmp_path):
     forms = {f"{which}:{form}" for which in ("raw", "ours") for form in ("csv", "jsonl", "parquet")}
     assert {name.partition("@")[0] for name in rows} == {*forms, "ours:list"}
     assert all(row["peak_bytes"] is not None and row["rows"] == 300 for row in rows.values())
+
+
+@pytest.mark.slow
+def test_the_memory_of_many_questions(tmp_path):
+    """Four times the questions take nearly the same, where all held in memory took four times as much."""
+    peaks = {}
+    for count in (1024, 4096):
+        rows = rows_of(memory.main, tmp_path / f"{count}.json", "--questions", str(count))
+        peaks[count] = {name.partition("@")[0]: row["peak_bytes"] for name, row in rows.items()}
+    assert set(peaks[1024]) == {f"ours:{part}" for part in ("curate", "grade", "score", "report")}
+    for part, small in peaks[1024].items():
+        assert peaks[4096][part] < 1.5 * small + (8 << 20)  # a bounded cache of comparisons fills meanwhile
 
 
 def test_the_start(tmp_path):

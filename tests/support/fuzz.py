@@ -37,7 +37,7 @@ from ssb_unsloth.data.pairs import load_pairs
 from ssb_unsloth.data.problems import load_benchmark, load_problems
 from ssb_unsloth.io.files import read_object
 from ssb_unsloth.machine.geometry import from_config
-from ssb_unsloth.method.curate import _read_rollouts
+from ssb_unsloth.method.brought import Brought
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.prompts import student_messages
 from ssb_unsloth.recipe.loading import load, save, variant
@@ -193,7 +193,7 @@ class Reads:
         path = folder / "rows.jsonl"
         path.write_bytes(content)
         said = [complaint(read_jsonl, path, kind) for kind in (Problem, Rollout, Pair, Generation)]
-        said.append(complaint(_read_rollouts, path))
+        said.append(complaint(Brought, path, path.parent))
         return None if None in said else said[0]
 
     def generations(self, content: bytes, folder: Path) -> str | None:

@@ -34,11 +34,11 @@ class Curate(Stage):
         return digest({**determined_by, **kept})
 
     def make(self, scope: Scope, work: Work) -> None:
-        from ...data.problems import load_problems
+        from ...data.problems import OnDisk
         from ...method.curate import Curator, bring_along
 
         recipe = scope.recipe
-        problems = load_problems(recipe.problems, recipe.curate.questions)
+        problems = OnDisk(recipe.problems, work.folder, recipe.curate.questions)
         verifier = recipe.judge(recipe.problems)
         if recipe.curate.pairs_file is not None:
             from ...backends.transformers import load_tokenizer

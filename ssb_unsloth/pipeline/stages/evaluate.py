@@ -10,9 +10,9 @@ from ...backends.sources import adapter_path
 from ...errors import UserError
 from ...published import FEW, STEPS
 from ...recipe.schema import BASE, BenchmarkConfig, Recipe
-from ...records import EXAMPLES_BENCHMARK, WORKED_EXAMPLES, Problem
+from ...records import EXAMPLES_BENCHMARK, Problem
 from ...run import keys
-from ...run.curated import read_pairs
+from ...run.curated import first_pairs
 from ...run.rundir import RunDir, Work
 from ...run.student import Student
 from ..stage import Scope, Stage
@@ -76,7 +76,7 @@ def _worked_examples(recipe: Recipe, run: RunDir) -> tuple[BenchmarkConfig, list
     """The first pairs' own questions: no score, since the students were trained on them, but the report shows the
     replies.
     """
-    first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in read_pairs(run)[:WORKED_EXAMPLES]]
+    first = [Problem(pair.problem_id, pair.question, pair.gold) for pair in first_pairs(run)]
     limit, verifier = recipe.curate.rollout.max_tokens, recipe.problems.verifier
     config = BenchmarkConfig(source="pairs", verifier=verifier, temperature=None, max_tokens=limit)
     return _by_form(config, recipe), first

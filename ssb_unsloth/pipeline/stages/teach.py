@@ -7,7 +7,7 @@ from typing import Any
 from ...backends import TrainingBackend
 from ...recipe.schema import Recipe
 from ...run import keys
-from ...run.curated import read_pairs, read_rollouts
+from ...run.curated import read_pairs, rollouts_of
 from ...run.rundir import Work
 from ..stage import Scope, Stage
 
@@ -39,8 +39,11 @@ class Teach(Stage):
         from ...method.teach import teach
 
         tokenizer = load_tokenizer(recipe.model)
-        rollouts = read_rollouts(scope.run) if recipe.teach.needs_rollouts else []
-        lessons = lessons_of(recipe, read_pairs(scope.run), rollouts, tokenizer)
+        pairs = read_pairs(scope.run)
+        paired = {pair.problem_id for pair in pairs}
+        wanted = rollouts_of(scope.run) if recipe.teach.needs_rollouts else ()
+        rollouts = [rollout for rollout in wanted if rollout.problem_id in paired]
+        lessons = lessons_of(recipe, pairs, rollouts, tokenizer)
         taught = [one for one in lessons if recipe.teach.right == "teacher" or not one.right]
         writer, kept = TargetWriter(work.folder), {}
         if taught and recipe.teach.targets != "online":
