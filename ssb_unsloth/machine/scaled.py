@@ -59,7 +59,7 @@ def describe_scale(scale: Scale) -> str:
     lines += _cost(scale)
     lines += [
         f"  Cards pay while they have {PAYS:.0%} of the speed that so many times one would have.",
-        "  `2 x 4` are 2 replicas of a model that is split over 4 cards; `3 of` are seeds.",
+        "  `2 x 4`: 2 replicas of a model that is split over 4 cards; `3 of`: seeds.",
         "  Only reckoned: this package runs on one card (docs/scale.md).",
     ]
     return "\n".join(lines)
@@ -77,7 +77,7 @@ def _cost(scale: Scale) -> list[str]:
     if not scale.fits:
         return ["  Not every stage fits: take more cards in a node, or cards with more memory."]
     if scale.money is None:
-        return ["  Cost: with card.price=2.50, the price of a card for an hour, it is said in money."]
+        return ["  With card.price=2.50, the price of a card for an hour, it is said in money."]
     low, high = scale.money
     price = f"{scale.plan.price:g}"
     return [f"  Cost: all cards for all of that time, at {price} a card and hour: {low:,.2f} to {high:,.2f}."]

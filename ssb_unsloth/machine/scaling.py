@@ -96,7 +96,8 @@ class Task:
         ring = 2 * (replicas - 1) / replicas * self.reduced / link[k]
         more_nodes = math.ceil(used / gpus) - 1  # START has the first one's reading
         return {
-            "starting": self.starts * (START[k] + more_nodes * self.weights / STORAGE[k]),
+            "starting": self.starts * START[k],
+            "loading": self.starts * more_nodes * self.weights / STORAGE[k],
             "alone": self.alone[k],
             "work": work,
             "storage": max(0.0, self.stored / STORAGE[k] - work - self.alone[k]),
@@ -133,6 +134,7 @@ class Task:
 
 SAID = {
     "starting": "starting up takes as long on any number of cards",
+    "loading": "each node reads the weights from the shared storage first",
     "storage": "the shared storage reads and writes no faster",
     "all-reduces": "the gradients are summed over all cards after each step",
 }
