@@ -63,6 +63,10 @@ def parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="what a recipe needs: memory, disk, tokens and time of each stage")
     _recipe_words(plan)
     plan.add_argument("--gpu", metavar="CARD", help="plan for this card, e.g. t4, rtx4090, a100-40gb; none: the CPU")
+    plan.add_argument(
+        "--gpus", type=int, metavar="N", help="on so many of these cards in a node, and where that stops to pay"
+    )
+    plan.add_argument("--nodes", type=int, metavar="N", help="so many such nodes (1)")
     plan.add_argument("--measure", action="store_true", help="by the speed that the card here shows, in two seconds")
     plan.add_argument("--json", action="store_true", help="as JSON")
     doctor = commands.add_parser("doctor", help="what works on this machine, and for what does not, how to fix it")

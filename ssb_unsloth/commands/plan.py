@@ -10,11 +10,19 @@ from ..errors import UserError
 from ..io.terminal import complain, tell
 from ..machine.hardware import here
 from ..machine.plan import card_for, describe, make_plan
+from ..machine.scaled import cluster_for, describe_scale
+from ..machine.scaling import make_scale
 from ..recipe.loading import load
 
 
 def main(arguments: argparse.Namespace) -> int:
     recipe = load(Path(arguments.recipe), arguments.overrides)
+    if arguments.gpus is not None or arguments.nodes is not None:
+        if arguments.measure:
+            raise UserError("--measure: measures the one card that is here; leave --gpus and --nodes out.")
+        scale = make_scale(recipe, cluster_for(arguments.gpu, arguments.gpus, arguments.nodes))
+        tell(json.dumps(scale.as_dict(), indent=1) if arguments.json else describe_scale(scale))
+        return 0
     card, why = card_for(recipe, arguments.gpu)
     if arguments.measure:
         from ..machine.speed import measured

@@ -23,6 +23,12 @@ ENVIRONMENT_BYTES = 9.2e9  # the GPU set on disk
 ENVIRONMENT_DOWNLOAD = 4.2e9  # the same as it is loaded
 INSTALL = (60.0, 600.0)  # seconds to unpack it
 NETWORK = (100e6, 10e6)  # bytes a second from the hub and the package index
+# Many cards
+SPLIT = 0.7  # share of the speed of t cards that one model split over them has
+LINK = (300e9, 100e9)  # bytes a second that a card sends to others of its node
+BETWEEN = (25e9, 5e9)  # the same to cards of another node
+REDUCE = (1e-4, 1e-3)  # seconds that an all-reduce takes beside its bytes
+STORAGE = (5e9, 1e9)  # bytes a second of the storage that all nodes share, all together
 # Resident memory of a process on a CPU before model and data: its libraries.
 PROCESS_BYTES = {"transformers": 0.6e9, "vllm": 1.2e9, "none": 0.1e9}
 # Questions where the recipe does not say how many: the published sizes.

@@ -30,11 +30,16 @@ def make_plan(recipe: Recipe, card: Card | None) -> Plan:
     """
     shape, source = geometry(recipe.model)
     plan = Planner(recipe, card, shape).plan(source)
-    plan.refused = [f"{said}: {fix}" for said, fix in (*wrong_formats(recipe, card), *wrong_lengths(recipe))]
+    plan.refused = refusals(recipe, card)
     for stage in plan.stages:
         if stage.fits is False:
             stage.advice = list(_advice(recipe, card, shape, stage.name))
     return plan
+
+
+def refusals(recipe: Recipe, card: Card | None) -> list[str]:
+    """Why a recipe cannot run on a card, whatever its memory; each with what to do."""
+    return [f"{said}: {fix}" for said, fix in (*wrong_formats(recipe, card), *wrong_lengths(recipe))]
 
 
 def card_for(recipe: Recipe, gpu: str | None) -> tuple[Card | None, str]:

@@ -234,6 +234,42 @@ class Planner:
         waves = math.ceil(c.pairs / self.assume.pairs / c.wave) * c.wave
         return min([waves, *[n for n in (c.questions, question_count(self.recipe.problems)) if n is not None]])
 
+    # Tokens of the replies that are waited for, each the last of those that are sampled together.
+    @property
+    def waves(self) -> int:
+        return math.ceil(self.questions() / self.recipe.curate.wave)
+
+    @property
+    def longest_of_a_wave(self) -> int:
+        c = self.recipe.curate
+        return (0 if c.rollouts_file else c.rollout.max_tokens) + c.refine.max_tokens * bool(c.refinements)
+
+    @property
+    def longest_of_a_contestant(self) -> int:
+        benchmarks = self.recipe.evaluate.benchmarks.values()
+        return sum((b.greedy + (b.temperature is not None)) * b.max_tokens for b in benchmarks)
+
+    @property
+    def contestants(self) -> int:
+        r, e = self.recipe, self.recipe.evaluate
+        students = (1 + len(r.variants)) * max(1, len(r.seeds))
+        return 1 + students * r.rounds + e.default_prompt + len(e.adapters)
+
+    @property
+    def steps(self) -> int:
+        """Of the optimizer, in one training."""
+        t = self.recipe.train
+        if not METHODS[t.method].samples:
+            return t.epochs * math.ceil(self.lessons / t.batch_size)
+        questions = min(t.grpo.questions, question_count(self.recipe.problems) or t.grpo.questions)
+        return t.grpo.steps or math.ceil(questions / t.grpo.questions_per_step)
+
+    @property
+    def probed(self) -> int:
+        """Tokens that the length probes of one training sample one after another."""
+        t = self.recipe.train
+        return (2 + self.steps // t.probe_steps) * self.recipe.curate.rollout.max_tokens if t.probe_steps else 0
+
     # -- The stages
 
     def curate(self) -> StagePlan:
@@ -248,12 +284,11 @@ class Planner:
         stage.read = asked * self.student_prompt + refined * self.teacher_prompt
         stage.disk = TEXT_BYTES * stage.sampled
         stage.note = f"about {asked:,} questions"
-        self._sampling_time(stage, replies=asked * c.rollouts + refined)
+        self._sampling_time(stage, replies=asked * c.rollouts + refined, waited=self.waves * self.longest_of_a_wave)
         return stage
 
     def evaluate(self) -> StagePlan:
-        e, students = self.recipe.evaluate, (1 + len(self.recipe.variants)) * max(1, len(self.recipe.seeds))
-        contestants = 1 + students * self.recipe.rounds + e.default_prompt + len(e.adapters)
+        e, contestants = self.recipe.evaluate, self.contestants
         stage, replies = StagePlan("evaluate", self._sampling_memory(adapters=True)), 0.0
         for benchmark in e.benchmarks.values():
             decodings = benchmark.greedy + (benchmark.samples if benchmark.temperature is not None else 0)
@@ -263,7 +298,7 @@ class Planner:
             stage.read += n * self.student_prompt
         stage.disk = TEXT_BYTES * stage.sampled
         stage.note = f"{replies:,.0f} replies of {contestants} contestants"
-        self._sampling_time(stage, replies)
+        self._sampling_time(stage, replies, waited=contestants * self.longest_of_a_contestant)
         return stage
 
     def teach(self) -> StagePlan:
@@ -307,22 +342,19 @@ class Planner:
         stage.disk = (4 + 3 * 12.0) * self.lora
         if t.lora is None:  # the model, in each checkpoint too
             stage.disk = 4.0 * shape.parameters * self.itemsize + 3 * self._optimizer_bytes()
-        steps = t.epochs * math.ceil(self.lessons / t.batch_size)
-        stage.note = f"{steps:,} steps"
+        stage.note = f"{self.steps:,} steps"
         replies = t.epochs * self.lessons * self.reply
         loss_operations = 2 * METHODS[t.method].head_products * replies * shape.H * shape.V
         self._compute_time(stage, self._training_operations(stage.read, length) + loss_operations)
-        self._add_probes(stage, steps)
-        self._add_guard(stage, steps, r.curate.rollout.max_tokens)
+        self._add_probes(stage)
+        self._add_guard(stage, self.steps, r.curate.rollout.max_tokens)
         self._add_refresh(stage)
         return stage
 
     def grpo(self) -> StagePlan:
         """TRL's GRPOTrainer with vLLM in its process: the weights twice, and vLLM's share from the start."""
         g, shape = self.recipe.train.grpo, self.shape
-        a_step = g.questions_per_step * g.generations
-        questions = min(g.questions, question_count(self.recipe.problems) or g.questions)
-        steps = g.steps or math.ceil(questions / g.questions_per_step)
+        a_step, steps = g.questions_per_step * g.generations, self.steps
         longest = math.ceil(self.student_prompt) + g.max_tokens
         stage = StagePlan("train", self._training_memory((g.micro_batch_size or a_step) * longest))
         if self.card is not None and g.use_vllm is not False:
@@ -337,7 +369,7 @@ class Planner:
             # A step waits for its longest reply, and each of its tokens for a reading of the weights.
             moved = steps * g.max_tokens * stage.memory["weights"] / (1e9 * self.card.bandwidth)
             stage.seconds = (stage.seconds[0] + moved / BANDWIDTH[0], stage.seconds[1] + moved / BANDWIDTH[1])
-            self._add_probes(stage, steps)
+            self._add_probes(stage)
         self._add_guard(stage, steps, g.max_tokens)
         return stage
 
@@ -383,18 +415,16 @@ class Planner:
         trained = 6 * self.lora + 2 * self.whole
         return passes * self.shape.forward_operations(tokens, 0, length) + trained * tokens
 
-    def _add_probes(self, stage: StagePlan, steps: int) -> None:
-        if stage.seconds is not None and self.recipe.train.probe_steps:
-            sampled = (2 + steps // self.recipe.train.probe_steps) * self.recipe.curate.rollout.max_tokens
-            stage.seconds = (stage.seconds[0] + sampled * STEP[0], stage.seconds[1] + sampled * STEP[1])
+    def _add_probes(self, stage: StagePlan) -> None:
+        if stage.seconds is not None:
+            stage.seconds = (stage.seconds[0] + self.probed * STEP[0], stage.seconds[1] + self.probed * STEP[1])
 
     def _add_guard(self, stage: StagePlan, steps: int, most: int) -> None:
         """Its probes, at most `most` tokens a reply; as if training came to its end, and every probe were better."""
         if (guard := self.recipe.train.guard) is not None:
             self._add_sampled(stage, (2 + steps // guard.every) * guard.questions, most)
-            stage.disk += 4 * (
-                4.0 * self.lora + self.itemsize * self.whole
-            )  # students of the checkpoints, and the next
+            # Students of the checkpoints, and the next.
+            stage.disk += 4 * (4.0 * self.lora + self.itemsize * self.whole)
             stage.note += f"; a guard of {guard.questions:,} questions every {guard.every:,} steps"
 
     def _add_refresh(self, stage: StagePlan) -> None:
@@ -464,7 +494,16 @@ class Planner:
             best, worst = (operations / (1e12 * self.card.tflops * share) for share in PEAK)
             stage.seconds = (START[0] + best, START[1] + worst)
 
-    def _sampling_time(self, stage: StagePlan, replies: float) -> None:
+    def waits(self, stage: StagePlan, tokens: float) -> tuple[float, float]:
+        """Seconds of steps in which only the last replies of those sampled together are left, of so many tokens if they
+        are as long as they may be: at worst they are, at best of mean length. Each step reads the weights.
+        """
+        if self.card is None or not self.card.bandwidth:
+            return 0.0, 0.0
+        reading = tokens * stage.memory["weights"] / (1e9 * self.card.bandwidth)
+        return self.assume.reply * reading / BANDWIDTH[0], reading / BANDWIDTH[1]
+
+    def _sampling_time(self, stage: StagePlan, replies: float, waited: float) -> None:
         if self.card is None or not self.card.tflops or not self.card.bandwidth or not replies:
             return
         mean = (stage.read + stage.sampled) / replies
@@ -476,7 +515,8 @@ class Planner:
         computing = [operations / (1e12 * self.card.tflops * share) for share in PEAK]
         moving = [moved / (1e9 * self.card.bandwidth * share) for share in BANDWIDTH]
         best, worst = (max(pair) for pair in zip(computing, moving, strict=True))
-        stage.seconds = (START[0] + best, START[1] + worst)
+        last = self.waits(stage, waited)
+        stage.seconds = (START[0] + best + last[0], START[1] + worst + last[1])
 
 
 def _before(download: float) -> tuple[float, float]:

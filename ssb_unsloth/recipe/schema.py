@@ -307,7 +307,7 @@ class CardConfig:
     # dense 16-bit peak of the GPU, 1e12 operations a second; null: as machine/cards.py knows it
     tflops: float | None = number(None, above=0)
     bandwidth: float | None = number(None, above=0)  # of its memory, 1e9 bytes a second; null: as cards.py knows it
-    # of the machine for an hour, in any currency; null: no cost in money is shown
+    # of the machine for an hour, in any currency, and with --gpus of each card; null: no cost in money is shown
     price: float | None = number(None, above=0)
 
 
