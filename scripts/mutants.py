@@ -85,7 +85,7 @@ NAMED: list[tuple[str, str, str, str]] = [  # module, right, wrong, tests beyond
     ("method.guidance", "bare + guidance * (hinted - unhinted)", "bare + guidance * (hinted - bare)", ""),
     ("method.guidance", "bare + guidance * (hinted - unhinted)", "hinted + guidance * (hinted - unhinted)", ""),
     ("method.guidance", "rows = (known.bare, known.hinted, known.unhinted)", "rows = (known.unhinted,) * 3", ""),
-    ("method.lessons", "if known in others or not others:", "if True:", ""),
+    ("method.lessons", "if not others or any(rollout.id == usual[1] for rollout in others):", "if True:", ""),
     ("method.lessons", "if answer_part(rollout.text) != answer_part(reply.text)", "if rollout.id != reply.id", ""),
     ("method.collator", "(place >= start)", "(place > start)", ""),
     ("method.collator", "(place < start + self._window)", "(place <= start + self._window)", ""),

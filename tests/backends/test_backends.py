@@ -191,7 +191,7 @@ def test_a_stage_without_memory_exits_with_a_sentence_and_keeps_what_was_finishe
         "from ssb_unsloth import cli\n"
         "from ssb_unsloth.method import teach\n"
         "def fail(*args): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 9.00 GiB.')\n"
-        "teach.reply_states = fail\n"
+        "teach.states = fail\n"
         "sys.exit(cli.main(sys.argv[1:]))\n"
     )
     words = ["recipes/pocket.yaml", "--runs", str(tmp_path), "sampler.engine=transformers", "problems.limit=48"]

@@ -72,7 +72,8 @@ def test_an_override_of_a_text_key_arrives_as_typed(recipe, text):
 
 def test_null_unsets_a_text_key_that_can_be_null(recipe):
     assert recipe(SMALLEST, "model.revision=x", "model.revision=null").model.revision is None
-    assert recipe(SMALLEST, "problems.gold=null").problems.gold == "null"
+    assert recipe(SMALLEST, "problems.gold=null", "curate.gold=majority").problems.gold is None
+    assert recipe(SMALLEST, "problems.question=null").problems.question == "null"
 
 
 @pytest.mark.parametrize("text", ["0123456", "no", "1e5", "1:30:00", "2024-01-01", "0x10", "yes", "1_000", ".5"])

@@ -24,6 +24,7 @@ from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluation.evaluate import base_contestants
 from ssb_unsloth.evaluation.run import Evaluation
 from ssb_unsloth.method.curate import Curator
+from ssb_unsloth.pocket.problems import VERSION
 from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.recipe.schema import (
     BenchmarkConfig,
@@ -314,6 +315,8 @@ def test_what_was_finished_before_verifiers_had_names_stays_up_to_date(choice, s
     """The keys are those of then, and another verifier makes others."""
     before = {"config": None, "split": "train", "question": "question", "gold": "answer", "gold_format": "plain"}
     before["limit"] = None
+    if source == "pocket":  # whose questions are others than then
+        before["version"] = VERSION
     before["source"] = source if source == "pocket" else {"name": source, "files": None}
     assert keys.of_problems(ProblemsConfig(source=source)) == before
     assert keys.of_problems(ProblemsConfig(source=source, verifier=choice)) == {**before, "verifier": choice}
