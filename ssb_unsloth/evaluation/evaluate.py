@@ -264,13 +264,14 @@ class _Job:
             UserError: they are another model's or benchmark's, sampled otherwise, graded against another gold answer,
                 or not one for each problem and sample.
         """
-        places = {problem.id: place for place, problem in enumerate(self.problems)}
+        asked = list({problem.id: problem for problem in self.problems}.values())  # several pairs may be of one question
+        places = {problem.id: place for place, problem in enumerate(asked)}
         seen = bytearray(len(places) * self.samples)
         surplus: tuple[str, int] | None = None  # the first that stands there twice, or that nobody asked for
         number = 0
         for number, g in enumerate(iter_jsonl(self.path, Generation), start=1):
             place = places.get(g.problem_id)
-            self._check(g, number, None if place is None else self.problems[place].gold)
+            self._check(g, number, None if place is None else asked[place].gold)
             one = None if place is None or not 0 <= g.sample < self.samples else place * self.samples + g.sample
             if one is None or seen[one]:
                 surplus = surplus or (g.problem_id, g.sample)
@@ -281,7 +282,7 @@ class _Job:
         if missing >= 0 or surplus:
             problem_id, sample = surplus or ("", 0)
             if missing >= 0:
-                problem_id, sample = self.problems[missing // self.samples].id, missing % self.samples
+                problem_id, sample = asked[missing // self.samples].id, missing % self.samples
             what = "is missing" if missing >= 0 else "stands there twice, or should not be there"
             raise UserError(
                 f"{self.path}: {number:,} generations where {len(seen):,} were expected; sample {sample}"

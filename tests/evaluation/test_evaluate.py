@@ -86,6 +86,14 @@ def test_every_reply_is_graded_and_kept(tmp_path):
     assert kept == replies
 
 
+def test_a_question_that_stands_there_twice_is_asked_once(tmp_path):
+    """As among the first pairs, of which several may be of one question."""
+    limits = SamplerConfig(max_model_len=100)
+    twice = [*PROBLEMS[:3], PROBLEMS[1], PROBLEMS[3]]
+    replies = list(evaluate(CONTESTANTS, {"test": (TEST, twice)}, limits, tmp_path, ScriptedSampler().start))
+    assert [g.problem_id for g in replies if g.model == "base"] == [p.id for p in PROBLEMS[:4]]
+
+
 def test_the_models_differ_in_the_adapter_alone(tmp_path):
     sampler = ScriptedSampler()
     config = BenchmarkConfig(source="x", samples=3, temperature=0.8, greedy=True, max_tokens=50)
