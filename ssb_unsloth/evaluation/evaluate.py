@@ -264,7 +264,8 @@ class _Job:
             UserError: they are another model's or benchmark's, sampled otherwise, graded against another gold answer,
                 or not one for each problem and sample.
         """
-        asked = list({problem.id: problem for problem in self.problems}.values())  # several pairs may be of one question
+        # Once each: of the first pairs several may be of one question.
+        asked = list({problem.id: problem for problem in self.problems}.values())
         places = {problem.id: place for place, problem in enumerate(asked)}
         seen = bytearray(len(places) * self.samples)
         surplus: tuple[str, int] | None = None  # the first that stands there twice, or that nobody asked for
