@@ -123,6 +123,7 @@ class Curator:
         total = min(len(problems), self.config.questions or len(problems))
         statistics, sampled, refined = Statistics(), Verdicts(), Verdicts()
         seen = made = written = 0
+        enough = hopeless = False
         with _growing(self.folder) as add:
             for number, start in enumerate(range(0, total, self.config.wave)):
                 wave = self._wave(number, problems[start : min(start + self.config.wave, total)], brought)
