@@ -59,7 +59,7 @@ def test_probes_are_questions_that_gave_no_pair_and_spell_no_control_token(input
 
 
 def test_pairs_that_were_brought_along_have_no_rollouts(inputs):
-    assert inputs.rollouts == ()
+    assert list(inputs.rollouts) == []
 
 
 def test_the_summary_has_the_figures_that_there_are_in_their_order():
