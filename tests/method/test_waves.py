@@ -110,7 +110,7 @@ def test_a_questions_rollouts_are_found_wherever_they_stand_in_the_file(tmp_path
     path = tmp_path / "rollouts.jsonl"
     write_jsonl(path, [{"question": q, "rollouts": [{"text": text} for text in texts]} for q, texts in rows])
     brought = Brought(path, tmp_path)
-    found = {q: [reply.text for reply in brought.of(stable_id(q))] for q in "abcd"}
+    found = {q: [reply.text for reply, _ in brought.of(stable_id(q))] for q in "abcd"}
     assert found == {"a": ["1", "2", "4", "6", "7"], "b": ["3"], "c": ["5"], "d": []}
     with path.open("a") as file:
         file.write('{"question": "e", "rollouts": []}\n')
