@@ -192,7 +192,8 @@ def _prompts(recipe: Recipe) -> str:
     own = [key for key in ("tutor", "refine") if getattr(recipe.prompts, key) is not None]
     texts = recipe.prompts.texts
     changed = f", with texts of its own for {' and '.join(own)}" if own else ""
-    return f"wording {code(recipe.prompts.wording)}{changed}. The system message of every question:\n\n{fenced(texts.tutor)}"
+    wording = f"wording {code(recipe.prompts.wording)}{changed}"
+    return f"{wording}. The system message of every question:\n\n{fenced(texts.tutor)}"
 
 
 def _files(files: Sequence[str]) -> str:
@@ -222,8 +223,8 @@ def _reading(what: str, name: str, student: Student) -> str:
             )
             + "\n"
         )
-    return f"""In a recipe of ssb_unsloth, with the same `model` and `prompts` for the same bytes (an id on the hub and a folder are
-interchangeable):
+    return f"""In a recipe of ssb_unsloth, with the same `model` and `prompts` for the same bytes (an id on the hub and a
+folder are interchangeable):
 
 {fenced(OmegaConf.to_yaml(keys).strip(), "yaml")}
 {plain}"""
@@ -237,6 +238,6 @@ def _licence(recipe: Recipe, licence: str | None, base: str) -> str:
         " fill it in, here and at `license` above, before you share this any further."
     )
     return (
-        f"{questions or unknown} The replies were written by {code(base)}: check at its own page what its licence allows"
-        " to be done with them. The code that made them is Apache-2.0."
+        f"{questions or unknown} The replies were written by {code(base)}: check at its own page what its licence"
+        " allows to be done with them. The code that made them is Apache-2.0."
     )

@@ -18,8 +18,8 @@ from ..io.credentials import holds_token
 from ..io.files import read_lines
 from ..io.progress import say
 from ..pipeline.students import made, scores_of
+from ..run import manifests
 from ..run.curated import iter_pairs
-from ..run.manifests import FORMAT, digest
 from ..run.rundir import RunDir, refuse_in_stage
 from ..run.student import Student
 from .data_card import data_card
@@ -62,9 +62,12 @@ def write(folder: Path, what: str, to: Path) -> Path:
         UserError: as `files_of`; or in the folder's place lies something else.
     """
     refuse_in_stage(to.parent, "--to")
+    if (to / manifests.NAME).is_file() and "what" not in (manifests.read(to) or {"determined_by": {}})["determined_by"]:
+        raise UserError(f"--to {to}: is a stage's own folder, and stays; take another.")
     files, to = files_of(folder, what), to.absolute()
-    determined_by = {"format": FORMAT, "what": what, "card": digest(_text(files[CARD])), "files": sorted(files)}
-    writing = RunDir(to.parent).write(to.name, digest(determined_by), determined_by)
+    card = manifests.digest(_text(files[CARD]))
+    determined_by = {"format": manifests.FORMAT, "what": what, "card": card, "files": sorted(files)}
+    writing = RunDir(to.parent).write(to.name, manifests.digest(determined_by), determined_by)
     with writing as work, all_or_nothing(work.folder):
         for file, content in files.items():
             if isinstance(content, Path):
@@ -85,9 +88,7 @@ def _of_curation(student: Student, what: str) -> tuple[str, ...]:
     learnt_from_rollouts = what == "targets" and student.recipe.teach.needs_rollouts
     if what == "rollouts" or learnt_from_rollouts:
         if not (student.run.stage("curate") / ROLLOUTS[0]).stat().st_size:
-            raise UserError(
-                f"{student.run.root}: has no rollouts, since its pairs were made elsewhere; push the pairs."
-            )
+            raise UserError(f"{student.run.root}: has no rollouts: its pairs were made elsewhere; push the pairs.")
         return ROLLOUTS
     if not next(iter_pairs(student.run)).reply_ids:
         raise UserError(

@@ -1,4 +1,4 @@
-"""`ssb push`: a student, or what a run has made, to the hub: private unless it is said otherwise, and only after asking.
+"""`ssb push`: a student, or what a run has made, to the hub: private unless said otherwise, and only after asking.
 
 A student goes as one of its exports, into a repository of models; pairs, targets and rollouts (`data_set`) go into one
 of data sets, or into a folder.

@@ -301,7 +301,9 @@ def _has_the_shape(found: Mapping[str, Any]) -> bool:
     model, files, told = found.get("model"), found.get("files"), found.get("told")
     if not all(isinstance(one, dict) for one in (model, files, told, found.get("settings"))):
         return False
-    assert isinstance(model, dict) and isinstance(files, dict) and isinstance(told, dict)
+    assert isinstance(model, dict)
+    assert isinstance(files, dict)
+    assert isinstance(told, dict)
     texts = [
         model.get("name"),
         model.get("identity"),

@@ -172,8 +172,8 @@ class TeachConfig:
     weights: Literal["equal", "disagreement"] = "equal"
     top_k: int = number(64, above=0)  # for targets: top_k
     batch_tokens: int = number(8192, above=0)  # ours: padded tokens of a teacher-forced batch
-    # Ours: targets that `ssb push --what targets` has shared, a folder or a hub data set, in place of running the teacher
-    # (docs/sharing.md). Taken where they are of this model, these pairs and the keys above, and refused otherwise
+    # Ours: targets that `ssb push --what targets` has shared, a folder or a hub data set, in place of running the
+    # teacher (docs/sharing.md). Taken where they are of this model, these pairs and the keys above; else refused
     targets_from: str | None = None
 
     @property

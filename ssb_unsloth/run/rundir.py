@@ -284,8 +284,9 @@ def _key_in(partial: Path) -> tuple[str | None, str]:
 
 
 def refuse_in_stage(out: Path, option: str = "--out") -> None:
-    """Nothing is added to what a stage has closed, nor to what one is writing. Raises UserError for such a folder, which
-    `option` names."""
+    """Nothing is added to what a stage has closed, nor to what one is writing. Raises UserError for such a folder.
+    `option` names it.
+    """
     for folder in (out.resolve(), *out.resolve().parents):
         if (folder / manifests.NAME).is_file() or (folder / KEY).is_file():
             raise UserError(
