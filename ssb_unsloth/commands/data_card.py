@@ -223,11 +223,8 @@ def _reading(what: str, name: str, student: Student) -> str:
             )
             + "\n"
         )
-    return f"""In a recipe of ssb_unsloth, with the same `model` and `prompts` for the same bytes (an id on the hub and a
-folder are interchangeable):
-
-{fenced(OmegaConf.to_yaml(keys).strip(), "yaml")}
-{plain}"""
+    told = "In a recipe of ssb_unsloth, with the same `model` and `prompts` for the same bytes; a folder does as well:"
+    return f"{told}\n\n{fenced(OmegaConf.to_yaml(keys).strip(), 'yaml')}\n{plain}"
 
 
 def _licence(recipe: Recipe, licence: str | None, base: str) -> str:
