@@ -318,7 +318,7 @@ def test_targets_by_other_keys_are_refused_before_anything_is_sampled(reader, sh
     assert str(error.value).startswith(f"teach.targets_from: {shared}: {said}")
     assert "or leave the key out, and the teacher runs here" in str(error.value)
     assert not list(reader.glob("teach*"))
-    with pytest.raises(UserError, match="teach.targets_from"):
+    with pytest.raises(UserError, match=r"teach\.targets_from"):
         check(load(POCKET, [*SMALL, *changes, "evaluate.benchmarks=null"]), [student_in(reader, *changes)], reader)
     assert recipe.teach.targets_from == str(shared)
 

@@ -1,4 +1,4 @@
-"""A run that has come as far as its targets: pairs and rollouts that were written and not sampled, taught by the pocket."""
+"""A run as far as its targets: pairs and rollouts that were written and not sampled, taught by the pocket."""
 
 import json
 from pathlib import Path
@@ -69,7 +69,7 @@ def write_curation(folder, tokenizer, *changes, pairs=3):
 
 
 def make(name, folder, *changes):
-    """A stage, made in this process by the recipe with these changes, on what lies in the folder. Returns its folder."""
+    """A stage, made in this process by the recipe with these changes, of what lies in the folder. Returns its own."""
     student = student_in(folder, *changes)
     with student.run.write(name, *key_of(name, student.recipe, student.run)) as work:
         stage(name).make(scope_of(name, student.recipe, student.run), work)
