@@ -1,4 +1,4 @@
-"""From one run to another: pairs, rollouts and targets are shared, and a student by them is the one by the run's own."""
+"""From one run to another: what was shared is read back, and a student by it is the one by the run's own targets."""
 
 import os
 import subprocess
