@@ -56,7 +56,7 @@ def _check_targets(recipes: Sequence[Recipe]) -> None:
     """What is known of targets made elsewhere before there are pairs."""
     taught = [one for one in recipes if "teach" in METHODS[one.train.method].reads and one.teach.targets_from]
     for recipe in taught:
-        published_targets(str(recipe.teach.targets_from)).check_settings(recipe)
+        published_targets(str(recipe.teach.targets_from), tensors=False).check_settings(recipe)
 
 
 def check_references(recipe: Recipe, names: Sequence[str]) -> None:

@@ -82,7 +82,7 @@ def test_rollouts_read_back_byte_for_byte_token_ids_and_seeds_included(run, tmp_
         for name in ("rollouts.jsonl", "questions.jsonl"):
             assert (again / name).read_bytes() == (run / "curate" / name).read_bytes(), name
         counted = json.loads((again / "statistics.json").read_text())
-        assert (counted["pairs"], counted["rollouts"], counted["rollout_tokens"]) == (3, 16, 0)  # none paid for here
+        assert (counted["mixed"], counted["rollouts"], counted["rollout_tokens"]) == (4, 16, 0)  # none paid for here
 
 
 def test_targets_read_back_byte_for_byte_and_no_model_is_loaded(run, shared, reader, monkeypatch):
@@ -141,13 +141,23 @@ def test_the_cards_say_how_it_was_made_and_no_file_says_where(run, tmp_path):
         out = put(run, what, tmp_path / what)
         card = (out / "README.md").read_text(encoding="utf-8")
         head = yaml.safe_load(card.split("---\n")[1])
-        assert head["license"] == "apache-2.0"
+        assert head["license"] == "unknown"
         assert head["tags"] == ["ssb_unsloth", what]
-        for word in (*words, "`pocket`", "seed 3407", "`math`", "It has not been evaluated", "temperature 0.4"):
+        for word in (
+            *words,
+            "`pocket`",
+            "`stories.jsonl`",
+            "is **not known**",
+            "seed 3407",
+            "`math`",
+            "It has not been evaluated",
+            "temperature 0.4",
+        ):
             assert word in card, word
         assert yaml.safe_load(card.split("```yaml\n")[-1].split("```")[0])["seed"] == 3407
         for path in out.iterdir():
-            assert run.parent.name.encode() not in path.read_bytes(), path
+            for folder in (run.parent.name, str(POCKET.parents[1])):
+                assert folder.encode() not in path.read_bytes(), path
 
 
 def test_a_licence_that_nobody_states_is_to_be_filled_in(run, tmp_path):
@@ -155,6 +165,7 @@ def test_a_licence_that_nobody_states_is_to_be_filled_in(run, tmp_path):
     data.mkdir()
     recipe = load(POCKET, [f"problems.source={data}"])
     assert licence_of(recipe) is None
+    assert licence_of(load(POCKET)) == "apache-2.0"
     (data / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# Questions\n")
     assert licence_of(recipe) == "cc-by-4.0"
     for text in ("no head", "---\n[\n---\n", "---\nlicense: [a, b]\n---\n", "---\nlicense: unknown\n---\n"):

@@ -9,40 +9,43 @@ from ssb_unsloth.backends.sampler import Completion
 from ssb_unsloth.method.curate import graded
 from ssb_unsloth.pipeline.students import scope_of, students
 from ssb_unsloth.pipeline.table import stage
-from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.recipe.loading import load, save
-from ssb_unsloth.records import Pair, stable_id, write_jsonl
+from ssb_unsloth.records import Pair, Problem, stable_id, write_jsonl
 
 POCKET = Path(__file__).parents[2] / "recipes" / "pocket.yaml"
-SMALL = ("problems.limit=4", "curate.pairs=3", "model.backend=transformers", "sampler.engine=transformers")
+STORIES = Path(__file__).parents[1] / "fixtures" / "shared" / "stories.jsonl"  # with replies as the pocket writes them
+SMALL = (
+    *(f"problems.source={STORIES}", "problems.limit=4", "curate.pairs=3"),
+    *("model.backend=transformers", "sampler.engine=transformers"),
+)
 
 
-def rollouts_of(problem, tokenizer):
-    """Two right and two wrong replies, as a sampler gives them."""
-    texts = [f"Step {k}: so it is \\boxed{{{int(problem.gold) + k % 2}}}." for k in range(4)]
-    replies = [
-        Completion([*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id], text, "stop")
-        for text in texts
-    ]
-    return [graded(problem, f"rollout-{k}", reply, 1000 + k, "math", False) for k, reply in enumerate(replies)]
+def reply(text, tokenizer):
+    """As a sampler gives it."""
+    return Completion([*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id], text, "stop")
 
 
-def pair_of(problem, rollouts, tokenizer):
-    reply = f"Not {rollouts[1].answer}: it is \\boxed{{{problem.gold}}}."
-    ids = [*tokenizer.encode(reply, add_special_tokens=False), tokenizer.eos_token_id]
-    right, wrong = rollouts[0], rollouts[1]
+def rollouts_of(story, tokenizer):
+    """Two right and two wrong ones."""
+    problem = Problem(stable_id(story["question"]), story["question"], story["answer"])
+    replies = [reply(story["wrong" if k % 2 else "right"], tokenizer) for k in range(4)]
+    return [graded(problem, f"rollout-{k}", one, 1000 + k, "math", False) for k, one in enumerate(replies)]
+
+
+def pair_of(story, rollouts, tokenizer):
+    (right, wrong), refined = rollouts[:2], reply(story["refined"], tokenizer)
     return Pair(
-        id=stable_id(problem.id, right.text, wrong.text, reply),
-        problem_id=problem.id,
-        question=problem.question,
-        gold=problem.gold,
+        id=stable_id(right.problem_id, right.text, wrong.text, refined.text),
+        problem_id=right.problem_id,
+        question=story["question"],
+        gold=story["answer"],
         right=right.text,
         wrong=wrong.text,
-        reply=reply,
-        reply_ids=ids,
+        reply=refined.text,
+        reply_ids=refined.token_ids,
         right_id=right.id,
         wrong_id=wrong.id,
-        refinement_id=f"{problem.id}-refinement-0",
+        refinement_id=f"{right.problem_id}-refinement-0",
     )
 
 
@@ -56,13 +59,14 @@ def write_curation(folder, tokenizer, *changes, pairs=3):
     student = student_in(folder, *changes)
     folder.mkdir(parents=True, exist_ok=True)
     save(load(POCKET, [*SMALL, *changes]), folder / "recipe.yaml")
-    problems = generate("bootstrap", 4, 0)
-    rollouts = {problem.id: rollouts_of(problem, tokenizer) for problem in problems}
+    stories = [json.loads(line) for line in STORIES.read_text().splitlines()]
+    rollouts = [rollouts_of(story, tokenizer) for story in stories]
     with student.run.write("curate", *key_of("curate", student.recipe, student.run)) as work:
-        write_jsonl(work.folder / "questions.jsonl", problems)
-        write_jsonl(work.folder / "rollouts.jsonl", [one for some in rollouts.values() for one in some])
-        made = [pair_of(problem, rollouts[problem.id], tokenizer) for problem in problems[:pairs]]
-        write_jsonl(work.folder / "pairs.jsonl", made)
+        asked = [Problem(stable_id(story["question"]), story["question"], story["answer"]) for story in stories]
+        write_jsonl(work.folder / "questions.jsonl", asked)
+        write_jsonl(work.folder / "rollouts.jsonl", [one for some in rollouts for one in some])
+        both = list(zip(stories, rollouts, strict=True))[:pairs]
+        write_jsonl(work.folder / "pairs.jsonl", [pair_of(*one, tokenizer) for one in both])
         counted = {"questions": 4, "mixed": 4, "pairs": pairs}
         (work.folder / "statistics.json").write_text(json.dumps(counted))
     return folder

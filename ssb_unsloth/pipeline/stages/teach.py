@@ -94,16 +94,17 @@ def _brought(scope: Scope, source: str, folder: Path) -> dict[str, Any]:
     return {"targets": recipe.teach.targets, "pairs": count, "reply_tokens": replies, **told}
 
 
-def published_targets(source: str) -> Published:
-    """The targets that `teach.targets_from` names, fetched where they are on the hub.
+def published_targets(source: str, tensors: bool = True) -> Published:
+    """The targets that `teach.targets_from` names, fetched where they are on the hub; without `tensors` only what says
+    what they belong to.
 
     Raises:
         UserError: there are none.
     """
     from ...data.shared import found
-    from ...method.brought_targets import KEY, PATTERNS, Published
+    from ...method.brought_targets import KEY, ORIGIN, PATTERNS, Published
 
-    return Published(found(source, KEY, PATTERNS), source)
+    return Published(found(source, KEY, PATTERNS if tensors else [ORIGIN]), source)
 
 
 def _stored_temperature(recipe: Recipe) -> float | None:
