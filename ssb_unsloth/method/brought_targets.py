@@ -227,10 +227,9 @@ class Published:
         starts = index.get("starts", {})
         if any(type(s) is not int or not 0 <= s <= examples.lengths.get(name, -1) for name, s in starts.items()):
             raise self._refusal(f"{INDEX} lets a reply count from a token that it has not; fetch it again.")
-        if (
-            index["targets"] != recipe.teach.targets
-            or not set(index["shards"].values()) <= self._origin["files"].keys()
-        ):
+        kind, known = recipe.teach.targets, self._origin["files"].keys() - {INDEX}
+        made_at = recipe.train.teacher_temperature if kind == "top_k" else None
+        if (index["targets"], index.get("temperature")) != (kind, made_at) or set(index["shards"].values()) - known:
             raise self._refusal(f"{INDEX} is not that of the files that {ORIGIN} names; fetch both again.")
         of: dict[str, list[str]] = {}
         for name, shard in index["shards"].items():
@@ -269,8 +268,10 @@ class Published:
                                 f"{shard}: {key} is {found}, and this model and its reply want {shape}; fetch it again,"
                                 f" {WITHOUT}"
                             )
-                        if tensor in ("indices", "words") and file.get_tensor(key).max() >= text.vocab_size:
-                            raise self._refusal(f"{shard}: {key} names words that the model does not have.")
+                        if tensor in ("indices", "words"):
+                            words = file.get_tensor(key)
+                            if words.min() < 0 or words.max() >= text.vocab_size:
+                                raise self._refusal(f"{shard}: {key} names words that the model does not have.")
         except SafetensorError as error:
             raise self._refusal(f"{shard} is no safetensors file ({error}); fetch it again.") from None
 
