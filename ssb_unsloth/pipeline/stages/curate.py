@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...backends import load_sampler
 from ...run import keys
 from ...run.manifests import digest
 from ...run.rundir import Work
 from ..stage import Scope, Stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Curate(Stage):
@@ -48,15 +51,16 @@ class Curate(Stage):
             pairs = load_pairs(recipe.curate.pairs_file, tokenizer, control_text, verifier)
             work.summary = asdict(bring_along(pairs, problems, recipe.curate, work.folder))
             return
-        config, begun, tokenizer = recipe.curate, "", None
+        config, begun = recipe.curate, ""
+        reads: PreTrainedTokenizerBase | None = None  # rollouts that were made elsewhere
         if config.rollouts_file is not None:
             from ...backends.thinking import thinking
             from ...backends.transformers import load_tokenizer
             from ...data.shared import rollouts_file
 
             config = replace(config, rollouts_file=str(rollouts_file(config.rollouts_file)))
-            tokenizer = load_tokenizer(recipe.model)
-            how = thinking(tokenizer)
+            reads = load_tokenizer(recipe.model)
+            how = thinking(reads)
             begun = how.begun if how else ""
         curator = Curator(
             config,
@@ -68,7 +72,7 @@ class Curate(Stage):
             control_text=recipe.prompts.control_text,
             verifier=verifier,
             begun=begun,
-            tokenizer=tokenizer,
+            tokenizer=reads,
         )
         statistics = curator.run(problems)
         work.tokens, work.summary = statistics.tokens, asdict(statistics)
