@@ -219,7 +219,7 @@ def test_what_was_changed_or_is_not_there_or_holds_a_token_stays(reader, tokeniz
     out = ["--to", str(tmp_path / "out")]
     assert "teach: not there, or not as the recipe" in refused(reader, "--what", "targets", *out, capsys=capsys)
     path = reader / "curate" / "pairs.jsonl"
-    path.write_bytes(path.read_bytes().replace(b"Not", b"Nor", 1))
+    path.write_bytes(path.read_bytes().replace(b"Read", b"Hear", 1))
     assert "pairs.jsonl: changed since it was written" in refused(reader, "--what", "pairs", *out, capsys=capsys)
     folder = write_curation(tmp_path / "told" / "pocket", tokenizer)
     with (folder / "curate" / "questions.jsonl").open("a") as file:
