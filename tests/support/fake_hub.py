@@ -39,7 +39,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         hub = self.server
         hub.asked.append(self.path)
-        if (file := FILE.fullmatch(self.path)) is None:
+        if "/tree/" in self.path:
+            rows = [{"type": "file", "path": n, "size": len(c), "oid": COMMIT} for n, c in hub.files.items()]
+            self.answer(rows)
+        elif (file := FILE.fullmatch(self.path)) is None:
             siblings = [{"rfilename": name} for name in hub.files]
             self.answer({"id": "me/student", "_id": "1", "private": hub.private, "siblings": siblings, "sha": COMMIT})
         elif (content := hub.files.get(file[2])) is None:
