@@ -100,14 +100,23 @@ def _recipes_command(commands: Any) -> None:
 def _student_commands(commands: Any) -> None:
     """What can be done with the student of a finished run."""
     export = commands.add_parser("export", help="write a run's student as adapter, merged weights, GGUF")
-    push = commands.add_parser("push", help="upload a run's student to the hub: private, and only after asking")
+    push = commands.add_parser(
+        "push", help="upload a run's student, or its pairs, targets or rollouts, to the hub: private, and after asking"
+    )
     chat = commands.add_parser("chat", help="base and student answer the same question side by side")
     for command in (export, push, chat):
         command.add_argument("folder", type=Path, metavar="RUN", help="a run folder, such as runs/pocket")
     formats = ("adapter", "merged", "gguf")
     export.add_argument("--format", choices=(*formats, "all"), default="all", help="all: GGUF only where llama.cpp is")
     export.add_argument("--out", type=Path, metavar="DIR", help="where to (RUN/export)")
-    push.add_argument("repo_id", metavar="REPO_ID", help="user/name")
+    push.add_argument("repo_id", metavar="REPO_ID", nargs="?", help="user/name")
+    push.add_argument(
+        "--what",
+        choices=("adapter", "pairs", "targets", "rollouts"),
+        default="adapter",
+        help="adapter: the student, as --format says; the others: a data set with a card (docs/sharing.md)",
+    )
+    push.add_argument("--to", type=Path, metavar="DIR", help="write the data set there, and upload nothing")
     push.add_argument("--format", choices=formats, help="which export (adapter; merged where there is none)")
     push.add_argument("--public", action="store_true", help="for everybody to see; private otherwise")
     push.add_argument("--yes", action="store_true", help="do not ask before uploading")

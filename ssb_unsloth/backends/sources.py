@@ -13,6 +13,11 @@ from ..pocket import model_folder
 from ..recipe.schema import LORA_RANKS, ModelConfig
 from .sampler import Adapter
 
+# The files of a model's weights, in the order in which transformers looks for them; an index names several.
+WEIGHTS = tuple(
+    f"{name}{index}" for name in ("model.safetensors", "pytorch_model.bin") for index in ("", ".index.json")
+)
+
 
 def model_path(model: ModelConfig) -> str:
     """The hub id or folder that the libraries load; "pocket" is the folder within the package.
@@ -30,6 +35,32 @@ def model_path(model: ModelConfig) -> str:
     if model.name.startswith((".", "/", "~")):
         raise UserError(f"model.name: {model.name}: no such folder.")
     return model.name
+
+
+def weight_files(model: ModelConfig) -> list[Path]:
+    """The model's config.json and the files of its weights, in a fixed order; fetched where they are not here.
+
+    Raises:
+        UserError: there are none, or the hub does not give them.
+    """
+    from transformers.utils.hub import cached_file
+
+    def file(name: str) -> Path | None:
+        named = cached_file(
+            model_path(model), name, revision=model.revision, _raise_exceptions_for_missing_entries=False
+        )
+        return Path(named) if named is not None else None
+
+    try:
+        names = ["config.json", next((name for name in WEIGHTS if file(name) is not None), WEIGHTS[0])]
+        if (index := file(names[1])) is not None and index.suffix == ".json":
+            names[1:] = sorted(set(read_object(index).get("weight_map", {}).values()))
+        files = [file(name) for name in names]
+    except (OSError, ValueError) as error:
+        raise unloadable(f"Model {model.name!r}", model, error) from None
+    if None in files:
+        raise UserError(f"model.name: {model.name} has no {names[files.index(None)]}.")
+    return [path for path in files if path is not None]
 
 
 def in_folder(model: ModelConfig, folder: Path) -> ModelConfig:

@@ -90,7 +90,7 @@ def _written(source: Student, out: Path, name: str, write: Callable[[Path], None
     """Write aside, add the card, seal it, and only then give the folder its name: nobody loads half a model. A folder
     of that name is replaced only where an export has written it.
     """
-    with RunDir(out).write(name, *key(source)) as work, _all_or_nothing(work.folder):
+    with RunDir(out).write(name, *key(source)) as work, all_or_nothing(work.folder):
         write(work.folder)
         files = [path.name for path in work.folder.iterdir()]
         (work.folder / "README.md").write_text(model_card(source, name, files), encoding="utf-8")
@@ -110,7 +110,8 @@ def key(source: Student) -> tuple[str, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[None]:
+def all_or_nothing(folder: Path) -> Iterator[None]:
+    """A folder that is being written goes where an error ends it; what the file system said becomes a sentence."""
     try:
         yield
     except BaseException as error:

@@ -28,7 +28,7 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
     trained = manifest["summary"]
     counted = _read(run.stage("curate") / "statistics.json")
     scores = scores_of(student)
-    base, rounds = _base(student)
+    base, rounds = base_of(student)
     source = without_folders(recipe.problems.source)
     head: dict[str, Any] = {
         "library_name": LIBRARIES[format_],
@@ -62,7 +62,7 @@ def model_card(student: Student, format_: str, files: Sequence[str]) -> str:
 
 ## Scores
 
-{_scores(scores, student)}
+{scores_table(scores, student)}
 
 ## How to load it
 
@@ -84,12 +84,18 @@ the licence of the data as well. The code that made them is Apache-2.0.
 
 Versions: {", ".join(f"{name} {escaped(version)}" for name, version in manifest.get("versions", {}).items())}.
 
-<details><summary>The whole recipe</summary>
-
-{fenced(OmegaConf.to_yaml(without_folders(OmegaConf.to_container(OmegaConf.structured(recipe)))).strip(), "yaml")}
-
-</details>
+{whole_recipe(recipe)}
 """
+
+
+def whole_recipe(recipe: Recipe) -> str:
+    """Every key, without the folders of this machine, to be unfolded."""
+    resolved = without_folders(OmegaConf.to_container(OmegaConf.structured(recipe)))
+    return f"""<details><summary>The whole recipe</summary>
+
+{fenced(OmegaConf.to_yaml(resolved).strip(), "yaml")}
+
+</details>"""
 
 
 def _kept(trained: dict[str, Any]) -> str:
@@ -131,7 +137,7 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _base(student: Student) -> tuple[str, str]:
+def base_of(student: Student) -> tuple[str, str]:
     """The model that everything began with, and how many rounds lie between."""
     first, rounds = student, 0
     while first.before is not None:
@@ -151,7 +157,7 @@ def _what(format_: str, recipe: Recipe) -> str:
     }[format_]
 
 
-def _scores(scores: Sequence[dict[str, Any]], student: Student) -> str:
+def scores_table(scores: Sequence[dict[str, Any]], student: Student) -> str:
     """Base and student, this seed, in the scoring that "accuracy" means without another word."""
     scores = [s for s in scores if s["scoring"] == "equivalent" and s["metric"] == "pass@1"]
     scores = [s for s in scores if s["model"] in (BASE, student.name) and s["seed"] == student.recipe.seed]

@@ -1,10 +1,15 @@
-"""`ssb push`: an export to the hub, private unless it is said otherwise, and only after asking."""
+"""`ssb push`: a student, or what a run has made, to the hub: private unless said otherwise, and only after asking.
+
+A student goes as one of its exports, into a repository of models; pairs, targets and rollouts (`data_set`) go into one
+of data sets, or into a folder.
+"""
 
 from __future__ import annotations
 
 import argparse
 import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import UserError
@@ -13,12 +18,25 @@ from ..io.terminal import tell, visible
 from ..pipeline.students import finished
 from ..run import manifests
 from ..run.rundir import RunDir
+from .data_set import Content, files_of, write
 from .export import export, key
 
 
 def main(arguments: argparse.Namespace) -> int:
     hush()
-    tell(push(arguments.folder, arguments.repo_id, arguments.format, arguments.public, arguments.yes))
+    folder, what, repo_id, to = arguments.folder, arguments.what, arguments.repo_id, arguments.to
+    if (repo_id is None) == (to is None):
+        raise UserError("Where to? Give the name of a repository (user/name), or a folder by --to; one of the two.")
+    if what == "adapter":
+        if to is not None:
+            raise UserError("--to: is for pairs, targets and rollouts; `ssb export RUN --out DIR` writes a student.")
+        tell(push(folder, repo_id, arguments.format, arguments.public, arguments.yes))
+    elif arguments.format is not None:
+        raise UserError(f"--format: is a student's; leave it out with --what {what}.")
+    elif to is not None:
+        tell(str(write(folder, what, to)))
+    else:
+        tell(push_data_set(folder, repo_id, what, arguments.public, arguments.yes))
     return 0
 
 
@@ -45,12 +63,45 @@ def push(folder: Path, repo_id: str, format_: str | None, public: bool, yes: boo
 
     `format_` None: the adapter, or the whole model where all its weights were trained.
 
+    Raises:
+        UserError: as `_upload`; or there is nothing to export.
+    """
+
+    def files() -> Mapping[str, Content]:
+        name = format_ or format_of(folder)
+        source = folder / "export" / name
+        return {path.relative_to(source).as_posix(): path for path in pushable(folder, name)}
+
+    return _upload(files, folder, repo_id, "model", "Student", public, yes)
+
+
+def push_data_set(folder: Path, repo_id: str, what: str, public: bool, yes: bool) -> str:
+    """Upload pairs, targets or rollouts of a run as a data set. Returns its address. Files go from where they lie.
+
+    Raises:
+        UserError: as `_upload` and `files_of`.
+    """
+    files = lambda: files_of(folder, what, repo_id)  # noqa: E731
+    return _upload(files, folder, repo_id, "dataset", what.capitalize(), public, yes)
+
+
+def _upload(
+    made: Callable[[], Mapping[str, Content]],
+    folder: Path,
+    repo_id: str,
+    kind: str,
+    title: str,
+    public: bool,
+    yes: bool,
+) -> str:
+    """One commit of these files, by their names in the repository. `made`: gives them, when name and token are there.
+
     Private unless `public`; asks on the terminal unless `yes`.
 
     Raises:
         UserError: no token, no network, no permission, or nobody to ask. No message holds the token.
     """
-    from huggingface_hub import HfApi, constants, get_token
+    from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 
     if not re.fullmatch(r"[\w-]+/[\w.-]+", repo_id, re.ASCII):
         raise UserError(f"{repo_id!r} is no name of a hub repository; expected one such as user/my-model.")
@@ -59,11 +110,10 @@ def push(folder: Path, repo_id: str, format_: str | None, public: bool, yes: boo
     token = get_token()
     if token is None:
         raise UserError("The hub wants a token and there is none: run `hf auth login`, or set HF_TOKEN.")
-    format_ = format_ or format_of(folder)
-    source, files = folder / "export" / format_, pushable(folder, format_)
-    size = sum(path.stat().st_size for path in files) / 1e6
+    files = made()
+    size = sum(one.stat().st_size if isinstance(one, Path) else len(one) for one in files.values()) / 1e6
     seen = "PUBLIC, for everybody to see" if public else "private"
-    what = f"{len(files)} files, {size:,.1f} MB, of {source} to {repo_id}, {seen}"
+    what = f"{len(files)} files, {size:,.1f} MB, of {folder} to {repo_id}, {seen}"
     if not yes:
         if not sys.stdin.isatty():
             raise UserError(f"Would upload {what}: say --yes, since there is nobody at the terminal to ask.")
@@ -71,14 +121,14 @@ def push(folder: Path, repo_id: str, format_: str | None, public: bool, yes: boo
             raise UserError("Nothing was uploaded.")
     api = HfApi(token=token)
     try:
-        address = api.create_repo(repo_id, private=not public, exist_ok=True)
-        if not public and not api.repo_info(address.repo_id).private:
+        address = api.create_repo(repo_id, private=not public, exist_ok=True, repo_type=kind)
+        if not public and not api.repo_info(address.repo_id, repo_type=kind).private:
             raise UserError(f"{repo_id} is there already and is public: say --public, or take another name.")
-        api.upload_folder(
+        api.create_commit(
             repo_id=address.repo_id,
-            folder_path=source,
-            allow_patterns=[path.relative_to(source).as_posix() for path in files],
-            commit_message=f"Student of run {folder.name}, by ssb_unsloth",
+            repo_type=kind,
+            operations=[CommitOperationAdd(name, one) for name, one in files.items()],
+            commit_message=f"{title} of run {folder.name}, by ssb_unsloth",
         )
     except UserError:
         raise

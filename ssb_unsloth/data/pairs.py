@@ -22,13 +22,14 @@ from ..backends.chat_template import end_of_turn, render, reply_text, without_en
 from ..backends.control_tokens import REMEDY, ControlText, markers, special_tokens, spelt_out
 from ..backends.thinking import check_ended, control_marks, ids_of, thinking
 from ..errors import UserError
-from ..io.files import is_finite, kind_of, local
+from ..io.files import is_finite, kind_of
 from ..io.progress import say
 from ..prompts import Messages
 from ..records import Pair, read_rows, stable_id
 from ..verifier.protocol import Verifier
 from ..verifier.replies import answer_part
 from ..verifier.verifiers import MATH, Spec, verifier_for
+from .shared import found
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,45 +75,22 @@ def load_pairs(
     return list(pairs.values())
 
 
-def local_path(source: str) -> Path | None:
-    """Where the pairs lie, if that is on this machine."""
-    path = local(source, "curate.pairs_file")
-    if path.exists() or source.startswith((".", "/", "~")) or path.suffix == ".jsonl":
-        return path
-    return None
-
-
 def _files(source: str) -> list[Path]:
     """The file, or the teacher's and the student's."""
-    path = local_path(source) or _download(source)
-    if not path.exists():
-        raise UserError(f"curate.pairs_file: {path}: no such file or folder.")
+    path = found(source, "curate.pairs_file", ["*.jsonl"])
     if not path.is_dir():
         return [path]
-    found = sorted(path.glob("*.jsonl"))
-    both = [[file for file in found if word in file.name.lower()] for word in ("teacher", "student")]
-    if len(found) == 1 and not both[1]:
-        return found
-    if [len(files) for files in both] != [1, 1] or both[0] == both[1]:
-        names = ", ".join(file.name for file in found) or "none"
+    files = sorted(path.glob("*.jsonl"))
+    both = [[file for file in files if word in file.name.lower()] for word in ("teacher", "student")]
+    if len(files) == 1 and not both[1]:
+        return files
+    if [len(some) for some in both] != [1, 1] or both[0] == both[1]:
+        names = ", ".join(file.name for file in files) or "none"
         raise UserError(
             f"curate.pairs_file: {path}: expected one .jsonl file, or two, of which one has teacher and the other"
             f" student in its name; found {names}."
         )
     return both[0] + both[1]
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns="*.jsonl"))
-    except Exception as error:  # the hub client raises many kinds: offline, gated, no such name
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"curate.pairs_file: data set {name!r} cannot be loaded: {reason} Check the name and the network, or give a"
-            " local file or folder."
-        ) from None
 
 
 def _aligned(teacher_file: Path, student_file: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -21,6 +21,12 @@ def has_credentials(text: str) -> bool:
     return bool(_USER.search(text) or (":/" in text and _KEY.search(text)))
 
 
+def holds_token(text: str) -> bool:
+    """Whether a token of the hub's, or a secret of the environment, stands in the text."""
+    own = (os.environ.get(name, "") for name in VARIABLES)
+    return bool(_TOKEN.search(text)) or any(len(secret) >= SHORTEST and secret in text for secret in own)
+
+
 def masked(text: str) -> str:
     """The text with every password and key replaced, those of the environment included."""
     for name in VARIABLES:

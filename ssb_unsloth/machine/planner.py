@@ -308,7 +308,9 @@ class Planner:
             replies /= 2 if r.teach.replies == "rollouts" else math.inf
         stage = StagePlan("teach", note=f"targets: {r.teach.targets}")
         stage.disk = replies * self.reply * target_bytes(r.teach.targets, shape, r.teach.top_k, self.itemsize)
-        if r.teach.targets == "online":
+        if r.teach.targets_from is not None:
+            stage.note += ", made elsewhere"
+        if r.teach.targets == "online" or r.teach.targets_from is not None:
             return stage
         batch = max(r.teach.batch_tokens, longest)
         rows = self.longest_reply * max(1, r.teach.batch_tokens // longest)

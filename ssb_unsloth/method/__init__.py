@@ -4,6 +4,7 @@
     examples  pairs as token ids                           collator, prefetch               batches of examples
     teach, targets    the hinted teacher, and what is      modeling     a model in two halves: backbone and head
                       stored of it                         selfchecks   what is looked at before hours of work
+    brought, brought_targets    rollouts and targets that were made elsewhere
 
 Nothing is imported in this file: Unsloth has to come before transformers.
 

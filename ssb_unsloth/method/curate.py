@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..backends.control_tokens import REMEDY, ControlText
 from ..backends.sampler import Completion, Request, Sampler
@@ -39,6 +39,9 @@ from ..verifier.verifiers import MATH, Spec, prepare, verifier_for
 from .brought import Brought
 from .votes import voted
 from .yields import Statistics, Verdicts, explanation, is_hopeless
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 RESULTS = ("questions", "rollouts", "refinements", "pairs")  # files of records that grow wave by wave
 
@@ -79,8 +82,9 @@ class _Wave(NamedTuple):
 
 
 class Curator:
-    """Holds what stays the same from wave to wave. `make_sampler` is called when the first reply is needed. `begun`:
-    the opening of thoughts in which a prompt ends, for rollouts that were made elsewhere (`backends.thinking`).
+    """Holds what stays the same from wave to wave. `make_sampler` is called when the first reply is needed. `begun`,
+    the opening of thoughts in which a prompt ends (`backends.thinking`), and `tokenizer`: for rollouts that were made
+    elsewhere.
     """
 
     def __init__(
@@ -94,9 +98,11 @@ class Curator:
         control_text: str = "skip",
         verifier: Spec = MATH,
         begun: str = "",
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         self.config, self.seed, self.folder, self.texts = config, seed, folder, texts
         self.control_text, self.verifier, self.begun = control_text, verifier, begun
+        self._tokenizer = tokenizer
         self._make_sampler, self._max_model_len = make_sampler, max_model_len
         # Verdicts decide which rollouts a refinement is shown: one of before a verifier of one's own was changed is
         # none of today's.
@@ -119,7 +125,8 @@ class Curator:
                 certain (`yields`). The files are written then, too, and the replies kept.
         """
         file, least = self.config.rollouts_file, self.config.min_yield
-        brought = Brought(local(file, "curate.rollouts_file"), self.folder, self.begun) if file else None
+        path = local(file, "curate.rollouts_file") if file else None
+        brought = Brought(path, self.folder, self.begun, self._tokenizer) if path else None
         total = min(len(problems), self.config.questions or len(problems))
         statistics, sampled, refined = Statistics(), Verdicts(), Verdicts()
         seen = made = written = 0
@@ -161,7 +168,8 @@ class Curator:
         refined = self.config.refinements > 0
         pairs = _pairs(questions, contrasts, refinements) if refined else _without_reply(questions, contrasts)
         votes = None if self.config.gold == "given" else self._equal_to_given(asked, questions)
-        statistics = _count(asked, rollouts, contrasts, refinements, pairs, votes)
+        sampled = rollouts if brought is None else []
+        statistics = _count(asked, rollouts, sampled, contrasts, refinements, pairs, votes)
         return _Wave(questions, rollouts, refinements, pairs, statistics)
 
     def contrasts(self, wave: Sequence[Problem], rollouts: Sequence[Rollout]) -> dict[str, Contrast]:
@@ -185,7 +193,7 @@ class Curator:
         """The wave's questions with the answers that count as right, and the rollouts, graded by these."""
         replies: list[tuple[Problem, int, Completion, int | None]]
         if brought is not None:
-            replies = [(p, k, reply, None) for p in wave for k, reply in enumerate(brought.of(p.id))]
+            replies = [(p, k, reply, seed) for p in wave for k, (reply, seed) in enumerate(brought.of(p.id))]
         else:
             wanted = [
                 _Wanted(problem, student_messages(problem.question, self.texts), "rollout", k)
@@ -401,12 +409,14 @@ def _without_reply(wave: Sequence[Problem], contrasts: dict[str, Contrast]) -> l
 def _count(
     wave: Sequence[Problem],
     rollouts: Sequence[Rollout],
+    sampled: Sequence[Rollout],
     contrasts: dict[str, Contrast],
     refinements: Sequence[Rollout],
     pairs: Sequence[Pair],
     votes: int | None,
 ) -> Statistics:
-    """`wave`: as it was asked. `votes`: how many are equal to the given answer, where a vote decides."""
+    """`wave`: as it was asked. `sampled`: those of the rollouts whose tokens were paid for here. `votes`: how many are
+    equal to the given answer, where a vote decides."""
     verdicts = [[rollout.verdict for rollout in group] for group in _by_problem(rollouts).values()]
     all_verdicts = Counter(rollout.verdict for rollout in rollouts)
     return Statistics(
@@ -422,8 +432,8 @@ def _count(
         no_answer=all_verdicts[Verdict.NO_ANSWER],
         truncated=all_verdicts[Verdict.TRUNCATED],
         undecided=sum(r.note is not None for r in (*rollouts, *refinements)),
-        tokens=sum(len(r.token_ids or []) for r in (*rollouts, *refinements)),
-        rollout_tokens=sum(len(r.token_ids or []) for r in rollouts),
+        tokens=sum(len(r.token_ids or []) for r in (*sampled, *refinements)),
+        rollout_tokens=sum(len(r.token_ids or []) for r in sampled),
         votes=0 if votes is None else len(verdicts),
         votes_as_given=votes or 0,
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ..backends.chat_template import end_of_turn, render
@@ -14,12 +15,16 @@ from ..prompts import BETWEEN, Messages, student_messages
 from ..prompts.hints import hinted_prompts, unhinted_prompts
 from ..recipe.schema import PromptsConfig, Recipe
 from ..records import Pair, Rollout
+from ..run.curated import iter_pairs, read_pairs, rollouts_of
+from ..run.rundir import RunDir
 from ..verifier.verifiers import verifier_for
 from .collator import Example
 from .lessons import Lesson, lessons
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+BLOCK = 1024  # pairs that are made examples of at once
 
 
 def render_examples(
@@ -46,6 +51,33 @@ def render_examples(
         taught = teach.right == "teacher" or not lesson.right
         made.append(Example(pair.id, asked_ids, hinted_ids, reply_ids, unhinted_ids, taught, lesson.weight))
     return made
+
+
+def taught_examples(recipe: Recipe, run: RunDir, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
+    """The examples that a teacher teaches, of the run's curated pairs and rollouts, in their order.
+
+    Where each is made of its own pair alone, a few are in memory at a time.
+    """
+    teach = recipe.teach
+    if teach.needs_rollouts or teach.hint == "shuffled":
+        yield from render_examples(recipe, taught_lessons(recipe, run, tokenizer), tokenizer)
+        return
+    pairs = iter_pairs(run)
+    while block := list(islice(pairs, BLOCK)):
+        yield from (one for one in render_examples(recipe, block, tokenizer) if one.taught)
+
+
+def taught_lessons(recipe: Recipe, run: RunDir, tokenizer: PreTrainedTokenizerBase) -> list[Lesson]:
+    """The lessons that a teacher teaches, of the run's curated pairs and rollouts.
+
+    Raises:
+        UserError: there is none to learn.
+    """
+    pairs = read_pairs(run)
+    paired = {pair.problem_id for pair in pairs}
+    wanted = rollouts_of(run) if recipe.teach.needs_rollouts else ()
+    found = lessons_of(recipe, pairs, [rollout for rollout in wanted if rollout.problem_id in paired], tokenizer)
+    return [one for one in found if recipe.teach.right == "teacher" or not one.right]
 
 
 def lessons_of(

@@ -23,6 +23,7 @@ from ..prompts import Texts, student_messages
 from ..recipe.methods import METHODS
 from ..recipe.schema import BenchmarkConfig, Recipe
 from ..records import Problem
+from .stages.teach import published_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,8 +47,16 @@ def check(recipe: Recipe, everyone: Sequence[Student], root: Path) -> None:
     rows = [e.name for e in base_contestants(recipe.model, 0, recipe.evaluate.default_prompt)]
     check_references(recipe, [*rows, *(student.name for student in everyone), *recipe.evaluate.adapters])
     first = [student.recipe for student in everyone if student.before is None]  # later rounds have the same model
+    _check_targets(first)
     for same in {json.dumps(asdict(r.model)): [o for o in first if o.model == r.model] for r in first}.values():
         _check_model(same, recipe, benchmarks)
+
+
+def _check_targets(recipes: Sequence[Recipe]) -> None:
+    """What is known of targets made elsewhere before there are pairs."""
+    taught = [one for one in recipes if "teach" in METHODS[one.train.method].reads and one.teach.targets_from]
+    for recipe in taught:
+        published_targets(str(recipe.teach.targets_from), tensors=False).check_settings(recipe)
 
 
 def check_references(recipe: Recipe, names: Sequence[str]) -> None:

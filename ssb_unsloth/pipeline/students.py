@@ -95,7 +95,11 @@ def trained(recipe: Recipe, root: Path) -> list[Student]:
 
 def assert_trained(student: Student, alone: bool) -> None:
     """Raises UserError if the student has not been trained as its recipe asks for it. `alone`: it is the only one."""
-    for name in student.chain:
+    _assert_made(student, student.chain, alone)
+
+
+def _assert_made(student: Student, stages: Sequence[str], alone: bool) -> None:
+    for name in stages:
         if not student.run.is_fresh(name, stage(name).key(Scope(student.recipe, student.run))[0]):
             whose = "" if alone else f" --student {student.label}"
             raise UserError(
@@ -111,6 +115,30 @@ def finished(folder: Path) -> Student:
         UserError: there is no run; or its training has not been finished, is not what its recipe.yaml asks for, or has
             been changed since.
     """
+    student, alone = _student_in(folder)
+    if student.run.manifest("train") is None:
+        raise UserError(f"{folder}: its training has not been finished; `ssb run` with its recipe resumes it.")
+    assert_trained(student, alone)
+    student.run.check("train")
+    return student
+
+
+def made(folder: Path, name: str) -> Student:
+    """The student whose run is in this folder, which has come as far as the stage `name`.
+
+    Raises:
+        UserError: there is no run, its method has no such stage, or the stage has not been finished as the recipe asks
+            for it. Whether its files have been changed since is not looked at.
+    """
+    student, alone = _student_in(folder)
+    if name not in student.chain:
+        raise UserError(f"{folder}: train.method {student.recipe.train.method} has no stage {name}; take another run.")
+    _assert_made(student, student.chain[: student.chain.index(name) + 1], alone)
+    return student
+
+
+def _student_in(folder: Path) -> tuple[Student, bool]:
+    """The student, and whether it is the only one of its recipe."""
     root, above = root_of(folder), folder.parent.parent
     if not folder.exists() and folder.parent.name == "students" and (above / "recipe.yaml").is_file():
         root = above  # a student that its recipe does not have
@@ -122,11 +150,7 @@ def finished(folder: Path) -> Student:
         raise UserError(
             f"{folder}: no student of {root / 'recipe.yaml'}, which has {', '.join(s.label for s in everyone)}."
         )
-    if student.run.manifest("train") is None:
-        raise UserError(f"{folder}: its training has not been finished; `ssb run` with its recipe resumes it.")
-    assert_trained(student, alone=len(everyone) == 1)
-    student.run.check("train")
-    return student
+    return student, len(everyone) == 1
 
 
 def scores_of(student: Student) -> list[dict[str, Any]]:

@@ -211,6 +211,13 @@ def _lessons(r: Recipe) -> Lines:
         yield "teach.right: tokens; teach.replies: wrong has no right reply, so leave it at teacher."
     if teach.window is not None and teach.targets == "online":
         yield "teach.window: is found in the teacher pass, and teach.targets: online has none; store the targets."
+    if teach.targets_from is not None and teach.targets == "online":
+        yield "teach.targets_from: names stored targets, and teach.targets: online stores none; name their kind there."
+    if teach.targets_from is not None and r.rounds > 1:
+        yield (
+            "teach.targets_from: belongs to one model, and after a round (rounds) the student is the base; leave one of"
+            " the two out."
+        )
 
 
 def _refresh(r: Recipe) -> Lines:

@@ -137,7 +137,9 @@ class CurateConfig:
     min_yield: float | None = number(0.02, above=0, below=1)
     rollout: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.8))
     refine: SamplingConfig = field(default_factory=lambda: SamplingConfig(temperature=0.4, max_tokens=2048))
-    rollouts_file: str | None = None  # JSONL of rollouts made elsewhere: {"question", "rollouts": [{"text"}, ...]}
+    # Rollouts made elsewhere, in place of sampled ones: a .jsonl of {"question", "rollouts": [{"text"}, ...]} or of our
+    # own rollouts.jsonl, a folder with one, or a hub data set (`ssb push --what rollouts`, docs/sharing.md)
+    rollouts_file: str | None = None
     pairs_file: str | None = None  # pairs made elsewhere: a .jsonl, a folder or a hub data set (pairs.py); no sampling
     contrast: Literal["random", "first"] = "random"  # §3.1.2: drawn among those that qualify; released code: the first
     unboxed: Literal["wrong", "excluded"] = "wrong"  # a rollout without a box, §3.1.1: wrong; released code: neither
@@ -170,6 +172,9 @@ class TeachConfig:
     weights: Literal["equal", "disagreement"] = "equal"
     top_k: int = number(64, above=0)  # for targets: top_k
     batch_tokens: int = number(8192, above=0)  # ours: padded tokens of a teacher-forced batch
+    # Ours: targets that `ssb push --what targets` has shared, a folder or a hub data set, in place of running the
+    # teacher (docs/sharing.md). Taken where they are of this model, these pairs and the keys above; else refused
+    targets_from: str | None = None
 
     @property
     def needs_rollouts(self) -> bool:

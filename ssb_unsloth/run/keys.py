@@ -94,21 +94,23 @@ def of_student_prompt(config: PromptsConfig) -> dict[str, Any]:
 
 
 def of_curation(config: CurateConfig) -> dict[str, Any]:
-    from ..data.pairs import local_path
+    from ..data.shared import local_path
 
     identity = asdict(config)
     del identity["min_yield"]  # it ends what comes to nothing; what was finished is the same for any
     if config.gold == "given":  # which it always was
         del identity["gold"]
-    if config.rollouts_file is not None:
-        identity["rollouts_file"] = fingerprint(local(config.rollouts_file, "curate.rollouts_file"))
-    if config.pairs_file is not None and (pairs := local_path(config.pairs_file)) is not None:
-        identity["pairs_file"] = fingerprint(pairs)
+    for key in ("rollouts_file", "pairs_file"):
+        if identity[key] is not None and (path := local_path(identity[key], f"curate.{key}")) is not None:
+            identity[key] = fingerprint(path)
     return identity
 
 
 def of_teaching(config: TeachConfig) -> dict[str, Any]:
-    """Without the keys that there were not always, where they are at their defaults."""
+    """Without the keys that there were not always, where they are at their defaults. And without `targets_from`: where
+    targets come from says nothing, since they are taken only where they are those of this model, these pairs and these
+    keys (method/brought_targets.py), so that students, one by its own targets and one by published ones, are the same.
+    """
     first = ("targets", "hint", "top_k", "batch_tokens")
     return {**{key: value for key, value in asdict(config).items() if key in first}, **of_lessons(config)}
 

@@ -283,11 +283,15 @@ def _key_in(partial: Path) -> tuple[str | None, str]:
     return key, origin
 
 
-def refuse_in_stage(out: Path) -> None:
-    """Nothing is added to what a stage has closed, nor to what one is writing. Raises UserError for such an --out."""
+def refuse_in_stage(out: Path, option: str = "--out") -> None:
+    """Nothing is added to what a stage has closed, nor to what one is writing. Raises UserError for such a folder.
+    `option` names it.
+    """
     for folder in (out.resolve(), *out.resolve().parents):
         if (folder / manifests.NAME).is_file() or (folder / KEY).is_file():
-            raise UserError(f"--out {out}: {folder} is a stage's own, and nothing is added to it; take another folder.")
+            raise UserError(
+                f"{option} {out}: {folder} is a stage's own, and nothing is added to it; take another folder."
+            )
 
 
 def _refuse_foreign(final: Path) -> None:

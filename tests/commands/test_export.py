@@ -1,8 +1,6 @@
 """Export, push and chat: what a finished run's student is handed on as, and that it is the same student everywhere."""
 
 import ast
-import base64
-import http.server
 import importlib.util
 import json
 import os
@@ -10,12 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from fake_hub import TOKEN, Hub, client
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from stage_keys import key_of
@@ -43,7 +41,6 @@ POCKET = ModelConfig(name="pocket", dtype="float32")
 TRAINED = {"steps": 4, "first_loss": 1.0, "last_loss": 0.5, "trainable_parameters": 10, "total_parameters": 100}
 TRAINED["lora"] = {"layers": {"qkv_proj": 4, "o_proj": 4}, "left_out": {}}
 GREEDY = SamplingConfig(temperature=0, max_tokens=80)
-TOKEN = "hf_" + "secret" * 5
 
 
 def score(model, value, **other):
@@ -486,55 +483,9 @@ def test_an_export_of_an_earlier_training_is_not_pushed(own, capsys):
 # -- The hub ----------------------------------------------------------------------------------------------------------
 
 
-class Hub(http.server.ThreadingHTTPServer):
-    """As much of the hub's HTTP interface as an upload of small files takes. It keeps what it was sent."""
-
-    def __init__(self, private=True):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.private, self.created, self.files, self.tokens = private, [], {}, set()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def answer(self, value, code=200):
-        body = json.dumps(value).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self):
-        self.answer({"id": "me/student", "_id": "1", "private": self.server.private, "siblings": [], "sha": "0" * 40})
-
-    def do_POST(self):
-        hub, body = self.server, self.rfile.read(int(self.headers["Content-Length"]))
-        hub.tokens.add(self.headers["Authorization"])
-        if self.path.endswith("/repos/create"):
-            hub.created.append(json.loads(body))
-            self.answer({"url": f"http://127.0.0.1:{hub.server_port}/me/student"})
-        elif "/preupload/" in self.path:
-            files = json.loads(body)["files"]
-            self.answer({"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]})
-        elif "/commit/" in self.path:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    hub.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            self.answer({"commitUrl": "http://127.0.0.1/me/student/commit/1", "commitOid": "1" * 40, "success": True})
-        else:
-            self.answer({"errors": [], "warnings": []})
-
-    def log_message(self, *arguments):
-        """Nothing on the terminal."""
-
-
 def push(run, *words, hub=None, **environment):
     """`ssb push` as a user runs it, with nobody at the terminal."""
-    endpoint = f"http://127.0.0.1:{hub.server_port if hub else 1}"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    kept |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(run / "no-login"), "HF_HUB_DISABLE_XET": "1", **environment}
-    command = [sys.executable, "-m", "ssb_unsloth", "push", str(run), "me/student", *words]
-    done = subprocess.run(command, capture_output=True, text=True, env=kept, stdin=subprocess.DEVNULL, timeout=120)
+    done = client(hub, run, "-m", "ssb_unsloth", "push", str(run), "me/student", *words, **environment)
     assert TOKEN not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout, done.stderr.splitlines()[-1] if done.stderr else ""

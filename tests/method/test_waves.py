@@ -4,6 +4,7 @@ import contextlib
 import gc
 import hashlib
 import json
+import re
 import tracemalloc
 
 import pytest
@@ -110,12 +111,36 @@ def test_a_questions_rollouts_are_found_wherever_they_stand_in_the_file(tmp_path
     path = tmp_path / "rollouts.jsonl"
     write_jsonl(path, [{"question": q, "rollouts": [{"text": text} for text in texts]} for q, texts in rows])
     brought = Brought(path, tmp_path)
-    found = {q: [reply.text for reply in brought.of(stable_id(q))] for q in "abcd"}
+    found = {q: [reply.text for reply, _ in brought.of(stable_id(q))] for q in "abcd"}
     assert found == {"a": ["1", "2", "4", "6", "7"], "b": ["3"], "c": ["5"], "d": []}
     with path.open("a") as file:
         file.write('{"question": "e", "rollouts": []}\n')
     with pytest.raises(UserError, match=r"rollouts\.jsonl, line 6: expected .* with at least one rollout"):
         Brought(path, tmp_path)
+
+
+def test_our_own_rollouts_keep_token_ids_that_spell_them_and_their_seeds(tmp_path, tokenizer, capsys):
+    ids = [*tokenizer.encode("3+4=7.", add_special_tokens=False), tokenizer.eos_token_id]
+    row = {"problem_id": "p", "text": "3+4=7.", "token_ids": ids, "finish_reason": "stop", "seed": 5}
+    rows = [row, row | {"token_ids": ids[1:], "seed": 6}, row | {"token_ids": [10**6]}, row | {"token_ids": None}]
+    cut = row | {"token_ids": ids[:-1], "finish_reason": "length", "seed": None}
+    path = tmp_path / "rollouts.jsonl"
+    write_jsonl(path, [*rows, cut])
+    found = Brought(path, tmp_path, tokenizer=tokenizer).of("p")
+    assert [(reply.token_ids, seed) for reply, seed in found] == [(ids, 5), ([], 6), ([], 5), ([], 5), (ids[:-1], None)]
+    assert {reply.text for reply, _ in found} == {"3+4=7."}
+    assert "the token ids of 2 rollouts do not spell their text" in capsys.readouterr().err
+    assert all(reply.token_ids == [] for reply, _ in Brought(path, tmp_path).of("p"))  # as text alone
+    for wrong, said in (
+        ({"token_ids": "1 2"}, "token_ids is not a list of token ids"),
+        ({"token_ids": [1.5]}, "token_ids is not a list of token ids"),
+        ({"seed": "x"}, "seed is neither a whole number nor null"),
+        ({"text": 3}, 'a rollout without "text"'),
+        ({"finish_reason": "tired"}, "finish_reason 'tired'"),
+    ):
+        write_jsonl(path, [row, row | wrong])
+        with pytest.raises(UserError, match=rf"rollouts\.jsonl, line 2: {re.escape(said)}"):
+            Brought(path, tmp_path, tokenizer=tokenizer)
 
 
 class Even(Scripted):

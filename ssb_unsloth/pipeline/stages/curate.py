@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
 
 from ...backends import load_sampler
 from ...run import keys
 from ...run.manifests import digest
 from ...run.rundir import Work
 from ..stage import Scope, Stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Curate(Stage):
@@ -48,15 +51,19 @@ class Curate(Stage):
             pairs = load_pairs(recipe.curate.pairs_file, tokenizer, control_text, verifier)
             work.summary = asdict(bring_along(pairs, problems, recipe.curate, work.folder))
             return
-        begun = ""
-        if recipe.curate.rollouts_file is not None:
+        config, begun = recipe.curate, ""
+        reads: PreTrainedTokenizerBase | None = None  # rollouts that were made elsewhere
+        if config.rollouts_file is not None:
             from ...backends.thinking import thinking
             from ...backends.transformers import load_tokenizer
+            from ...data.shared import rollouts_file
 
-            how = thinking(load_tokenizer(recipe.model))
+            config = replace(config, rollouts_file=str(rollouts_file(config.rollouts_file)))
+            reads = load_tokenizer(recipe.model)
+            how = thinking(reads)
             begun = how.begun if how else ""
         curator = Curator(
-            recipe.curate,
+            config,
             make_sampler=lambda: load_sampler(recipe.model, recipe.sampler, recipe.seed, adapters=False),
             max_model_len=recipe.sampler.max_model_len,
             seed=recipe.seed,
@@ -65,6 +72,7 @@ class Curate(Stage):
             control_text=recipe.prompts.control_text,
             verifier=verifier,
             begun=begun,
+            tokenizer=reads,
         )
         statistics = curator.run(problems)
         work.tokens, work.summary = statistics.tokens, asdict(statistics)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ...backends import TrainingBackend
+from ...io import disk
+from ...io.progress import say
 from ...recipe.schema import Recipe
 from ...run import keys
-from ...run.curated import read_pairs, rollouts_of
 from ...run.rundir import Work
 from ..stage import Scope, Stage
+
+if TYPE_CHECKING:
+    from ...method.brought_targets import Published
 
 
 class Teach(Stage):
@@ -29,22 +34,23 @@ class Teach(Stage):
 
     def make(self, scope: Scope, work: Work) -> None:
         recipe = scope.recipe
+        # A stopped attempt may have written shards that this one does not write again, as of targets made elsewhere.
+        for left in work.folder.glob("*.safetensors*"):
+            disk.remove(left)
+        if recipe.teach.targets_from is not None:
+            work.summary = _brought(scope, recipe.teach.targets_from, work.folder)
+            return
         backend = TrainingBackend(recipe.model)  # first: Unsloth has to be imported before transformers
         from ...backends.chat_template import pad_id
         from ...backends.transformers import load_tokenizer
         from ...backends.wrapped import embedded
-        from ...method.examples import lessons_of, render_examples
+        from ...method.examples import render_examples, taught_lessons
         from ...method.selfchecks import check_teacher
         from ...method.targets import TargetWriter
         from ...method.teach import teach
 
         tokenizer = load_tokenizer(recipe.model)
-        pairs = read_pairs(scope.run)
-        paired = {pair.problem_id for pair in pairs}
-        wanted = rollouts_of(scope.run) if recipe.teach.needs_rollouts else ()
-        rollouts = [rollout for rollout in wanted if rollout.problem_id in paired]
-        lessons = lessons_of(recipe, pairs, rollouts, tokenizer)
-        taught = [one for one in lessons if recipe.teach.right == "teacher" or not one.right]
+        taught = taught_lessons(recipe, scope.run, tokenizer)
         writer, kept = TargetWriter(work.folder), {}
         if taught and recipe.teach.targets != "online":
             examples = render_examples(recipe, taught, tokenizer)
@@ -65,6 +71,40 @@ class Teach(Stage):
             "backend": backend.name,
             **kept,
         }
+
+
+def _brought(scope: Scope, source: str, folder: Path) -> dict[str, Any]:
+    """Lay down the targets that were made elsewhere, if they are those that the teacher would make here. No model is
+    loaded. Returns the stage's summary.
+    """
+    from ...backends.transformers import load_tokenizer
+    from ...method.brought_targets import Examples
+    from ...method.examples import taught_examples
+
+    recipe, published = scope.recipe, published_targets(source)
+    published.check_settings(recipe)
+    tokenizer = load_tokenizer(recipe.model)
+    published.check_model(recipe, tokenizer)
+    examples = Examples.of(taught_examples(recipe, scope.run, tokenizer), recipe.teach)
+    published.check_examples(examples)
+    published.check_files(examples, recipe)
+    told = published.copy(folder)
+    count, replies = len(examples.lengths), sum(examples.lengths.values())
+    say(f"{count:,} targets, {replies:,} reply tokens, taken from {source}; the teacher is not run")
+    return {"targets": recipe.teach.targets, "pairs": count, "reply_tokens": replies, **told}
+
+
+def published_targets(source: str, tensors: bool = True) -> Published:
+    """The targets that `teach.targets_from` names, fetched where they are on the hub; without `tensors` only what says
+    what they belong to.
+
+    Raises:
+        UserError: there are none.
+    """
+    from ...data.shared import found
+    from ...method.brought_targets import KEY, ORIGIN, PATTERNS, Published
+
+    return Published(found(source, KEY, PATTERNS if tensors else [ORIGIN]), source)
 
 
 def _stored_temperature(recipe: Recipe) -> float | None:
