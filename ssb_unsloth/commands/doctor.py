@@ -127,7 +127,7 @@ def _engine(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
         hardware.check_cards(sampler.tensor_parallel)
     except UserError as error:
         yield Finding("cards", str(error), "see there", (kind,))
-    for given in sampler.servers if not machine_only else ():
+    for given in sampler.servers if not machine_only and find_spec("httpx") else ():
         root = server_address(given, "sampler.servers").root
         try:
             served = Endpoint(root, SERVER_SECONDS).ask("/v1/models", models)
