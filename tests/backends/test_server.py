@@ -6,13 +6,12 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 from fake_server import END, Server, chatml, encode
+from vllm_process import VLLMProcess
 
 from ssb_unsloth.backends import load_sampler
 from ssb_unsloth.backends.chat_template import end_of_turn
@@ -23,7 +22,6 @@ from ssb_unsloth.backends.transformers import load_model
 from ssb_unsloth.backends.transformers_sampler import TransformersSampler
 from ssb_unsloth.cli import main
 from ssb_unsloth.errors import UserError
-from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.prompts import student_messages
 from ssb_unsloth.recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
@@ -346,26 +344,9 @@ def test_no_server_is_one_sentence():
 @pytest.fixture(scope="module")
 def vllm_server(tmp_path_factory):
     """vLLM's own server with the pocket model, on this machine's CPU; its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL_DIR)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "pocket", "--dtype", "float32"]
-    command += ["--max-model-len", "512", "--enforce-eager", "--no-enable-chunked-prefill"]
-    settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | settings, start_new_session=True)
-        try:
-            for _ in range(600):
-                time.sleep(1)
-                assert process.poll() is None, log.read_text()[-3000:]
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=60)
+    with VLLMProcess(tmp_path_factory.mktemp("server") / "log") as server:
+        server.wait()
+        yield server.url
 
 
 @pytest.mark.slow

@@ -287,16 +287,12 @@ def test_a_model_is_named_behind_the_hash_and_no_adapter_is(serve, requests, und
 
 def test_two_names_of_one_server_are_refused(serve):
     url = serve().url
-    for same in (
-        url,
-        url[:-3],
-        f"{url}/",
-        f"{url}#pocket",
-        url.replace("127.0.0.1", "localhost"),
-        url.upper()[:4] + url[4:],
-    ):
-        with pytest.raises(UserError, match=r"stands there twice|are one server; name it once|no server's address"):
+    for same in (url, url[:-3], f"{url}/", f"{url}#pocket", f"HTTP{url[4:]}"):
+        with pytest.raises(UserError, match="stands there twice"):
             made(url, same)
+    for same in ("localhost", "127.0.0.2"):
+        with pytest.raises(UserError, match="are one server; name it once"):
+            made(url, url.replace("127.0.0.1", same))
 
 
 def test_one_that_is_not_up_at_first_is_said_and_used_when_it_is(serve, requests, undisturbed, capfd):
@@ -408,7 +404,7 @@ def test_a_server_that_takes_no_adapter_is_told_how_it_would(serve, requests, tm
 
 
 def test_an_adapter_above_the_rank_of_the_recipe_is_refused(serve, requests, tmp_path):
-    with pytest.raises(UserError, match="rank 64, above sampler.max_lora_rank"):
+    with pytest.raises(UserError, match=r"rank 64, above sampler\.max_lora_rank"):
         made(serve()).sample(requests[:1], DECODING, adapter_in(tmp_path / "adapter", r=64))
 
 

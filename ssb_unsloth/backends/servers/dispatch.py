@@ -38,7 +38,7 @@ Here = TypeVar("Here", bound=Site)
 Answer = TypeVar("Answer")
 
 
-@dataclass
+@dataclass(eq=False)
 class _State(Generic[Here]):
     """A server. What is said of it is read and changed under the dispatcher's lock."""
 
@@ -91,8 +91,10 @@ class Dispatcher(Generic[Here]):
             UserError: what `question` raises; or nobody answers it.
         """
         left = ATTEMPTS * len(self._states)  # so that a question that fells servers does not fell them for ever
+        tried: list[_State[Here]] = []
         while True:
-            state, term = self._take()
+            state, term = self._take(tried)
+            tried.append(state)
             answered = False
             try:
                 answer = question(state.site)
@@ -109,7 +111,8 @@ class Dispatcher(Generic[Here]):
                     state.failures = 0 if answered else state.failures
                     self._changed.notify_all()
 
-    def _take(self) -> tuple[_State[Here], int]:
+    def _take(self, tried: Sequence[_State[Here]]) -> tuple[_State[Here], int]:
+        """The least busy server, and one that has not failed at the same question before one that has."""
         with self._changed:
             while True:
                 if self._wrong is not None:
@@ -118,7 +121,7 @@ class Dispatcher(Generic[Here]):
                 working = [state for state in self._states if state.works]
                 free = [state for state in working if state.busy < CONCURRENCY]
                 if free:
-                    chosen = min(free, key=lambda state: state.busy)
+                    chosen = min(free, key=lambda state: (state in tried, state.busy))
                     chosen.busy += 1
                     return chosen, chosen.term
                 if not working and all(s.failures >= ATTEMPTS and not s.looking for s in self._states):
@@ -140,7 +143,8 @@ class Dispatcher(Generic[Here]):
     def _leave_alone(self, state: _State[Here], error: Unavailable) -> None:
         state.last = error
         state.failures = max(state.failures + 1, ATTEMPTS if error.late else 0)
-        state.due = time.monotonic() + min(self._pause * 2 ** (state.failures - 1), LONGEST)
+        pause = LONGEST if error.late else min(self._pause * 2 ** (state.failures - 1), LONGEST)
+        state.due = time.monotonic() + pause
         if state.failures >= ATTEMPTS:
             self._tell(state)
 
