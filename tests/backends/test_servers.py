@@ -8,6 +8,7 @@ import time
 
 import pytest
 from pocket_servers import PocketServer
+from stage_keys import key_of
 
 from ssb_unsloth.backends import load_sampler
 from ssb_unsloth.backends.adapters import assert_fits
@@ -21,8 +22,11 @@ from ssb_unsloth.method.curate import Curator
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.pocket.problems import generate
 from ssb_unsloth.prompts import student_messages
+from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.recipe.schema import BenchmarkConfig, CurateConfig, ModelConfig, SamplerConfig, SamplingConfig
+from ssb_unsloth.run import keys
 from ssb_unsloth.run.kept import Kept
+from ssb_unsloth.run.rundir import RunDir
 
 POCKET = ModelConfig(name="pocket", dtype="float32")
 DECODING = SamplingConfig(temperature=0.8, max_tokens=60)
@@ -461,3 +465,29 @@ def test_evaluation_on_servers_that_die_is_that_of_one(serve, tmp_path):
     dying.dies_after = 11
     assert evaluated(tmp_path / "two", dying, serve()) == expected
     assert len(expected) == 24 * 4
+
+
+# -- What determines a stage
+
+
+def test_neither_the_servers_nor_new_keys_at_their_defaults_are_part_of_a_stages_identity(tmp_path):
+    before = {
+        "engine": "auto",
+        "max_model_len": 4096,
+        "attention_backend": "auto",
+        "max_lora_rank": 32,
+        "batch_size": 64,
+    }
+    assert keys.of_sampler(SamplerConfig()) == before
+    assert keys.of_sampler(SamplerConfig(tensor_parallel=2)) == {**before, "tensor_parallel": 2}
+    recipe = MODEL_DIR.parents[2] / "recipes" / "pocket.yaml"
+    of = {
+        words: key_of("curate", load(recipe, words), RunDir(tmp_path / "run"))
+        for words in [
+            ("sampler.engine=servers", "sampler.servers=[http://a:8000/v1]"),
+            ("sampler.engine=servers", "sampler.servers=[http://b/v1, http://c/v1]", "sampler.server_timeout=2"),
+            ("sampler.engine=transformers",),
+        ]
+    }
+    first, same, other = of.values()
+    assert first == same != other

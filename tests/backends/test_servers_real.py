@@ -1,4 +1,4 @@
-"""Two of vLLM's own servers on this machine's CPU, of which one is killed in the middle of curation and of evaluation."""
+"""Two of vLLM's own servers on this machine's CPU, one of them killed in the middle of curation and of evaluation."""
 
 import contextlib
 import json
@@ -158,3 +158,21 @@ def test_a_server_without_runtime_adapters_is_told_how(tmp_path):
             sampler.sample([Request([5, 6], 1)], SamplingConfig(), Adapter("a", adapter(tmp_path / "adapter")))
     with pytest.raises(UserError, match="None of|does not answer"):
         sampler.sample([Request([5, 6], 1)], SamplingConfig())
+
+
+def test_vllm_takes_no_data_parallelism_in_one_process_and_has_the_arguments_for_tensor_parallelism():
+    """Why there is a key for the one, and a server for the other."""
+    code = """
+import dataclasses, vllm
+from ssb_unsloth.backends.vllm import _over_cards
+from ssb_unsloth.pocket import MODEL_DIR
+from vllm.engine.arg_utils import EngineArgs
+
+assert set(_over_cards(2)) <= {field.name for field in dataclasses.fields(EngineArgs)}
+try:
+    vllm.LLM(str(MODEL_DIR), data_parallel_size=2)
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
+    assert "not supported for single-process usage" in done.stdout, done.stderr[-2000:]
