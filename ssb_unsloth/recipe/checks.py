@@ -131,7 +131,9 @@ def _servers(r: Recipe) -> Lines:
         if s.servers:
             yield f"sampler.servers: read by sampler.engine servers, and that is {s.engine}; set it, or leave them out."
         return
-    if not s.servers and not is_server(r.model.name):
+    if is_server(r.model.name):
+        yield "sampler.engine: servers serve a model whose weights are here, and model.name is a server: leave it out."
+    elif not s.servers:
         yield "sampler.servers: empty; give the addresses of the servers, as [http://HOST:8000/v1]."
     known = set()
     for given in s.servers:

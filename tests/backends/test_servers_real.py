@@ -156,7 +156,7 @@ def test_a_server_without_runtime_adapters_is_told_how(tmp_path):
         sampler = ServersSampler(POCKET, settings(plain))
         with pytest.raises(UserError, match=r"does not let adapters be loaded .* --enable-lora --max-lora-rank 8"):
             sampler.sample([Request([5, 6], 1)], SamplingConfig(), Adapter("a", adapter(tmp_path / "adapter")))
-    with pytest.raises(UserError, match="None of|does not answer"):
+    with pytest.raises(UserError, match=r"does not answer after"):
         sampler.sample([Request([5, 6], 1)], SamplingConfig())
 
 

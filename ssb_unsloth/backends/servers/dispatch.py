@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 from ...errors import UserError
 from ...io.progress import say
 from ...io.waiting import as_they_come
-from .endpoint import Unavailable
+from .endpoint import Refused, Unavailable
 
 CONCURRENCY = 64  # questions under way at a server at a time; it makes batches of them
 ATTEMPTS = 4
@@ -104,7 +104,7 @@ class Dispatcher(Generic[Here]):
                 left -= ATTEMPTS if error.late else 1
                 self._fail(state, term, error)
                 if left <= 0:
-                    raise error.final(ATTEMPTS) from None
+                    raise UserError(f"{error.final(ATTEMPTS)} {KEPT}") from None
             finally:
                 with self._changed:
                     state.busy -= 1
@@ -117,7 +117,8 @@ class Dispatcher(Generic[Here]):
             while True:
                 if self._wrong is not None:
                     raise self._wrong
-                self._look_where_due()
+                now = time.monotonic()
+                self._look_where_due(now)
                 working = [state for state in self._states if state.works]
                 free = [state for state in working if state.busy < CONCURRENCY]
                 if free:
@@ -126,8 +127,8 @@ class Dispatcher(Generic[Here]):
                     return chosen, chosen.term
                 if not working and all(s.failures >= ATTEMPTS and not s.looking for s in self._states):
                     raise self._nobody()
-                waiting = [state.due for state in self._states if not state.works and not state.looking]
-                self._changed.wait(max(0.0, min(waiting) - time.monotonic()) if waiting else None)
+                later = [state.due for state in self._states if not state.works and state.due > now]
+                self._changed.wait(min(later) - now if later else None)
 
     def _fail(self, state: _State[Here], term: int, error: Unavailable) -> None:
         with self._changed:
@@ -148,10 +149,10 @@ class Dispatcher(Generic[Here]):
         if state.failures >= ATTEMPTS:
             self._tell(state)
 
-    def _look_where_due(self) -> None:
+    def _look_where_due(self, now: float) -> None:
         """In threads of their own: a server that is gone may let those wait who look."""
         for state in self._states:
-            if not state.works and not state.looking and state.due <= time.monotonic():
+            if not state.works and not state.looking and state.due <= now:
                 if state.failures >= ATTEMPTS and all(s.failures >= ATTEMPTS and not s.works for s in self._states):
                     continue  # nobody is left, which is said
                 state.looking = True
@@ -172,6 +173,8 @@ class Dispatcher(Generic[Here]):
                     state.told = False
             elif isinstance(failed, Unavailable):
                 self._leave_alone(state, failed)
+            elif isinstance(failed, Refused):  # as what stands before a server says while that is not up
+                self._leave_alone(state, Unavailable(state.site.root, failed.said))
             else:
                 self._wrong = failed
             self._changed.notify_all()
@@ -185,7 +188,7 @@ class Dispatcher(Generic[Here]):
                 if state.failures < ATTEMPTS:
                     time.sleep(self._pause * 2 ** (state.failures - 1))
             else:
-                state.works, state.failures = True, 0
+                state.works, state.failures, state.term = True, 0, 1
                 return
         state.due = time.monotonic() + LONGEST
 
@@ -198,8 +201,8 @@ class Dispatcher(Generic[Here]):
     def _nobody(self) -> UserError:
         errors = [state.last for state in self._states if state.last is not None]
         if len(self._states) == 1:
-            return errors[0].final(ATTEMPTS)
+            return UserError(f"{errors[0].final(ATTEMPTS)}{f' {KEPT}' if self._states[0].term else ''}")
         reasons = "; ".join(
             f"{state.site.root}: {error.reason}" for state, error in zip(self._states, errors, strict=True)
         )
-        return UserError(f"None of the {len(self._states)} servers answers any more ({reasons}). {KEPT}")
+        return UserError(f"None of the {len(self._states)} servers answers ({reasons}). {KEPT}")
