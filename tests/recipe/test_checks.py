@@ -146,9 +146,10 @@ SERVERS = ["sampler.engine=servers", "sampler.servers=[http://a:8000/v1]"]
 def test_what_servers_cannot_do_is_one_line(overrides, says):
     with pytest.raises(UserError) as error:
         load(POCKET, overrides)
-    (line,) = str(error.value).splitlines()[1:]
+    *heading, line = str(error.value).splitlines()
+    assert len(heading) < 2
     assert says in line
-    assert "pw" not in line
+    assert "me:pw" not in line
 
 
 def test_what_servers_can_do_is_taken():
