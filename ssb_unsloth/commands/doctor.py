@@ -19,8 +19,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..backends.servers.answers import models
-from ..backends.servers.endpoint import Endpoint, Unavailable
 from ..errors import UserError
 from ..io.addresses import server_address
 from ..io.terminal import tell
@@ -127,7 +125,12 @@ def _engine(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
         hardware.check_cards(sampler.tensor_parallel)
     except UserError as error:
         yield Finding("cards", str(error), "see there", (kind,))
-    for given in sampler.servers if not machine_only and find_spec("httpx") else ():
+    if machine_only or not sampler.servers or not find_spec("httpx"):
+        return
+    from ..backends.servers.answers import models
+    from ..backends.servers.endpoint import Endpoint, Unavailable
+
+    for given in sampler.servers:
         root = server_address(given, "sampler.servers").root
         try:
             served = Endpoint(root, SERVER_SECONDS).ask("/v1/models", models)
