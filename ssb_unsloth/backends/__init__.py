@@ -1,7 +1,7 @@
 """Models: what samples from them, and what loads the one that teaches and is trained. One file for each library that
 changes every month.
 
-    load_sampler     vllm, server, transformers_sampler; all offer what `sampler.Sampler` says
+    load_sampler     vllm, servers/, transformers_sampler; all offer what `sampler.Sampler` says
     TrainingBackend  unsloth, transformers
     and beside them  template_choice, chat_template, rendered, thinking, control_tokens: what is asked, what a reply is;
                      adapters, classes, sources, wrapped: what loading takes
@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from ..io.addresses import is_server
 from ..io.progress import say
 from ..machine.hardware import find_cards
 from ..machine.versions import remedy
@@ -35,11 +36,15 @@ def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters:
     `adapters`: whether it is to put LoRA adapters on; vLLM sets memory and time aside for that. Without, it
     merges an adapter that it is asked for into its weights.
     """
-    if model.name.startswith(("http://", "https://")):
-        from .server import ServerSampler
+    if is_server(model.name):
+        from .servers.by_url import ServerSampler
 
-        return ServerSampler(model)
+        return ServerSampler(model, seconds=60 * config.server_timeout)
     engine = engine_of(config)
+    if engine == "servers":
+        from .servers.sampler import ServersSampler
+
+        return ServersSampler(model, config)
     if (config.engine, engine) == ("auto", "transformers"):
         say("vLLM is not installed here, so plain transformers samples: the same method, slower.")
     if engine == "vllm":
@@ -57,7 +62,7 @@ def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters:
 
 
 def engine_of(config: SamplerConfig) -> str:
-    """The engine that `auto` stands for here: "vllm" or "transformers"."""
+    """The recipe's engine, or the one that `auto` stands for here: "vllm" or "transformers"."""
     if config.engine == "auto":
         return "vllm" if find_spec("vllm") else "transformers"
     return config.engine

@@ -39,7 +39,7 @@ Shapes = dict[str, tuple[int, ...]]
 def assert_fits(model: ModelConfig, adapter: Path, engine: str, key: str = "adapter") -> None:
     """Look at whether the adapter is one of this model, and one that the engine puts on as it was trained.
 
-    `engine`: "vllm" or "transformers". Neither weights of the model nor of the adapter are loaded.
+    `engine`: "vllm", "servers" or "transformers". Neither weights of the model nor of the adapter are loaded.
 
     Raises:
         UserError: it is not; `key` says where it was named.
@@ -59,7 +59,10 @@ def assert_fits(model: ModelConfig, adapter: Path, engine: str, key: str = "adap
     for name, shape in found.items():
         if shape != expected[name]:
             raise UserError(f"{whole}: {name} is {_by(shape)}, where {_by(expected[name])} fits.")
-    if engine == "vllm" and (reasons := _not_by_vllm(config, found)):
+    reasons = [] if engine == "transformers" else _not_by_vllm(config, found)
+    if engine == "servers" and merged_for_vllm(adapter):  # nobody merges it into their weights
+        reasons.append("DoRA")
+    if reasons:
         raise UserError(
             f"{key}: {adapter} has {', '.join(reasons)}, which vLLM does not put on; set sampler.engine=transformers."
         )

@@ -22,7 +22,7 @@ from ..io.disk import REFUSALS
 from ..io.progress import bar_for, say
 from ..machine.auto import choose_model, choose_sampler
 from ..machine.environment import prepare
-from ..machine.hardware import here
+from ..machine.hardware import check_cards, here
 from ..prompts import Messages
 from ..recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
 from .adapters import merged_for_vllm
@@ -65,6 +65,7 @@ def start(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool, 
     Raises:
         UserError: it cannot start; the cause, and the key to change.
     """
+    check_cards(config.tensor_parallel)
     say("Starting vLLM ...")
     card = here()
     model = choose_model(model, card)
@@ -91,6 +92,7 @@ def start(model: ModelConfig, config: SamplerConfig, seed: int, adapters: bool, 
                 "gpu_memory_utilization": float(config.gpu_memory_utilization),
                 **({"language_model_only": True} if reads_pictures(model) else {}),  # nothing here feeds its tower
                 **(_for_cpu(config) if _on_cpu() else {}),
+                **(_over_cards(config.tensor_parallel) if config.tensor_parallel > 1 else {}),
                 **settings,
             },
         )
@@ -147,6 +149,13 @@ def _for_cpu(config: SamplerConfig) -> dict[str, Any]:
         "max_num_batched_tokens": max(config.max_model_len, 256),
         "max_num_seqs": 256,
     }
+
+
+def _over_cards(count: int) -> dict[str, Any]:
+    """Each layer over so many cards, with a process for each. vLLM (0.32, entrypoints/llm.py) takes no
+    `data_parallel_size` within one process: for that a server is started with it (docs/servers.md).
+    """
+    return {"tensor_parallel_size": count, "distributed_executor_backend": "mp"}
 
 
 def sample_ids(

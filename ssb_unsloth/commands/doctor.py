@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..io.addresses import server_address
 from ..io.terminal import tell
 from ..machine import hardware, hub, versions
 from ..machine.assumptions import ENVIRONMENT_BYTES
@@ -33,6 +34,7 @@ from ..recipe.shipped import find
 from ..verifier.verifiers import CODE, parts, sandbox_layers, sandbox_wants
 
 IMPORT_SECONDS = 180
+SERVER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def _recipe(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
         yield from _template(recipe, kind)
     for said, fix in wrong_lengths(recipe):
         yield Finding("length", said, fix, (kind,))
+    yield from _engine(recipe, kind, machine_only)
     for stage in plan.stages:
         if stage.fits is False:
             said = f"{stage.name} needs {stage.bytes / 2**30:.1f} GiB on the card, more than there is"
@@ -114,6 +117,29 @@ def _recipe(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
             yield Finding("memory", said, f"{STOP}, or name another card by CUDA_VISIBLE_DEVICES", (kind,))
     environment = ENVIRONMENT_BYTES if machine_only and kind == GPU else 0.0
     yield from _disk(plan.disk - plan.download + environment, plan.download, kind)
+
+
+def _engine(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
+    """The cards that the sampler is to be spread over, and the servers that it asks."""
+    sampler = recipe.sampler
+    try:
+        hardware.check_cards(sampler.tensor_parallel)
+    except UserError as error:
+        yield Finding("cards", str(error), "see there", (kind,))
+    if machine_only or not sampler.servers or not find_spec("httpx"):
+        return
+    from ..backends.servers.answers import models
+    from ..backends.servers.endpoint import Endpoint, Unavailable
+
+    for given in sampler.servers:
+        root = server_address(given, "sampler.servers").root
+        try:
+            served = Endpoint(root, SERVER_SECONDS).ask("/v1/models", models)
+            yield Finding("server", f"{root} serves {', '.join(one.name for one in served) or 'no model'}")
+        except (UserError, Unavailable) as error:
+            said = error.reason if isinstance(error, Unavailable) else str(error)
+            fix = f"start it: vllm serve {recipe.model.name} --max-model-len {sampler.max_model_len}"
+            yield Finding("server", f"{root}: {said}", f"{fix} (docs/servers.md)", (kind,))
 
 
 def _template(recipe: Recipe, kind: str) -> Iterator[Finding]:
@@ -279,7 +305,7 @@ def _imports(recipe: Recipe | None) -> Iterator[Finding]:
     """vLLM and Unsloth, each imported in a process of its own."""
     engine = recipe.sampler.engine if recipe else "auto"
     backend = getattr(recipe.model, "backend", "auto") if recipe else "auto"
-    if engine != "transformers":
+    if engine not in ("transformers", "servers"):
         if find_spec("vllm") is None:
             pocket = (POCKET,) if engine == "vllm" else ()
             yield Finding("vllm", "not installed; transformers samples", versions.remedy(), (GPU, *pocket))

@@ -19,6 +19,7 @@ from ..backends import engine_of, load_sampler
 from ..backends.control_tokens import ControlText
 from ..backends.sampler import Adapter, Request, Sampler
 from ..errors import UserError
+from ..io.addresses import is_server
 from ..io.progress import say
 from ..prompts import DEFAULT, PAPER, Messages, Texts, default_messages, student_messages
 from ..recipe.schema import BASE, DEFAULT_PROMPT, BenchmarkConfig, ModelConfig, SamplerConfig, SamplingConfig
@@ -118,7 +119,7 @@ def assert_adapters_fit(contestants: Sequence[Contestant], sampler: SamplerConfi
     from ..backends.adapters import assert_fits
 
     for contestant in contestants:
-        if contestant.adapter is not None and not contestant.model.name.startswith(("http://", "https://")):
+        if contestant.adapter is not None and not is_server(contestant.model.name):
             assert_fits(contestant.model, contestant.adapter, engine_of(sampler), contestant.name)
 
 

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from .cards import Card, known_as
 from .environment import WSL_PROGRAMS
 
@@ -168,3 +169,14 @@ def stated(card: Card | None, config: CardConfig) -> Card | None:
 
 
 # -- What `auto` becomes ----------------------------------------------------------------------------------------------
+
+
+def check_cards(tensor_parallel: int) -> None:
+    """Raises UserError where the model is to be split over more cards than there are."""
+    count = len(find_cards().cards) if tensor_parallel > 1 else 1
+    if tensor_parallel > count:
+        there = f"{count} card{'s' * (count > 1)}" if count else "no card"
+        raise UserError(
+            f"sampler.tensor_parallel: {tensor_parallel}, and this process sees {there} (CUDA_VISIBLE_DEVICES counts);"
+            f" set it to {max(count, 1)}, or take a smaller model."
+        )

@@ -228,7 +228,8 @@ def beside(recipe: Recipe, stage: str, used: Mapping[str, Any], card: Card) -> s
         return ""
     time = "no time planned" if planned.seconds is None else f"planned {span(planned.seconds)}"
     sampling = stage in ("curate", "evaluate") or (stage == "train" and METHODS[recipe.train.method].samples)
-    vllm = ", of which vLLM takes all that it is given" if sampling and recipe.sampler.engine != "transformers" else ""
+    sampling = sampling and recipe.sampler.engine not in ("transformers", "servers")
+    vllm = ", of which vLLM takes all that it is given" if sampling else ""
     return (
         f"{stage}: {used['seconds'] / 60:.1f} min ({time}); {used['peak_device_bytes'] / GIB:.2f} GiB by torch{vllm}"
         f" (planned {planned.bytes / GIB:.2f}, {KEPT_FREE_MIB / 1024:.1f} of it beside torch);"

@@ -456,8 +456,11 @@ class Planner:
         return {"CUDA and allocator": float(KEPT_FREE_MIB * 2**20)}
 
     def _sampling_memory(self, adapters: bool) -> dict[str, float]:
+        """Of one card, or this machine; nothing where servers sample."""
         s, shape = self.recipe.sampler, self.shape
-        memory = {"weights": float(shape.weight_bytes(self.itemsize)), **self._other(self.engine)}
+        if self.engine == "servers":
+            return {}
+        memory = {"weights": shape.weight_bytes(self.itemsize) / s.tensor_parallel, **self._other(self.engine)}
         lora = self.recipe.train.lora
         if adapters and lora is not None:  # a student that is a whole model takes the base's place
             memory["LoRA"] = float(self.itemsize * self.lora * s.max_lora_rank / lora.r)
@@ -484,8 +487,9 @@ class Planner:
 
     @property
     def _cache_bytes(self) -> int:
-        """Of one token; vLLM keeps what DeepSeek's keys and values are made of."""
-        return self.shape.cache_bytes(self.itemsize, latent=self.engine == "vllm")
+        """Of one token on each card; vLLM keeps what DeepSeek's keys and values are made of."""
+        whole = self.shape.cache_bytes(self.itemsize, latent=self.engine == "vllm")
+        return whole // self.recipe.sampler.tensor_parallel
 
     def _cache(self, tokens: float) -> float:
         """Bytes that a sequence of so many tokens keeps."""
@@ -506,6 +510,10 @@ class Planner:
         return self.assume.reply * reading / BANDWIDTH[0], reading / BANDWIDTH[1]
 
     def _sampling_time(self, stage: StagePlan, replies: float, waited: float) -> None:
+        if self.engine == "servers":
+            count = len(self.recipe.sampler.servers)
+            stage.note += f"; sampled by {count} server{'s' * (count != 1)}, whose memory and time are not planned"
+            return
         if self.card is None or not self.card.tflops or not self.card.bandwidth or not replies:
             return
         mean = (stage.read + stage.sampled) / replies

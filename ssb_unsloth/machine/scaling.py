@@ -200,6 +200,7 @@ def make_scale(recipe: Recipe, cluster: Cluster) -> Scale:
     if card is None or not card.tflops or not card.bandwidth:
         raise UserError("--gpus: the speed of this card is not known; state card.tflops and card.bandwidth.")
     unstated = replace(recipe, card=replace(recipe.card, tflops=None, bandwidth=None))  # they are the card's now
+    unstated = replace(unstated, sampler=replace(recipe.sampler, tensor_parallel=1))  # how to split is found out here
     planners = {t: Planner(unstated, _as_one(card, t), shape) for t in _splits(cluster.gpus)}
     plans = {t: planner.plan(source) for t, planner in planners.items()}
     plans[1].refused = refusals(recipe, card)

@@ -12,6 +12,8 @@ import keyword
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..errors import UserError
+from ..io.addresses import is_server, server_address
 from ..io.files import is_finite
 from ..prompts import BOX, FENCE, faults
 from ..verifier.verifiers import CHOICE, CODE, VERIFIERS, Spec, parts, title, verifier_for, wrong_with
@@ -120,6 +122,53 @@ def _adapter(r: Recipe) -> Lines:
         )
     if lora.dtype == "model" and r.model.dtype == "float16":
         yield "train.lora.dtype: model; gradients of float16 weights cannot be scaled, so leave it at float32."
+
+
+def _servers(r: Recipe) -> Lines:
+    """Where servers sample, which have the base's weights and are given adapters, and nothing else."""
+    s = r.sampler
+    if s.engine != "servers":
+        if s.servers:
+            yield f"sampler.servers: read by sampler.engine servers, and that is {s.engine}; set it, or leave them out."
+        return
+    if is_server(r.model.name):
+        yield "sampler.engine: servers serve a model whose weights are here, and model.name is a server: leave it out."
+    elif not s.servers:
+        yield "sampler.servers: empty; give the addresses of the servers, as [http://HOST:8000/v1]."
+    known = set()
+    for given in s.servers:
+        try:
+            address = server_address(given, "sampler.servers")
+        except UserError as error:
+            yield str(error)
+            continue
+        if address.server in known:
+            yield f"sampler.servers: {address.root} stands there twice."
+        known.add(address.server)
+    if r.rounds > 1:
+        yield f"rounds: {r.rounds}; a later round's base is a model that no server has: run one round a recipe."
+    if r.train.lora is None:
+        yield "train.lora: null; a student that is a whole model is one that no server has: give train.lora."
+    elif r.train.lora.use_dora:
+        yield "train.lora.use_dora: no vLLM server puts DoRA on; leave it out, or set sampler.engine=vllm."
+    if METHODS[r.train.method].samples and r.train.grpo.use_vllm is None:
+        yield (
+            "train.grpo.use_vllm: null; GRPO's weights change at every step, and no server is given them: set it to"
+            " true (vLLM in the training process) or false (plain transformers)."
+        )
+
+
+def _tensor_parallel(r: Recipe) -> Lines:
+    s = r.sampler
+    if s.tensor_parallel == 1:
+        return
+    if s.engine in ("transformers", "servers"):
+        yield f"sampler.tensor_parallel: {s.tensor_parallel}; vLLM's alone, and sampler.engine is {s.engine}: leave it."
+    if METHODS[r.train.method].samples and r.train.grpo.use_vllm is not False:
+        yield (
+            f"sampler.tensor_parallel: {s.tensor_parallel}; vLLM in GRPO's training process has one card: set"
+            " train.grpo.use_vllm to false, or the key to 1."
+        )
 
 
 def _all_weights(r: Recipe) -> Lines:
@@ -344,7 +393,21 @@ def _with_verifiers(r: Recipe) -> dict[str, ProblemsConfig]:
 
 
 CHECKS = (
-    *(_names, _seeds, _model, _adapter, _all_weights, _lengths, _curation, _labels, _lessons, _refresh, _objective),
+    *(
+        _names,
+        _seeds,
+        _model,
+        _adapter,
+        _servers,
+        _tensor_parallel,
+        _all_weights,
+        _lengths,
+        _curation,
+        _labels,
+        _lessons,
+        _refresh,
+        _objective,
+    ),
     *(_batches, _trackers, _verifiers, _benchmarks, _prompts, _replies),
 )
 

@@ -112,13 +112,20 @@ class SamplingConfig:
 
 @dataclass
 class SamplerConfig:
-    engine: Literal["auto", "vllm", "transformers"] = "auto"  # auto: vLLM where it is installed
+    # auto: vLLM where it is installed; servers: the vLLM servers below, which run already (docs/servers.md)
+    engine: Literal["auto", "vllm", "transformers", "servers"] = "auto"
     max_model_len: int = number(4096, above=0)  # prompt and reply, tokens
     # vLLM's share of the card; auto: nearly all that is free
     gpu_memory_utilization: float | str = number("auto", above=0, at_most=1)
     attention_backend: str = "auto"  # vLLM's name of it, e.g. TRITON_ATTN; auto: by the card (machine/auto.py)
     max_lora_rank: int = number(32, above=0)  # the ranks that vLLM takes are LORA_RANKS
     batch_size: int = number(64, above=0)  # transformers engine only: sequences at a time
+    # vllm engine only: cards that share each layer of the model; vLLM's default
+    tensor_parallel: int = number(1, above=0, at_most=64)
+    # servers engine only: their addresses, http://HOST:PORT/v1, or http://HOST:PORT/v1#NAME for one of several models
+    servers: list[str] = field(default_factory=list)
+    # ours: minutes that a server may take for one reply, waiting in its queue included; then another one is asked
+    server_timeout: float = number(30.0, above=0, at_most=1440)
 
 
 @dataclass

@@ -14,7 +14,8 @@ from vllm_script import VLLM
 
 from ssb_unsloth import backends
 from ssb_unsloth.backends.sampler import Adapter, Request, Sampler
-from ssb_unsloth.backends.server import ServerSampler
+from ssb_unsloth.backends.servers.by_url import ServerSampler
+from ssb_unsloth.backends.servers.sampler import ServersSampler
 from ssb_unsloth.backends.transformers import load_generation_config, load_model, only_stops
 from ssb_unsloth.backends.transformers_sampler import TransformersSampler
 from ssb_unsloth.backends.vllm import VLLMSampler
@@ -41,7 +42,7 @@ def requests(sampler):
 METHODS = [name for name, value in vars(Sampler).items() if inspect.isfunction(value) and not name.startswith("_")]
 
 
-@pytest.mark.parametrize("engine", [TransformersSampler, VLLMSampler, ServerSampler])
+@pytest.mark.parametrize("engine", [TransformersSampler, VLLMSampler, ServerSampler, ServersSampler])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_sampler_can_be_called_as_the_protocol_says(engine, method):
     """Names, order, defaults and types of the arguments, and what is returned."""

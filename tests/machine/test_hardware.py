@@ -55,6 +55,17 @@ def test_cuda_visible_devices_chooses_and_orders(nvidia_smi, monkeypatch, visibl
     assert [card.name for card in find_cards().cards] == names
 
 
+def test_a_model_is_split_over_no_more_cards_than_there_are(nvidia_smi, monkeypatch):
+    nvidia_smi(f"{A100}\n{T4}")
+    for count in (1, 2):
+        hardware.check_cards(count)
+    with pytest.raises(UserError, match=r"sampler\.tensor_parallel: 4, and this process sees 2 cards .*; set it to 2"):
+        hardware.check_cards(4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    with pytest.raises(UserError, match=r"sees 1 card .*; set it to 1"):
+        hardware.check_cards(2)
+
+
 MIG = """GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-aaaa)
   MIG 3g.20gb     Device  0: (UUID: MIG-one)
   MIG 1g.5gb      Device  1: (UUID: MIG-two)

@@ -28,6 +28,7 @@ from ssb_unsloth.machine.cards import CARDS, Card
 from ssb_unsloth.machine.geometry import SHIPPED, from_config, geometry
 from ssb_unsloth.machine.plan import beside, card_for, describe, make_plan, span
 from ssb_unsloth.machine.planner import target_bytes
+from ssb_unsloth.machine.scaling import Cluster, make_scale
 from ssb_unsloth.pipeline import process
 from ssb_unsloth.pipeline.stage import Stage
 from ssb_unsloth.recipe.loading import load
@@ -238,6 +239,26 @@ def test_a_plan_says_what_cannot_run_on_the_card_whatever_its_memory(capsys):
     assert "cannot run there" not in describe(make_plan(load(path), CARDS["l4"]))
     author = make_plan(load(ROOT / "recipes" / "qwen2.5-3b-gsm8k-author-code.yaml"), CARDS["t4"])
     assert "set train.lora.dtype=float32" in describe(author)
+
+
+def test_what_servers_sample_takes_no_memory_here(three_b):
+    servers = ("sampler.engine=servers", "sampler.servers=[http://a:8000/v1, http://b:8000/v1]")
+    here, there = (make_plan(three_b(*words), CARDS["a100-40gb"]) for words in ((), servers))
+    for name in ("curate", "evaluate"):
+        assert (stage(there, name).memory, stage(there, name).seconds) == ({}, None)
+        assert stage(there, name).sampled == stage(here, name).sampled > 0
+        assert "sampled by 2 servers, whose memory and time are not planned" in stage(there, name).note
+    assert stage(there, "train").memory == stage(here, "train").memory
+    assert there.fits
+    assert "2 servers" in describe(there)
+    assert {row.name for row in make_scale(three_b(*servers), Cluster(CARDS["h100"], 8)).rows} == {"teach", "train"}
+
+
+def test_two_cards_share_the_models_weights_and_what_is_kept_of_a_reply(three_b):
+    one, two = (stage(make_plan(three_b(f"sampler.tensor_parallel={n}"), CARDS["l4"]), "curate").memory for n in (1, 2))
+    assert two["weights"] == one["weights"] / 2
+    assert two["KV cache"] == one["KV cache"] / 2
+    assert two["activations"] == one["activations"]
 
 
 def test_a_card_without_a_stated_memory_is_planned_for_and_nothing_is_said_to_fit(three_b):

@@ -62,6 +62,7 @@ def test_a_value_that_cannot_work_is_named(override, path):
 # Which numbers cannot work, as it stood before the ranges were beside the values.
 ABOVE_0 = [
     *("threads", "problems.limit", "sampler.max_model_len", "sampler.batch_size", "sampler.max_lora_rank"),
+    *("sampler.tensor_parallel", "sampler.server_timeout"),
     *("curate.pairs", "curate.questions", "curate.wave", "teach.top_k", "teach.batch_tokens"),
     *("teach.each", "teach.guidance", "teach.window"),
     *("train.epochs", "train.batch_size", "train.micro_batch_size", "train.learning_rate", "train.max_grad_norm"),
@@ -91,6 +92,7 @@ MOST = {
         for key, most in (("temperature", 5), ("top_p", 1))
     },
     **{"evaluate.benchmarks.test.temperature": 5, "train.grpo.gpu_memory_utilization": 1},
+    **{"sampler.tensor_parallel": 64, "sampler.server_timeout": 1440},
 }
 
 
@@ -116,6 +118,48 @@ def test_the_last_numbers_that_work_are_taken():
     load(POCKET, [f"{key}={most}" for key, most in MOST.items() if key not in ("rounds", "evaluate.benchmarks.test.k")])
     zeros = [f"{key}=0" for key in AT_LEAST_0 if key not in ("train.kd_weight", "curate.rollout.temperature")]
     load(POCKET, [*zeros, "teach.replies=rollouts"])  # with no refinements there are refined replies to nobody
+
+
+SERVERS = ["sampler.engine=servers", "sampler.servers=[http://a:8000/v1]"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (SERVERS[:1], "sampler.servers: empty; give the addresses"),
+        (SERVERS[1:], "sampler.servers: read by sampler.engine servers, and that is auto"),
+        (
+            ["sampler.engine=servers", "sampler.servers=[ftp://a/v1]"],
+            "sampler.servers: 'ftp://a/v1' is no server's addr",
+        ),
+        (["sampler.engine=servers", "sampler.servers=[http://me:pw@a/v1]"], "sampler.servers: the URL carries a passw"),
+        (["sampler.engine=servers", "sampler.servers=[http://a:80/v1, 'http://A/#x']"], "http://A stands there twice"),
+        ([*SERVERS, "rounds=2"], "rounds: 2; a later round's base is a model that no server has"),
+        ([*SERVERS, "train.lora=null"], "train.lora: null; a student that is a whole model"),
+        ([*SERVERS, "train.lora.use_dora=true"], "train.lora.use_dora: no vLLM server puts DoRA on"),
+        ([*SERVERS, "train.method=grpo"], "train.grpo.use_vllm: null; GRPO's weights change at every step"),
+        ([*SERVERS, "sampler.tensor_parallel=2"], "sampler.tensor_parallel: 2; vLLM's alone"),
+        (["sampler.engine=transformers", "sampler.tensor_parallel=2"], "sampler.tensor_parallel: 2; vLLM's alone"),
+        (["train.method=grpo", "sampler.tensor_parallel=2"], "has one card: set train.grpo.use_vllm to false"),
+    ],
+)
+def test_what_servers_cannot_do_is_one_line(overrides, says):
+    with pytest.raises(UserError) as error:
+        load(POCKET, overrides)
+    *heading, line = str(error.value).splitlines()
+    assert len(heading) < 2
+    assert says in line
+    assert "me:pw" not in line
+
+
+def test_what_servers_can_do_is_taken():
+    assert load(POCKET, SERVERS).sampler.servers == ["http://a:8000/v1"]
+    for use_vllm in ("true", "false"):
+        load(POCKET, [*SERVERS, "train.method=grpo", f"train.grpo.use_vllm={use_vllm}"])
+    load(
+        POCKET,
+        ["sampler.engine=servers", "sampler.servers=[http://a:8000/v1, http://a:8001/v1, https://a/b, https://a]"],
+    )
 
 
 def test_grpo_gives_vllm_no_dora():

@@ -29,7 +29,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from ssb_unsloth.backends.sampler import Request
-from ssb_unsloth.backends.server import ServerSampler
+from ssb_unsloth.backends.servers.by_url import ServerSampler
+from ssb_unsloth.backends.servers.endpoint import Endpoint
 from ssb_unsloth.backends.sources import adapter_config
 from ssb_unsloth.backends.transformers import load_tokenizer
 from ssb_unsloth.cli import main
@@ -213,16 +214,14 @@ class Reads:
             return complaint(self._ask, where, sampler)
 
     def _ask(self, where: str, sampler: ServerSampler) -> None:
-        from ssb_unsloth.backends import server
-
-        def exchange(url: str, data: Any, headers: Any) -> tuple[int, str, bytes]:
+        def exchange(endpoint: Endpoint, url: str, data: Any) -> tuple[int, str, bytes]:
             return (
                 200,
                 "OK",
                 self.answer if url.endswith(where) else json.dumps(SERVED["/" + url.split("/", 3)[3]]).encode(),
             )
 
-        real, server._exchange = server._exchange, exchange
+        real, Endpoint._exchange = Endpoint._exchange, exchange  # type: ignore[method-assign]
         try:
             sampler.__init__(ModelConfig(name="http://127.0.0.1:9/v1"))  # type: ignore[misc]
             sampler.render(student_messages("1 + 1?"))
@@ -232,7 +231,7 @@ class Reads:
             assert isinstance(reply.text, str)
             assert all(type(number) is int for number in reply.token_ids)
         finally:
-            server._exchange = real
+            Endpoint._exchange = real  # type: ignore[method-assign]
 
     def configs(self, content: bytes, folder: Path) -> str | None:
         for name in ("adapter_config.json", "config.json"):
