@@ -25,7 +25,7 @@ INK, FAINT = "#7a828c", "#7a828c40"  # words and axes; the lines of a grid
 OTHER = "#6b8595"  # a name that is no method's
 COLOURS: dict[str, str] = {"base": GREY} | {str(name): method.colour for name, method in METHODS.items()}
 WIDTH = 8.6  # inches of a figure with several panels
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # matplotlib names each key in a type of its own
     **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none"),
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor"), INK),
     **dict.fromkeys(("xtick.color", "ytick.color", "legend.labelcolor"), INK),
