@@ -8,8 +8,8 @@ from .hardware import find_cards, torch_build
 
 
 def refuse_processes(recipe: Recipe) -> None:
-    """Where torch computes on GPUs, each process takes one, and they talk through NCCL. On a CPU they talk through Gloo,
-    which every torch has.
+    """Where torch computes on GPUs, each process takes one, and they talk through NCCL. On a CPU they talk through
+    Gloo, which every torch has.
 
     Raises:
         UserError: there are fewer GPUs than processes, or torch was built without NCCL.
@@ -20,12 +20,14 @@ def refuse_processes(recipe: Recipe) -> None:
     parted = any(" MIG " in card.name for card in cards)  # a program sees one part, however many there are
     seen = 1 if parted else len(cards)
     if count > seen:
-        found = f"{seen} GPU{'s' * (seen > 1)} ({cards[0].name}{', of which a program sees one part' * parted})"
-        raise UserError(f"train.processes: {count}, and there is {found} here, one for each; set train.processes={seen}.")
+        found = f"{seen} GPU{'s' * (seen > 1)} ({cards[0].name}{', in parts' * parted})"
+        raise UserError(
+            f"train.processes: {count} take a GPU each, and a program sees {found} here; set train.processes={seen}."
+        )
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_nccl_available()):
         raise UserError(
-            f"train.processes: {count} GPUs talk to each other through NCCL, and this torch ({build[0]}) was built without"
-            " it; install torch from PyTorch's own wheels for CUDA, or set train.processes=1."
+            f"train.processes: {count} GPUs talk to each other through NCCL, and this torch ({build[0]}) was built"
+            " without it; install torch from PyTorch's own wheels for CUDA, or set train.processes=1."
         )

@@ -1,7 +1,7 @@
 """The processes that train together, as each of them sees the others. One process alone is a group of itself.
 
-What is not shared out among them (probes, new rollouts, files) is done by the first; the others wait for what came of it,
-so that all have the same log and take the same decisions.
+What is not shared out among them (probes, new rollouts, files) is done by the first; the others wait for what came of
+it, so that all have the same log and take the same decisions.
 """
 
 from __future__ import annotations
@@ -42,6 +42,12 @@ def join(number: int, processes: int, meeting: str, shards: bool = False) -> Non
     dist.init_process_group(
         backend, init_method=f"file://{meeting}", rank=number, world_size=processes, timeout=PATIENCE
     )
+
+
+def leave() -> None:
+    """Be a process alone again."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def several() -> bool:

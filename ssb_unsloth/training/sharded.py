@@ -1,9 +1,9 @@
 """FSDP2: of every weight, trained or frozen, each process holds a part.
 
-Each decoder layer's weights are gathered while it computes, and let go after it. What lies outside the layers (embedding,
-final norm, the output head) is one group more, gathered for the forward pass of the whole model: the loss multiplies by
-the head's whole matrix, so it is computed within that pass, and the head is sharded at rest and whole there. Hidden
-targets are not sharded: a process reads those of its own examples.
+Each decoder layer's weights are gathered while it computes, and let go after it. What lies outside the layers
+(embedding, final norm, the output head) is one group more, gathered for the forward pass of the whole model: the loss
+multiplies by the head's whole matrix, so it is computed within that pass. The head is sharded at rest and whole there.
+Hidden targets are not sharded: a process reads those of its own examples.
 
 accelerate's own FSDP2 knows GPUs alone, where nothing of it could be tested without several; this is torch's.
 """
@@ -33,7 +33,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def shard(model: nn.Module) -> None:
-    """Leave of each weight this process's part, on its device; a model on the CPU goes there one layer after another."""
+    """Leave of each weight this process's part, on its device, where a model on the CPU goes layer after layer."""
     mesh = init_device_mesh("cuda" if torch.cuda.is_available() else "cpu", (dist.get_world_size(),))
     for part in backbone(model).children():
         for layer in part if isinstance(part, nn.ModuleList) else ():
@@ -43,8 +43,8 @@ def shard(model: nn.Module) -> None:
 
 
 def within(model: nn.Module, function: Callable[[], T]) -> T:
-    """`function()` as the forward pass of `model`, whose hooks then run around it: FSDP2's, or DDP's where that wraps it.
-    What it returns has to be tensors, whose gradients they follow.
+    """`function()` as the forward pass of `model`, whose hooks then run around it: FSDP2's, or DDP's where that wraps
+    it. What it returns has to be tensors, whose gradients they follow.
     """
     inner = cast(nn.Module, getattr(model, "module", model))  # of DDP's wrapper
     original = inner.forward

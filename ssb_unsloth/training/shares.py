@@ -2,9 +2,9 @@
 
 accelerate deals whole batches out, and where they do not come out even the last processes are given some of the first
 examples once more. Here a step is drawn as one process draws it; process p of P takes its examples p, p + P, ..., cut
-into forward passes of which all processes have as many. A pass for which there is no example left is an idle one: it has
-to be made, since processes wait for each other in it, and weighs nothing. The trainer's own losses divide by what the
-whole step counts, times 1/P, which the mean over processes (DDP, FSDP) undoes: so shares of unequal size weigh right.
+into forward passes of which all processes have as many. A pass for which there is no example left is an idle one: it
+has to be made, since processes wait for each other in it, and weighs nothing. The trainers' losses divide by what the
+whole step counts, times 1/P, which the mean over processes (DDP, FSDP2) undoes: so shares of unequal size weigh right.
 """
 
 from __future__ import annotations
