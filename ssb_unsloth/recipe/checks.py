@@ -244,8 +244,8 @@ def _objective(r: Recipe) -> Lines:
 
 
 def _batches(r: Recipe) -> Lines:
-    """A step is cut into equal forward passes."""
-    if _left_over(r.train.batch_size, r.train.micro_batch_size):
+    """A step of one process is cut into equal forward passes; several have shares that need not be equal."""
+    if r.train.processes == 1 and _left_over(r.train.batch_size, r.train.micro_batch_size):
         micro, whole = r.train.micro_batch_size, r.train.batch_size
         yield f"train.micro_batch_size: {micro} does not divide train.batch_size ({whole})."
     grpo = r.train.grpo

@@ -29,6 +29,7 @@ from ..machine.lora_targets import select
 from ..method.collator import Example
 from ..method.examples import lessons_of, render_examples
 from ..pocket import MODELS
+from ..recipe.methods import METHODS
 from ..recipe.schema import LoraConfig as LoraKeys
 from ..recipe.schema import Recipe, TeachConfig, TrainConfig
 from ..records import Pair, Problem, Rollout
@@ -209,7 +210,7 @@ def fit(
             is full.
     """
     config, student = inputs.recipe.train, cast(nn.Module, trainer.model)
-    if several() and trainer.step_size is not None:
+    if several() and trainer.step_size is not None and not METHODS[config.method].samples:
         most = config.micro_batch_size or trainer.step_size
         trainer.add_callback(Epochs(len(cast(Any, trainer.train_dataset)), trainer.step_size, most))
     trained_on = _with_adapter(config.lora, student) if config.lora is not None else _as_a_whole(trainer, student)
