@@ -97,7 +97,8 @@ def at_checkpoint(process, runs, step):
     wanted = runs / "pocket" / "train.partial" / "checkpoints" / f"checkpoint-{step}" / "sealed.json"
     latest = time.monotonic() + 900
     while not wanted.exists():
-        assert process.poll() is None and time.monotonic() < latest, process.communicate()[1][-4000:]
+        assert process.poll() is None, process.communicate()[1][-4000:]
+        assert time.monotonic() < latest
         time.sleep(0.01)
 
 
@@ -129,7 +130,8 @@ def test_two_processes_of_the_command_train_as_one_killed_stopped_and_resumed(ta
     os.kill(max(trainers(process)), signal.SIGKILL)
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 2
-    assert said.count("was ended by SIGKILL") == 1 and "Traceback" not in said
+    assert said.count("was ended by SIGKILL") == 1
+    assert "Traceback" not in said
     assert not members(process.pid)
 
     process = start(*several)  # Ctrl-C, which the whole terminal hears
@@ -139,7 +141,8 @@ def test_two_processes_of_the_command_train_as_one_killed_stopped_and_resumed(ta
     said = process.communicate(timeout=30)[1]
     assert time.monotonic() - since < 6
     assert process.returncode == 130
-    assert said.count("stopped.") == 1 and "Traceback" not in said
+    assert said.count("stopped.") == 1
+    assert "Traceback" not in said
     assert not members(process.pid)
 
     said = run(*several)

@@ -87,7 +87,7 @@ def prepare(folder):
 
 def train(name, folder, targets, processes=1, sharding="none"):
     """Leaves `adapter` or `model`, history.json and figures.json in the folder."""
-    kind, _, resumed = name.partition("-resumed")
+    kind = name.removesuffix("-resumed")
     settings = {**SSB, **WHOLE, **CONTROLS}.get(kind, {})
     config = TrainConfig(
         **{

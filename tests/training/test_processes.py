@@ -1,6 +1,7 @@
 """Training by several processes: the steps, the log and the student of one process; and how it ends."""
 
 import json
+from itertools import chain
 
 import pytest
 import together as cases
@@ -28,8 +29,8 @@ def test_each_example_of_a_step_is_in_one_share_and_all_make_as_many_passes(exam
     place = 0
     for whole in steps:
         count = shares[0].passes(len(whole))
-        of_step = [sum(one[place : place + count], []) for one in passes]
-        assert sorted(sum(of_step, [])) == sorted(whole)
+        of_step = [list(chain.from_iterable(one[place : place + count])) for one in passes]
+        assert sorted(chain.from_iterable(of_step)) == sorted(whole)
         assert max(map(len, of_step)) - min(map(len, of_step)) <= 1
         place += count
     assert place == len(passes[0])
