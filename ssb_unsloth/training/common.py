@@ -55,8 +55,10 @@ class Inputs:
 
     @property
     def device(self) -> str | None:
-        """Where the base is loaded; None: where it is computed with. One that is to be sharded fits no card."""
-        return "cpu" if shards() else None
+        """Where the base is loaded; None: where there is one GPU, or none. One that is to be sharded fits no card."""
+        if shards():
+            return "cpu"
+        return f"cuda:{torch.cuda.current_device()}" if several() and torch.cuda.is_available() else None
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

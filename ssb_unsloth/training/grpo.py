@@ -113,7 +113,8 @@ def train(inputs: Inputs) -> Trained:
     """
     recipe = inputs.recipe
     problems = _read_as_text_by_trl(load_problems(recipe.problems), inputs.tokenizer, recipe.prompts.control_text)
-    return train_grpo(inputs, load_model(recipe.model), problems, partial(start_vllm, recipe.model, recipe.sampler))
+    model = load_model(recipe.model, inputs.device)
+    return train_grpo(inputs, model, problems, partial(start_vllm, recipe.model, recipe.sampler))
 
 
 def train_grpo(
