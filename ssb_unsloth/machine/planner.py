@@ -404,8 +404,8 @@ class Planner:
         if t.lora is None and self.itemsize == 4:  # what its two norms have made, for the gradients of their weights
             kept += 8 * shape.H * (1 if t.gradient_checkpointing else shape.L)
         if t.sharding == "fsdp":  # all but the activations, in equal parts; and what is gathered at a time
-            blocks = self.shape.parameters - 2 * self.shape.V * self.shape.H
-            gathered = self.itemsize * (2 * self.shape.V * self.shape.H + 2 * blocks / self.shape.L)
+            ends = shape.V * shape.H * (1 if shape.tied else 2)
+            gathered = self.itemsize * (ends + 2 * shape.between / shape.L)
             memory = {name: size / t.processes for name, size in memory.items()} | {"gathered weights": gathered}
         memory["activations"] = float(tokens * kept)
         return memory

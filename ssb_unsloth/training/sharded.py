@@ -39,25 +39,26 @@ def shard(model: nn.Module) -> None:
         for layer in part if isinstance(part, nn.ModuleList) else ():
             fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    within(model, lambda: torch.zeros(()))  # so that torch knows which module is the whole before a layer runs alone
+    within(
+        model, model, lambda: torch.zeros(())
+    )  # so that torch knows which module is the whole before a layer runs alone
 
 
-def within(model: nn.Module, function: Callable[[], T]) -> T:
-    """`function()` as the forward pass of `model`, whose hooks then run around it: FSDP2's, or DDP's where that wraps
-    it. What it returns has to be tensors, whose gradients they follow.
+def within(wrapped: nn.Module, model: nn.Module, function: Callable[[], T]) -> T:
+    """`function()` as the forward pass of `model` inside its wrapper, whose hooks then run around it: DDP's, or
+    FSDP2's, where the model is its own. What it returns has to be tensors, whose gradients they follow.
     """
-    inner = cast(nn.Module, getattr(model, "module", model))  # of DDP's wrapper
-    original = inner.forward
+    original = model.forward
 
     def forward() -> T:
-        inner.forward = original
+        model.forward = original
         return function()
 
-    inner.forward = forward
+    model.forward = forward
     try:
-        return cast(T, model())
+        return cast(T, wrapped())
     finally:
-        inner.forward = original
+        model.forward = original
 
 
 @contextlib.contextmanager

@@ -151,7 +151,7 @@ class SSBTrainer(Shared):
         wrapped, model = model, self.accelerator.unwrap_model(model)
         compute = partial(self._loss, model, inputs, num_items_in_batch)
         # DDP averages the gradients of its own forward only, and FSDP2 has the head whole in its own only.
-        loss, sums = compute() if wrapped is model and not is_sharded(model) else within(wrapped, compute)
+        loss, sums = compute() if wrapped is model and not is_sharded(model) else within(wrapped, model, compute)
         self._rows[model.training].append(torch.zeros_like(sums) if IDLE in inputs else sums)
         return (loss, None) if return_outputs else loss
 
