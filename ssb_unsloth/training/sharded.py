@@ -39,9 +39,7 @@ def shard(model: nn.Module) -> None:
         for layer in part if isinstance(part, nn.ModuleList) else ():
             fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    within(
-        model, model, lambda: torch.zeros(())
-    )  # so that torch knows which module is the whole before a layer runs alone
+    within(model, model, lambda: torch.zeros(()))  # torch learns which module is the whole, before a layer runs alone
 
 
 def within(wrapped: nn.Module, model: nn.Module, function: Callable[[], T]) -> T:

@@ -229,9 +229,8 @@ def test_at_their_defaults_the_keys_are_not_in_what_determines_a_stage():
 
 def test_the_plan_is_of_what_one_process_holds():
     def memory(*words):
-        recipe = load(
-            POCKET.with_name("qwen2.5-7b.yaml"), ["train.batch_size=8", "train.micro_batch_size=null", *words]
-        )
+        of_eight = ["model.quantization=none", "train.batch_size=8", "train.micro_batch_size=null"]
+        recipe = load(POCKET.with_name("qwen2.5-7b.yaml"), [*of_eight, *words])
         (stage,) = [one for one in make_plan(recipe, CARDS["a100-40gb"]).stages if one.name == "train"]
         return stage
 
