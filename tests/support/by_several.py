@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 from tiny import tiny_model
 from training import inputs_of, make_examples, store
@@ -80,13 +79,16 @@ def examples(name):
     return found
 
 
-def prepare(folder):
-    """The stored teacher, by one process."""
-    store(tiny_model("qwen2").double(), make_examples(11), folder)
+def prepare(root):
+    """The base and its stored targets, by one process."""
+    model = tiny_model("qwen2")
+    model.save_pretrained(root / "base")
+    load_tokenizer(ModelConfig(name="pocket")).save_pretrained(root / "base")
+    store(model.double(), make_examples(11), root / "targets")
 
 
-def train(name, folder, targets, processes=1, sharding="none"):
-    """Leaves `adapter` or `model`, history.json and figures.json in the folder."""
+def train(name, root, folder, processes=1, sharding="none"):
+    """Leaves `adapter` or `model`, history.json and figures.json in the folder. `root`: where all was prepared."""
     kind = name.removesuffix("-resumed")
     settings = {**SSB, **WHOLE, **CONTROLS}.get(kind, {})
     config = TrainConfig(
@@ -104,7 +106,7 @@ def train(name, folder, targets, processes=1, sharding="none"):
             **settings,
         }
     )
-    recipe = Recipe(name="test", seed=5, train=config)
+    recipe = Recipe(name="test", seed=5, train=config, model=ModelConfig(name=str(root / "base")))
     made = {"pairs": PAIRS, "questions": QUESTIONS, "rollouts": ROLLOUTS, "probes": QUESTIONS[: config.probe_questions]}
     if kind not in CONTROLS:
         made["examples"] = examples(kind)
@@ -115,18 +117,18 @@ def train(name, folder, targets, processes=1, sharding="none"):
     if name.endswith("-resumed"):
         bar, module.Bar = module.Bar, Stop
         try:
-            once(kind, inputs, targets)
+            once(kind, inputs, root)
             raise AssertionError("it was to stop")
         except KeyboardInterrupt:
             module.Bar = bar
-    trained = once(kind, inputs, targets)
+    trained = once(kind, inputs, root)
     if group.is_first():
-        (Path(folder) / "history.json").write_text(json.dumps(trained.history))
+        (folder / "history.json").write_text(json.dumps(trained.history))
         figures = {"tokens": trained.tokens, "summary": trained.summary, "dtypes": dtypes(trained.model)}
-        (Path(folder) / "figures.json").write_text(json.dumps(figures))
+        (folder / "figures.json").write_text(json.dumps(figures))
 
 
-def once(kind, inputs, targets):
+def once(kind, inputs, root):
     model, config = tiny_model("qwen2").double(), inputs.recipe.train
     if kind in CONTROLS:
         return sft.train_sft(inputs, model, sft.learnt_from(inputs))
@@ -137,7 +139,7 @@ def once(kind, inputs, targets):
         student = model
     else:
         student = add_lora(model, config.lora, 5, config.gradient_checkpointing)
-    return ssb.train_ssb(inputs, student, None if kind == "online" else Targets(Path(targets)))
+    return ssb.train_ssb(inputs, student, None if kind == "online" else Targets(root / "targets"))
 
 
 def dtypes(model):
@@ -148,7 +150,7 @@ def several(seat, folder, names, sharding):
     """One of the processes: all of these trainings, one after another."""
     group.join(seat.number, seat.processes, seat.meeting, sharding == "fsdp")
     for name in names:
-        (Path(folder) / name).mkdir(exist_ok=True)
-        train(name, Path(folder) / name, Path(folder).parent / "targets", seat.processes, sharding)
+        (folder / name).mkdir(exist_ok=True)
+        train(name, folder.parent, folder / name, seat.processes, sharding)
     group.leave()
     return seat.number

@@ -56,7 +56,7 @@ def test_each_example_of_a_step_is_in_one_share_and_all_make_as_many_passes(exam
 def runs(tmp_path_factory):
     """Where each way of training has left what it made: runs(ways, sharding) are two folders of one for each."""
     root, made = tmp_path_factory.mktemp("processes"), {}
-    cases.prepare(root / "targets")
+    cases.prepare(root)
 
     def run(names, sharding, processes=2):
         if (sharding, processes) not in made:
@@ -67,7 +67,7 @@ def runs(tmp_path_factory):
         for name in names:
             if not (root / "one" / name).exists():
                 (root / "one" / name).mkdir(parents=True)
-                cases.train(name, root / "one" / name, root / "targets")
+                cases.train(name, root, root / "one" / name)
         return root / "one", made[sharding, processes]
 
     return run
