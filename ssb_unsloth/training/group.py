@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 import numpy
 import torch
 import torch.distributed as dist
+from accelerate.utils import check_cuda_p2p_ib_support
 
 T = TypeVar("T")
 # How long a process waits for the others. They are watched by the stage that started them, which ends all when one is
@@ -36,6 +37,8 @@ def join(number: int, processes: int, meeting: str, shards: bool = False) -> Non
     _shards = shards
     if torch.cuda.is_available():
         torch.cuda.set_device(number)
+        if not check_cuda_p2p_ib_support():  # of cards that cannot read each other's memory, as accelerate launch does
+            os.environ.update(NCCL_P2P_DISABLE="1", NCCL_IB_DISABLE="1")
     else:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     backend = "nccl" if torch.cuda.is_available() else "gloo"

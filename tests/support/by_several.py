@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from unittest.mock import patch
 
+import refreshing
 from tiny import tiny_model
 from training import inputs_of, make_examples, store
 
@@ -16,7 +18,9 @@ from ssb_unsloth.method.targets import Targets
 from ssb_unsloth.recipe.schema import GrpoConfig, LoraConfig, ModelConfig, Recipe, TrainConfig
 from ssb_unsloth.records import Pair, Problem, Rollout
 from ssb_unsloth.training import callbacks, group, grpo, sft, ssb
+from ssb_unsloth.verifier import verifiers
 
+POCKET = ModelConfig(name="pocket")
 LORA = LoraConfig(r=4, alpha=8, target_modules=["q_proj", "v_proj", "down_proj"])
 SSB = {
     "hidden": {},
@@ -36,7 +40,10 @@ GRPO = {
     ),
 }
 RESUMED = ("hidden-resumed", "sft-resumed", "grpo-resumed")
-ALL = (*SSB, *WHOLE, *CONTROLS, *GRPO, *RESUMED)
+RENEWED = {"refreshed": {"refresh": {"below": 1.0}}, "kept": {"guard": {"questions": 4, "every": 2}}}
+TEACH = {"replies": "rollouts", "targets": "hidden"}
+ALL = (*SSB, *WHOLE, *CONTROLS, *GRPO, *RENEWED, *RESUMED)
+UNEQUAL = ("hidden", "sft")  # by three: two have two examples of a step, one has one
 SHARDED = ("hidden", "online", "ce", "recomputed", "probed", *WHOLE, "sft", "hidden-resumed", "sft-resumed")
 QUESTIONS = [Problem(f"q{i}", f"Question {i}?", str(i)) for i in range(11)]
 ROLLOUTS = [
@@ -83,8 +90,10 @@ def prepare(root):
     """The base and its stored targets, by one process."""
     model = tiny_model("qwen2")
     model.save_pretrained(root / "base")
-    load_tokenizer(ModelConfig(name="pocket")).save_pretrained(root / "base")
+    load_tokenizer(POCKET).save_pretrained(root / "base")
     store(model.double(), make_examples(11), root / "targets")
+    lessons = refreshing.inputs_for(root / "lessons", refreshing.recipe_for(teach=TEACH), load_tokenizer(POCKET))
+    store(model, lessons.examples, root / "lessons" / "targets")
 
 
 def train(name, root, folder, processes=1, sharding="none"):
@@ -110,8 +119,11 @@ def train(name, root, folder, processes=1, sharding="none"):
     made = {"pairs": PAIRS, "questions": QUESTIONS, "rollouts": ROLLOUTS, "probes": QUESTIONS[: config.probe_questions]}
     if kind not in CONTROLS:
         made["examples"] = examples(kind)
-    tokenizer = load_tokenizer(ModelConfig(name="pocket"))
+    tokenizer = load_tokenizer(POCKET)
     inputs = inputs_of(folder, recipe=recipe, tokenizer=tokenizer, **made)
+    if kind in RENEWED:
+        recipe = refreshing.recipe_for(**RENEWED[kind], teach=TEACH, lora=LORA, processes=processes)
+        inputs = refreshing.inputs_for(folder, recipe, tokenizer)
     module = sft if kind in CONTROLS else grpo if kind in GRPO else ssb
     grpo.Reward, Stop.at = Even, 3 if kind in GRPO else 5
     if name.endswith("-resumed"):
@@ -121,7 +133,8 @@ def train(name, root, folder, processes=1, sharding="none"):
             raise AssertionError("it was to stop")
         except KeyboardInterrupt:
             module.Bar = bar
-    trained = once(kind, inputs, root)
+    with patch.dict(verifiers.VERIFIERS, {"parity": "parity"}):
+        trained = once(kind, inputs, root)
     if group.is_first():
         (folder / "history.json").write_text(json.dumps(trained.history))
         figures = {"tokens": trained.tokens, "summary": trained.summary, "dtypes": dtypes(trained.model)}
@@ -139,18 +152,21 @@ def once(kind, inputs, root):
         student = model
     else:
         student = add_lora(model, config.lora, 5, config.gradient_checkpointing)
-    return ssb.train_ssb(inputs, student, None if kind == "online" else Targets(root / "targets"))
+    where = "lessons" if kind in RENEWED else ""
+    return ssb.train_ssb(inputs, student, None if kind == "online" else Targets(root / where / "targets"))
 
 
 def dtypes(model):
     return sorted({str(weight.dtype) for weight in model.parameters()})
 
 
-def several(seat, folder, names, sharding):
-    """One of the processes: all of these trainings, one after another."""
-    group.join(seat.number, seat.processes, seat.meeting, sharding == "fsdp")
-    for name in names:
-        (folder / name).mkdir(exist_ok=True)
-        train(name, folder.parent, folder / name, seat.processes, sharding)
-    group.leave()
+def several(seat, root, names):
+    """One of the processes: all of these trainings, one after another; {sharding: names}."""
+    for sharding, of_these in names.items():
+        group.join(seat.number, seat.processes, f"{seat.meeting}-{sharding}", sharding == "fsdp")
+        for name in of_these:
+            folder = root / f"{sharding}-{seat.processes}" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            train(name, root, folder, seat.processes, sharding)
+        group.leave()
     return seat.number
