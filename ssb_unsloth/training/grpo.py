@@ -54,7 +54,8 @@ from .shares import Shared, Shares
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about the version of a vLLM that a CPU run does not use
     from trl.trainer.grpo_config import GRPOConfig
-    from trl.trainer.grpo_trainer import GRPOTrainer, shuffle_sequence_dict, split_tensor_dict
+    from trl.trainer.grpo_trainer import GRPOTrainer
+    from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
 PATIENCE = 32  # steps in which no question had replies of both kinds, before the run is given up
 NAMES = {  # what TRL calls the figures that history.jsonl keeps, beside the Trainer's own
@@ -80,14 +81,14 @@ class Trainer(Shared, GRPOTrainer):
         return Shares(steps, 0, 1, steps.batch_size)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        if self.args.world_size == 1 or not self.model.training:
+        if self.args.world_size == 1 or not cast(nn.Module, self.model).training:
             return super()._prepare_inputs(generation_batch)
-        passes = self.args.steps_per_generation
-        if self._step % passes == 0 or self._buffered_inputs is None:  # the latter where training resumes
-            sampled = shuffle_sequence_dict(self._generate_and_score_completions(generation_batch))
+        held, passes = cast(Any, self), cast(GRPOConfig, self.args).steps_per_generation
+        if held._step % passes == 0 or held._buffered_inputs is None:  # the latter where training resumes
+            sampled: Any = shuffle_sequence_dict(self._generate_and_score_completions(generation_batch))
             parts = split_tensor_dict(sampled, passes * self.args.world_size)
-            self._buffered_inputs = parts[self.args.process_index :: self.args.world_size]
-        return self._buffered_inputs[self._step % passes]
+            held._buffered_inputs = parts[self.args.process_index :: self.args.world_size]
+        return held._buffered_inputs[held._step % passes]
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         """As the method of one process does; all have the same replies, of which TRL counts those of each."""
@@ -156,7 +157,7 @@ def train_grpo(
             peft_config=lora(config, model),
             callbacks=[Bar(), EqualRewards()],
         )
-    trainer.step_size = trainer.args.generation_batch_size
+    trainer.step_size = cast(GRPOConfig, trainer.args).generation_batch_size
     same_numbers()  # TRL gives each process others
     if config.processes > 1 and grpo.use_vllm is None and torch.cuda.is_available():
         say("grpo: several processes train, so transformers samples, and not vLLM.")

@@ -20,7 +20,7 @@ import torch
 from accelerate.data_loader import SeedableRandomSampler
 from peft import PeftModel
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
@@ -63,7 +63,7 @@ class Shares:
         return self
 
 
-class Rows:
+class Rows(Dataset[Any]):
     """A data set that is asked for one row after another, also for none."""
 
     def __init__(self, rows: Any) -> None:
