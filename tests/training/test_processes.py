@@ -66,7 +66,7 @@ def runs(tmp_path_factory):
 
 
 def assert_same(one, other, name, tolerance=1e-9):
-    """The weights in float64 (but where all are trained: copies in float32); the log, which the Trainer has in float32."""
+    """The weights in float64, or copies in float32 where all are trained; the log, which the Trainer has in float32."""
     tolerance = 1e-5 if name in cases.WHOLE else tolerance
     first, second = (json.loads((folder / name / "figures.json").read_text()) for folder in (one, other))
     assert first["dtypes"] == second["dtypes"] == ["torch.float64"]
