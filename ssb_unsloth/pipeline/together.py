@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from ..errors import UserError
 from ..io import disk
-from ..io.progress import hush
+from ..io.progress import hush, of_one_process
 from ..machine.environment import prepare
 from . import stopping
 
@@ -109,19 +109,20 @@ def _body(seat: Seat, threads: int, work: Callable[..., Any], arguments: tuple[A
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent, 1)
         os.dup2(silent, 2)
+    of_one_process()
     try:
         prepare()
         hush()
         tells.send(Word("done", work(seat, *arguments)))
-    except UserError as error:
-        tells.send(Word("refused", str(error)))
-        sys.exit(2)
+        return
     except KeyboardInterrupt as stop:
-        sys.exit(getattr(stop, "code", stopping.BY_CTRL_C))
+        code = getattr(stop, "code", stopping.BY_CTRL_C)
     except Exception as error:
-        refused = disk.refusal(error) if isinstance(error, OSError) else None
+        refused = error if isinstance(error, UserError) else disk.refusal(error)
         tells.send(Word("failed", traceback.format_exc()) if refused is None else Word("refused", str(refused)))
-        sys.exit(1)
+        code = 1 if refused is None else 2
+    sys.stderr.flush()
+    os._exit(code)  # at once: in an orderly end it would wait for the others, or be stopped in the middle
 
 
 def _listen(members: list[Member]) -> list[Any]:
