@@ -150,7 +150,8 @@ class Shared(Sealed):
             torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not is_sharded(cast(nn.Module, self.model)):
+        """Also where the weights are whole: the Trainer would have torch load it to "cpu:0", which it does not know."""
+        if checkpoint is None or self.args.world_size == 1:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
         load_optimizer(self.optimizer, Path(checkpoint) / OPTIMIZER_NAME)
