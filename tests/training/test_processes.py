@@ -130,7 +130,7 @@ def test_what_each_process_returns_comes_back_and_they_share_the_threads():
         ("exits", UserError, "ended with exit code 7; the others"),
         ("refuses", UserError, "^the reason.$"),
         ("fails", RuntimeError, "ZeroDivisionError: the mistake"),
-        ("stops", KeyboardInterrupt, ""),
+        ("stops", KeyboardInterrupt, None),
     ],
 )
 def test_the_end_of_one_is_the_end_of_all(how, error, said, last):
