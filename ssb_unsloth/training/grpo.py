@@ -9,6 +9,7 @@ Sampling is by plain transformers on a CPU, and by vLLM in the same process on a
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -91,12 +92,15 @@ class Trainer(Shared, GRPOTrainer):
         return held._buffered_inputs[held._step % passes]
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
-        """As the method of one process does; all have the same replies, of which TRL counts those of each."""
+        """As the method of one process does; all have the same replies, and TRL counts those of each as others."""
         before, count = self.state.num_input_tokens_seen, self.args.world_size
         found: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if count > 1:
             self.state.num_input_tokens_seen = before + (self.state.num_input_tokens_seen - before) // count
             found["num_items_in_batch"] = found["num_items_in_batch"] / count
+            replies = len(inputs)  # of a step; the standard deviation of so many, not of their copies too
+            spread = cast(Any, self)._metrics["train"]["reward_std"]
+            spread[-1] *= math.sqrt((count * replies - 1) / (count * (replies - 1)))
         return found
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
