@@ -38,8 +38,9 @@ def shard(model: nn.Module) -> None:
     for part in backbone(model).children():
         for layer in part if isinstance(part, nn.ModuleList) else ():
             fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    whole_model = fully_shard(model, mesh=mesh)
     within(model, model, lambda: torch.zeros(()))  # torch learns which module is the whole, before a layer runs alone
+    whole_model.reshard()  # else an optimizer would be given the gathered weights of what lies outside the layers
 
 
 def within(wrapped: nn.Module, model: nn.Module, function: Callable[[], T]) -> T:
