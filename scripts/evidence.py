@@ -16,11 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import rates
 import readings
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "evidence.md"
 ROWS = ROOT / "docs" / "evidence"
+TUNING = "evidence-tuning"  # the run whose students differ in their learning rate
+TUNED_AT = 1e-3  # the rate of its own student
 KEPT = ("recipe", "seeds", "scores", "differences", "students", "curation", "token_kl", "versions")
 
 
@@ -35,6 +38,8 @@ def keep(run: Path) -> None:
         rows["readings"] = sorted(found, key=lambda row: (order.index(row["model"]), row["misread"]))
         rows["places"] = readings.places(run)
     (ROWS / f"{report['recipe']}.json").write_text(json.dumps(rows) + "\n", encoding="utf-8")
+    if report["recipe"] == TUNING:
+        rates.figure(rows["scores"], TUNED_AT, ROWS / f"{TUNING}-rates.png")
     document = DOCUMENT.read_text(encoding="utf-8")
     for figure in (run / "report").glob("*.png"):
         kept = ROWS / f"{report['recipe']}-{figure.name}"
@@ -48,6 +53,8 @@ def tables(rows: dict[str, Any]) -> str:
     from ssb_unsloth.io.markdown import pipes
     from ssb_unsloth.report.tables import student_table
 
+    if rows["recipe"] == TUNING:
+        return pipes(rates.table(rows["scores"], TUNED_AT))
     parts = [pipes(accuracy_table(rows["scores"]))]
     parts += [pipes(against_table(rows["differences"], reference)) for reference in references(rows["differences"])]
     if "readings" in rows:

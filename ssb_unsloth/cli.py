@@ -19,6 +19,7 @@ from .pipeline import stopping
 from .pipeline.stopping import exit_code
 from .pipeline.table import STAGES
 from .recipe.benchmarks import BENCHMARKS
+from .recipe.shipped import is_recipe
 
 AT_LAST = 4.8  # seconds after a signal; a run gives its stages less
 
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="ssb",
         description="Semantic Soft Bootstrapping: a small language model teaches itself to reason better.",
-        epilog="Start with: ssb run recipes/pocket.yaml (a laptop, minutes, no GPU).",
+        epilog="Start with: ssb run pocket (a laptop, two minutes, no GPU).",
     )
     top.add_argument("--version", action="store_true", help="print the version and exit")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
@@ -76,20 +77,24 @@ def parser() -> argparse.ArgumentParser:
     _student_commands(commands)
     verify = commands.add_parser("verify", help="read every byte of a run: is it all as it was written?")
     verify.add_argument("folder", type=Path, metavar="RUN", help="a run folder, such as runs/pocket")
-    _new_recipe_arguments(
-        commands.add_parser("recipes", help="list the recipes that come with the package; new: write one")
-    )
+    _recipes_command(commands)
     return top
 
 
-def _new_recipe_arguments(command: argparse.ArgumentParser) -> None:
-    command.usage = "ssb recipes | ssb recipes new --model ID --data FILE [--question COL] [--answer COL] [--out FILE]"
-    command.add_argument("action", nargs="?", choices=("new",), help="write a recipe for a model and data of your own")
-    command.add_argument("--model", metavar="ID", help="hub id or folder of the base model")
-    command.add_argument("--data", metavar="FILE", help="questions and gold answers: a file, or a hub data set's name")
-    command.add_argument("--question", metavar="COL", help="the questions' column (guessed, and said)")
-    command.add_argument("--answer", metavar="COL", help="the gold answers' column (guessed, and said)")
-    command.add_argument("--out", type=Path, metavar="FILE", help="where to (MODEL-DATA.yaml)")
+def _recipes_command(commands: Any) -> None:
+    recipes = commands.add_parser("recipes", help="the recipes that come with the package: list, show, copy; write one")
+    actions = recipes.add_subparsers(dest="action", metavar="ACTION")
+    show = actions.add_parser("show", help="every key of a recipe, and where its value comes from")
+    _recipe_words(show)
+    copy = actions.add_parser("copy", help="put a recipe's file here, to change it")
+    copy.add_argument("recipe", metavar="NAME", help="as `ssb recipes` lists it")
+    copy.add_argument("--out", type=Path, metavar="FILE", help="where to (NAME.yaml)")
+    new = actions.add_parser("new", help="write a recipe for a model and data of your own")
+    new.add_argument("--model", metavar="ID", help="hub id or folder of the base model")
+    new.add_argument("--data", metavar="FILE", help="questions and gold answers: a file, or a hub data set's name")
+    new.add_argument("--question", metavar="COL", help="the questions' column (guessed, and said)")
+    new.add_argument("--answer", metavar="COL", help="the gold answers' column (guessed, and said)")
+    new.add_argument("--out", type=Path, metavar="FILE", help="where to (MODEL-DATA.yaml)")
 
 
 def _student_commands(commands: Any) -> None:
@@ -110,7 +115,7 @@ def _student_commands(commands: Any) -> None:
 
 
 def _recipe_words(command: argparse.ArgumentParser, needed: bool = True) -> None:
-    help_ = "a YAML file, as in recipes/"
+    help_ = "a YAML file, or the name of a recipe that comes with the package (`ssb recipes`)"
     command.add_argument("recipe", nargs=None if needed else "?", metavar="RECIPE", help=help_)
     command.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. seed=1 train.learning_rate=1e-4")
 
@@ -170,7 +175,7 @@ def _command(arguments: argparse.Namespace) -> int:
         parser().print_help()
         return 0
     module = arguments.command
-    if module == "evaluate" and not arguments.recipe.endswith((".yaml", ".yml")):
+    if module == "evaluate" and (arguments.benchmark or not is_recipe(arguments.recipe)):
         module = "evaluate_model"
     elif module in STAGES:
         module = "stage"

@@ -29,6 +29,7 @@ from ..machine.plan import make_plan
 from ..pocket import model_folder
 from ..recipe.loading import load
 from ..recipe.schema import Recipe
+from ..recipe.shipped import find
 from ..verifier.verifiers import CODE, parts, sandbox_layers, sandbox_wants
 
 IMPORT_SECONDS = 180
@@ -59,7 +60,7 @@ class Findings:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    recipe = load(Path(arguments.recipe), arguments.overrides) if arguments.recipe else None
+    recipe = load(find(arguments.recipe), arguments.overrides) if arguments.recipe else None
     findings = examine(recipe, machine_only=arguments.machine)
     tell(json.dumps(findings.as_dict(), indent=1) if arguments.json else describe(findings))
     return 0 if findings.can_run else 2

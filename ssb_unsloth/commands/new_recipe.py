@@ -20,6 +20,7 @@ from ..machine.auto import choose
 from ..machine.hardware import here
 from ..machine.plan import card_for, make_plan
 from ..prompts import FENCE, PAPER
+from ..recipe.file import as_yaml
 from ..recipe.loading import load
 from ..recipe.schema import ModelConfig, Recipe
 from ..verifier.verifiers import CODE
@@ -52,7 +53,6 @@ prompts: # the paper's speak of mathematics and of a box
     mention these answers. Give the program in one block of code that begins with ```python and ends with ```.
   answer_form: {json.dumps(FENCE)}
 """
-NO_TEXTS = {"true", "false", "null", "yes", "no", "on", "off"}  # to YAML
 INHERITED = ("temperature", "top_p", "top_k", "repetition_penalty")  # of a generation_config; here they are not
 
 
@@ -153,12 +153,12 @@ def _text(
     if found["own"]:
         listed = ", ".join(f"{key} {value}" for key, value in found["own"].items())
         sampling = f" # 0.8 and nothing truncated; the model's generation_config says {listed}"
-    where = [f"source: {_yaml(data)}"]
-    where += [f"question: {_yaml(columns.question)}"] * (columns.question != "question")
-    where += [f"gold: {_yaml(columns.gold)}"] * (columns.gold != "answer")
-    where += [f"gold_format: {_yaml(columns.gold_format)}"] * (columns.gold_format != "plain")
+    where = [f"source: {as_yaml(data)}"]
+    where += [f"question: {as_yaml(columns.question)}"] * (columns.question != "question")
+    where += [f"gold: {as_yaml(columns.gold)}"] * (columns.gold != "answer")
+    where += [f"gold_format: {as_yaml(columns.gold_format)}"] * (columns.gold_format != "plain")
     where += [f"choices: {_listed(columns.choices)}"] if columns.choices else []
-    where += [f"entry_point: {_yaml(columns.entry_point)}"] if columns.entry_point else []
+    where += [f"entry_point: {as_yaml(columns.entry_point)}"] if columns.entry_point else []
     where += [f"verifier: {columns.verifier}"] * (columns.verifier is not None)
     template = f"\n  template: {json.dumps(found['template'])} # replies with thoughts are several times longer"
     lines = "\n".join(f"  {line}" for line in where)
@@ -168,10 +168,10 @@ def _text(
 #
 #   ssb run {path}
 #   ssb run {path} name=smoke curate.pairs=2 train.epochs=1    (a first look: does it run?)
-name: {_yaml(path.stem)}
+name: {as_yaml(path.stem)}
 
 model:
-  name: {_yaml(model)}{template if found["template"] else ""}
+  name: {as_yaml(model)}{template if found["template"] else ""}
 
 problems: # {problems:,} different questions
 {lines}
@@ -196,13 +196,7 @@ evaluate:
 
 
 def _listed(columns: str | list[str]) -> str:
-    return _yaml(columns) if isinstance(columns, str) else f"[{', '.join(map(_yaml, columns))}]"
-
-
-def _yaml(text: str) -> str:
-    """A text as YAML has it: bare where it reads as itself, else quoted."""
-    bare = re.fullmatch(r"[A-Za-z./~][\w./~+-]*", text) and text.lower() not in NO_TEXTS
-    return text if bare else json.dumps(text, ensure_ascii=False)
+    return as_yaml(columns) if isinstance(columns, str) else f"[{', '.join(map(as_yaml, columns))}]"
 
 
 def _checked(path: Path) -> str:

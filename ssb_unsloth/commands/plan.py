@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from ..errors import UserError
 from ..io.terminal import complain, tell
@@ -13,10 +12,11 @@ from ..machine.plan import card_for, describe, make_plan
 from ..machine.scaled import cluster_for, describe_scale
 from ..machine.scaling import make_scale
 from ..recipe.loading import load
+from ..recipe.shipped import find
 
 
 def main(arguments: argparse.Namespace) -> int:
-    recipe = load(Path(arguments.recipe), arguments.overrides)
+    recipe = load(find(arguments.recipe), arguments.overrides)
     if arguments.gpus is not None or arguments.nodes is not None:
         if arguments.measure:
             raise UserError("--measure: measures the one card that is here; leave --gpus and --nodes out.")

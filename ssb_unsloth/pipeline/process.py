@@ -24,6 +24,7 @@ from ..machine.plan import beside
 from ..recipe import trackers
 from ..recipe.loading import load, save
 from ..recipe.schema import Recipe
+from ..recipe.shipped import find
 from ..recipe.trust import refuse_others_code
 from ..run.rundir import RunDir
 from ..run.student import Student
@@ -38,7 +39,7 @@ class Call:
     """What a stage's process is told."""
 
     stage: str
-    recipe: str  # the path of its file
+    recipe: str  # its file, or a shipped one's name
     overrides: Sequence[str]
     runs: Path  # where runs are kept
     student: str | None = None  # by its label; the recipe's own if None
@@ -87,8 +88,9 @@ def _look_ahead(recipe: Recipe, everyone: Sequence[Student], root: Path) -> None
 
 def loaded(path: str, overrides: Sequence[str], trains: bool = True) -> Recipe:
     """The recipe as it is on this machine. `trains`: it is wanted for training, or for what leads to it."""
-    recipe = load(Path(path), overrides)
-    refuse_others_code(recipe, Path(path))
+    file = find(path)
+    recipe = load(file, overrides)
+    refuse_others_code(recipe, file)
     if trains:
         asked = [{"report_to": recipe.train.report_to}, *(v.get("train", {}) for v in recipe.variants.values())]
         trackers.refuse_missing([name for train in asked for name in train.get("report_to", [])])

@@ -8,6 +8,7 @@ resolvers, no aliases that grow beyond all bounds.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import types
 import typing
@@ -28,6 +29,7 @@ MOST_CHARACTERS = 1 << 20  # of all texts, counted so
 DEEPEST = 32
 PROSE = ("prompts.tutor", "prompts.refine", "prompts.answer_form")  # keys whose text may have several lines
 PROSE_BYTES = 1 << 16  # of a file that one of them names
+NO_TEXTS = {"true", "false", "null", "yes", "no", "on", "off"}  # to YAML
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w-]*(?:\.[\w-]+)*)\}")
 _TAG = "tag:yaml.org,2002:"
 
@@ -136,6 +138,12 @@ def _prose(value: Any, key: str, folder: Path) -> Any:
             raise UserError(f"{path}: {key} holds nothing but the name of a file, {text[:80]!r}; name that one.")
         value = _Values(str(path), object).checked(text, str, key, "")
     return value.rstrip("\n")
+
+
+def as_yaml(text: str) -> str:
+    """A text as YAML has it: bare where it reads as itself, else quoted."""
+    bare = re.fullmatch(r"[A-Za-z./~][\w./~+-]*", text) and text.lower() not in NO_TEXTS
+    return text if bare else json.dumps(text, ensure_ascii=False)
 
 
 def _names_a_file(text: str) -> bool:

@@ -17,13 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import UserError
 from ..io import disk
-from ..io.files import local
 from .benchmarks import BENCHMARKS
 from .checks import LONGEST_NAME, impossible, names_a_file, servers_among, too_many
 from .file import item_of, merged, overrides_merged, read, with_prose, with_references, without_null
 from .presets import PRESETS
 from .renamed import RENAMED, todays_name, with_todays_names
 from .schema import BASE, DEFAULT_PROMPT, BenchmarkConfig, Recipe
+from .shipped import base_of
 
 LARGEST = 2**31 - 1  # number that a recipe can hold; seeds go up to it
 DEFAULTS = typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(Recipe)))
@@ -38,14 +38,26 @@ def load(path: Path, overrides: Sequence[str] = (), servers: bool = False) -> Re
         UserError: a file cannot be read, or anything in it, in the overrides or in a variant is wrong; all of it in one
             message.
     """
-    given = _layer(with_prose(read(path, Recipe), path.parent))
-    if "base" in given:
-        base_path = path.parent / local(str(given.pop("base")), f"{path}: base")
-        base = _layer(with_prose(read(base_path, Recipe), base_path.parent))
-        if "base" in base:
-            raise UserError(f"{base_path}: a recipe that is a `base` cannot have one itself; there is one level.")
-        given = merged(base, given)
+    given: dict[str, Any] = {}
+    for _, layer in layers(path):
+        given = merged(given, _layer(layer))
     return resolve(given, overrides, str(path), servers)
+
+
+def layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The recipe's files with what each says itself, the one that `base` names first.
+
+    Raises:
+        UserError: one cannot be read, or a base has a base.
+    """
+    own = with_prose(read(path, Recipe), path.parent)
+    if "base" not in own:
+        return [(path, own)]
+    base_path = base_of(str(own.pop("base")), path)
+    base = with_prose(read(base_path, Recipe), base_path.parent)
+    if "base" in base:
+        raise UserError(f"{base_path}: a recipe that is a `base` cannot have one itself; there is one level.")
+    return [(base_path, base), (path, own)]
 
 
 def resolve(given: dict[str, Any], overrides: Sequence[str], where: str, servers: bool = False) -> Recipe:

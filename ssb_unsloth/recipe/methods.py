@@ -38,7 +38,7 @@ METHODS: dict[MethodName, Method] = {
         card="Semantic Soft Bootstrapping ([arXiv 2512.05105](https://arxiv.org/abs/2512.05105)): a LoRA student, which"
         " sees the bare question, learns the full distribution of its own base, which sees a right and a wrong"
         " solution, at every token of a verified reply",
-        colour="#1f6fb4",
+        colour="#2f7fc1",
         module="ssb",
         reads=("curate", "teach"),
         by_backend=True,
@@ -54,7 +54,7 @@ METHODS: dict[MethodName, Method] = {
     "rft": Method(
         title="fine-tuning on right rollouts",
         card="rejection-sampling fine-tuning: supervised, on the base's own right solutions",
-        colour="#c0392b",
+        colour="#c9699b",
         module="sft",
         reads=("curate",),
         pays="rollouts",
@@ -62,7 +62,7 @@ METHODS: dict[MethodName, Method] = {
     "ssd": Method(
         title="fine-tuning on unverified rollouts",
         card="simple self-distillation (arXiv 2604.01193): supervised, on the base's own solutions, verified by nobody",
-        colour="#8e6bb0",
+        colour="#a6761d",
         module="sft",
         reads=("curate",),
         pays="learnt",
@@ -70,7 +70,7 @@ METHODS: dict[MethodName, Method] = {
     "grpo": Method(
         title="GRPO",
         card="GRPO, with the verifier of final answers as the reward",
-        colour="#3a8f5c",
+        colour="#00a3a3",
         module="grpo",
         samples=True,
     ),

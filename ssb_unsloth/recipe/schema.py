@@ -297,6 +297,7 @@ class BenchmarkConfig(ProblemsConfig):
     """
 
     name: str | None = None
+    title: str | None = None  # what figures call it; its key if null
     count: int | None = number(None, above=0)  # number of problems before `limit`; null: not asserted
     id: str | None = "id"  # column whose values, where there is such a column, have to be present and different
     samples: int = number(1, above=0, at_most=100_000)  # replies a question at `temperature`

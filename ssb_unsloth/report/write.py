@@ -79,12 +79,13 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[S
     }
     if said := manifests["evaluate"].get("summary", {}).get("template"):
         report["template"] = said
+    titles = {name: benchmark.title for name, benchmark in recipe.evaluate.benchmarks.items() if benchmark.title}
     if len(everyone) > 1:
         report["students"] = student_rows(everyone)
-        figures.cost(report["scores"], report["students"], folder / "cost.png")
-    figures.comparison(report["scores"], folder / "accuracy.png", report.get("students", ()))
+        figures.cost(report["scores"], report["students"], folder / "cost.png", titles)
+    figures.comparison(report["scores"], folder / "accuracy.png", report.get("students", ()), titles)
     if len(gain_table(report["differences"])) > 1:
-        figures.gains(report["differences"], folder / "gains.png", words_for(report["decoding"]).free)
+        figures.gains(report["differences"], folder / "gains.png", words_for(report["decoding"]).free, titles)
     figures.training(histories, folder / "training.png")
     if "curate" in stages:
         curation = json.loads((run.stage("curate") / "statistics.json").read_text(encoding="utf-8"))

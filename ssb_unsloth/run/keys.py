@@ -69,10 +69,12 @@ def of_verifier(spec: Spec) -> str | None:
 
 def as_written(config: ProblemsConfig) -> dict[str, Any]:
     """The keys as manifests and reports have them: those of verifiers, and `skip`, only where they are others than what
-    there was before they could be said, so that what was finished then stays up to date. `streaming` changes no row.
+    there was before they could be said, so that what was finished then stays up to date. `streaming` changes no row,
+    and a benchmark's `title` no reply.
     """
     identity = {**asdict(config), "verifier": written(config.verifier)}
     del identity["streaming"]
+    identity.pop("title", None)
     before = {"verifier": MATH, "choices": None, "entry_point": None, "skip": 0}
     return {key: value for key, value in identity.items() if key not in before or value != before[key]}
 

@@ -84,9 +84,11 @@ def test_every_stage_is_a_command():
 def test_recipes_are_listed_with_what_they_are_for(capsys, monkeypatch, tmp_path, inside):
     monkeypatch.chdir(ROOT if inside else tmp_path)
     assert cli.main(["recipes"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    (pocket,) = [line for line in lines if "pocket.yaml" in line]
-    assert pocket.endswith("  " + (ROOT / "recipes" / "pocket.yaml").read_text().splitlines()[0].lstrip("# "))
+    listed = capsys.readouterr().out
+    assert max(map(len, listed.splitlines())) < 80
+    words = " ".join(listed.split())
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        assert f" {path.stem} " + path.read_text().splitlines()[0].lstrip("# ") in words
 
 
 # -- Mistakes ---------------------------------------------------------------------------------------------------------
