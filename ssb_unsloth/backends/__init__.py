@@ -80,12 +80,14 @@ class TrainingBackend:
         UserError: the recipe insists on Unsloth, and it is not installed or has no GPU.
     """
 
-    def __init__(self, model: ModelConfig, all_weights: bool = False) -> None:
-        """`all_weights`: whether the whole model is to be trained, which plain transformers does."""
+    def __init__(self, model: ModelConfig, all_weights: bool = False, several: bool = False) -> None:
+        """`all_weights`: whether the whole model is to be trained; `several`: whether by several processes. Plain
+        transformers does either."""
         self._model = model
         self.name = _training_backend(model)
-        if all_weights and self.name == "unsloth":
-            say("All weights are trained (train.lora: null), so plain transformers loads the model, and not Unsloth.")
+        if self.name == "unsloth" and (all_weights or several):
+            why = "All weights are trained (train.lora: null)" if all_weights else "Several processes train"
+            say(f"{why}, so plain transformers loads the model, and not Unsloth.")
             self.name = "transformers"
         if self.name == "unsloth":
             from .unsloth import prepare
@@ -93,12 +95,18 @@ class TrainingBackend:
             prepare()
 
     def load(
-        self, max_length: int, lora: LoraConfig | None = None, seed: int = 0, gradient_checkpointing: bool = False
+        self,
+        max_length: int,
+        lora: LoraConfig | None = None,
+        seed: int = 0,
+        gradient_checkpointing: bool = False,
+        device: str | None = None,
     ) -> nn.Module:
         """The model on its device, in eval mode; with `lora`, PEFT's wrapping of it with a fresh adapter.
 
         The adapter's first weights are drawn from `seed`, and are float32 whatever the base is. No sequence will be
         longer than `max_length` tokens. Activations are recomputed in the backward pass with `gradient_checkpointing`.
+        `device`: where to load it, by transformers; None: on the GPU where there is one.
 
         Raises:
             UserError: it cannot be loaded. A model that only Unsloth cannot load is loaded by transformers where the
@@ -116,7 +124,7 @@ class TrainingBackend:
                     raise
                 say(f"{error} Now with transformers, since model.backend is auto.")
                 self.name = "transformers"
-        model = transformers.load_model(self._model)
+        model = transformers.load_model(self._model, device)
         if lora is not None:
             return transformers.add_lora(model, lora, seed, gradient_checkpointing)
         if gradient_checkpointing:

@@ -52,9 +52,9 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(model: ModelConfig) -> torch.nn.Module:
+def load_model(model: ModelConfig, device: str | None = None) -> torch.nn.Module:
     """The language model, or the larger one that it is a part of (classes.py), in the recipe's dtype and quantization,
-    on the GPU where there is one.
+    on the device; None: on the GPU where there is one.
 
     Raises:
         UserError: it cannot be loaded.
@@ -62,7 +62,7 @@ def load_model(model: ModelConfig) -> torch.nn.Module:
     import torch
 
     hide_loading_bars()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, choose_model(model, here()).dtype)
     try:
         loaded: Any = auto_class(config_of(model)).from_pretrained(
@@ -170,9 +170,11 @@ def freeze_the_rest(model: torch.nn.Module) -> Weights:
     return chosen
 
 
-def save_model(trained: torch.nn.Module, model: ModelConfig, folder: Path) -> None:
+def save_model(
+    trained: torch.nn.Module, model: ModelConfig, folder: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
     """A model that was trained as a whole, in the dtype that it has, with its base's settings and tokenizer: a model of
-    its own, in sharded safetensors. `model`: the base.
+    its own, in sharded safetensors. `model`: the base; `weights`: the trained one's, where it has parts of them alone.
 
     Raises:
         UserError: the base's tokenizer or settings cannot be loaded.
@@ -185,7 +187,7 @@ def save_model(trained: torch.nn.Module, model: ModelConfig, folder: Path) -> No
             auto_class(config_of(model)).from_config(config_of(model), trust_remote_code=model.trust_remote_code).config
         )
     own.generation_config = load_generation_config(model)
-    own.save_pretrained(folder, max_shard_size=SHARD)
+    own.save_pretrained(folder, max_shard_size=SHARD, state_dict=weights)
     load_tokenizer(model).save_pretrained(folder)
     _copy_processor(model, folder)
 

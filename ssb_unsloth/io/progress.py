@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any
 
 from tqdm import tqdm
@@ -44,6 +45,13 @@ def hush() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=SyntaxWarning)  # of their files, compiled as they are first imported
+
+
+def of_one_process() -> None:
+    """Bars that share their line with no other process. Of the lock that tqdm makes for that, Python would tell when
+    the process is killed.
+    """
+    tqdm.set_lock(threading.RLock())
 
 
 def hide_loading_bars() -> None:

@@ -39,10 +39,11 @@ def explained(stage: str, recipe: Recipe, folder: Path) -> Iterator[None]:
 def worth_changing(stage: str, recipe: Recipe) -> list[str]:
     """`key=value`s that make the stage smaller, the most worth changing first; those at their end are left out."""
     train, teach, sampler = recipe.train, recipe.teach, recipe.sampler
-    section, micro = "train", train.micro_batch_size or train.batch_size
+    section, micro = "train", train.together
     if METHODS[train.method].samples:
         grpo = train.grpo
-        section, micro = "train.grpo", grpo.micro_batch_size or grpo.questions_per_step * grpo.generations
+        share = grpo.questions_per_step * grpo.generations // train.processes
+        section, micro = "train.grpo", min(grpo.micro_batch_size or share, share)
     quantize = "model.quantization=4bit" if recipe.model.quantization != "4bit" else ""
     smaller_batch = f"{section}.micro_batch_size={_divisor_below(micro)}" if micro > 1 else ""
     shorter = f"sampler.max_model_len={sampler.max_model_len // 2}"

@@ -329,8 +329,7 @@ class Planner:
     def train(self) -> StagePlan:
         r, shape = self.recipe, self.shape
         t, longest = r.train, self._longest(self.student_prompt)
-        tokens = (t.micro_batch_size or t.batch_size) * longest
-        rows = (t.micro_batch_size or t.batch_size) * self.longest_reply
+        tokens, rows = t.together * longest, t.together * self.longest_reply
         stage = StagePlan("train", self._training_memory(tokens))
         block = min(LOSS_ROWS, max(1, LOSS_BLOCK // shape.V))
         hidden = rows * shape.H * (2 * self.itemsize + 4)  # student's, teacher's, and the gradient in float32
@@ -347,7 +346,8 @@ class Planner:
         stage.note = f"{self.steps:,} steps"
         replies = t.epochs * self.lessons * self.reply
         loss_operations = 2 * METHODS[t.method].head_products * replies * shape.H * shape.V
-        self._compute_time(stage, self._training_operations(stage.read, length) + loss_operations)
+        self._compute_time(stage, (self._training_operations(stage.read, length) + loss_operations) / t.processes)
+        self._say_processes(stage)
         self._add_probes(stage)
         self._add_guard(stage, self.steps, r.curate.rollout.max_tokens)
         self._add_refresh(stage)
@@ -358,15 +358,18 @@ class Planner:
         g, shape = self.recipe.train.grpo, self.shape
         a_step, steps = g.questions_per_step * g.generations, self.steps
         longest = math.ceil(self.student_prompt) + g.max_tokens
-        stage = StagePlan("train", self._training_memory((g.micro_batch_size or a_step) * longest))
-        if self.card is not None and g.use_vllm is not False:
+        several = self.recipe.train.processes
+        share = a_step // several
+        stage = StagePlan("train", self._training_memory(min(g.micro_batch_size or share, share) * longest))
+        if self.card is not None and g.use_vllm is not False and several == 1:
             stage.memory["vLLM beside it"] = g.gpu_memory_utilization * self.card.memory_mib * 2**20
         reply = self.assume.reply * g.max_tokens
         stage.sampled = steps * a_step * reply
         stage.read = steps * a_step * (self.student_prompt + reply)
         stage.disk, stage.note = 16.0 * self.lora, f"{steps:,} steps of {a_step} replies"
         operations = self._training_operations(stage.read, self.student_prompt + reply)
-        self._compute_time(stage, operations + 4 * stage.sampled * shape.H * shape.V)
+        self._compute_time(stage, operations / several + 4 * stage.sampled * shape.H * shape.V)
+        self._say_processes(stage)
         if stage.seconds is not None and self.card is not None and self.card.bandwidth:
             # A step waits for its longest reply, and each of its tokens for a reading of the weights.
             moved = steps * g.max_tokens * stage.memory["weights"] / (1e9 * self.card.bandwidth)
@@ -402,8 +405,16 @@ class Planner:
             kept = shape.saved_in_all(self.itemsize, r)
         if t.lora is None and self.itemsize == 4:  # what its two norms have made, for the gradients of their weights
             kept += 8 * shape.H * (1 if t.gradient_checkpointing else shape.L)
+        if t.sharding == "fsdp":  # all but the activations, in equal parts; and what is gathered at a time
+            ends = shape.V * shape.H * (1 if shape.tied else 2)
+            gathered = self.itemsize * (ends + 2 * shape.between / shape.L)
+            memory = {name: size / t.processes for name, size in memory.items()} | {"gathered weights": gathered}
         memory["activations"] = float(tokens * kept)
         return memory
+
+    def _say_processes(self, stage: StagePlan) -> None:
+        if (count := self.recipe.train.processes) > 1:
+            stage.note += f"; {count} processes, memory is that of one; what they tell each other takes time besides"
 
     def _optimizer_bytes(self) -> float:
         """AdamW's two moments of all weights in float32, and of 16-bit weights the copies that it trains."""

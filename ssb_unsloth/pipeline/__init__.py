@@ -3,6 +3,7 @@
     table      the stages in their order            stages/    one module each: what it reads, is determined by, does
     students   which a recipe asks for, and what    process    one stage in a process of its own
                they share                           sweep      all of them, as far as they are not up to date
+                                                    together   one stage's work by several processes
 
 A stage's module imports no other stage's.
 

@@ -19,6 +19,7 @@ from ..evaluation.evaluate import Contestant, assert_adapters_fit, base_contesta
 from ..io.progress import say
 from ..machine.all_weights import all_weights
 from ..machine.lora_targets import select
+from ..machine.processes import refuse_processes
 from ..prompts import Texts, student_messages
 from ..recipe.methods import METHODS
 from ..recipe.schema import BenchmarkConfig, Recipe
@@ -39,6 +40,8 @@ def check(recipe: Recipe, everyone: Sequence[Student], root: Path) -> None:
     Raises:
         UserError: the first thing that a later stage would refuse.
     """
+    for student in everyone:
+        refuse_processes(student.recipe)
     benchmarks = {name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()}
     for name, source in recipe.evaluate.adapters.items():
         if not Path(source).expanduser().resolve().is_relative_to(root.resolve()):  # this run's own come later

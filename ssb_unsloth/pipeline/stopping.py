@@ -76,6 +76,11 @@ def with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def leave_telling() -> None:
+    """For a process whose end is told of by the one that started it."""
+    _telling.acquire(blocking=False)
+
+
 def is_first_to_tell() -> bool:
     """Whether nobody has told yet that a signal has stopped this process: the main thread may have, and then hang in
     the interpreter's own end until the other thread ends it.

@@ -300,8 +300,8 @@ def _objective(r: Recipe) -> Lines:
 
 
 def _batches(r: Recipe) -> Lines:
-    """A step is cut into equal forward passes."""
-    if _left_over(r.train.batch_size, r.train.micro_batch_size):
+    """A step of one process is cut into equal forward passes; several have shares that need not be equal."""
+    if r.train.processes == 1 and _left_over(r.train.batch_size, r.train.micro_batch_size):
         micro, whole = r.train.micro_batch_size, r.train.batch_size
         yield f"train.micro_batch_size: {micro} does not divide train.batch_size ({whole})."
     grpo = r.train.grpo
@@ -309,6 +309,62 @@ def _batches(r: Recipe) -> Lines:
     if r.train.method == "grpo" and _left_over(replies, grpo.micro_batch_size):
         micro = grpo.micro_batch_size
         yield f"train.grpo.micro_batch_size: {micro} does not divide the {replies} replies of a step."
+
+
+def _processes(r: Recipe) -> Lines:
+    """What several processes cannot do together."""
+    train, several = r.train, r.train.processes > 1
+    if train.sharding != "none":
+        yield from _sharded(r)
+    if not several or METHODS[train.method].samples:
+        yield from _sampling_processes(r) if several else ()
+        return
+    if train.processes > train.batch_size:
+        yield (
+            f"train.processes: {train.processes} is above train.batch_size ({train.batch_size}), so that one would have"
+            " no example of a step; take fewer processes, or a larger batch."
+        )
+    if r.model.backend == "unsloth" and METHODS[train.method].by_backend:
+        yield (
+            f"model.backend: unsloth trains in one process here, and train.processes is {train.processes}; set it to"
+            " auto or transformers."
+        )
+
+
+def _sharded(r: Recipe) -> Lines:
+    """What FSDP2 cannot shard, or what asks for a whole model."""
+    train, key = r.train, f"train.sharding: {r.train.sharding}"
+    if train.processes == 1:
+        yield f"{key} spreads the weights over processes, and train.processes is 1; set it to the number of cards."
+    if METHODS[train.method].samples:
+        yield f"{key}: train.method: {train.method} samples from a whole model; set it to none."
+    if r.model.quantization != "none":
+        yield f"{key}: weights in 4 or 8 bits cannot be sharded; set model.quantization or train.sharding to none."
+    if r.model.dtype == "float16":
+        yield f"{key}: gradients of sharded weights are not scaled, as float16 needs; take bfloat16 or float32."
+    for name in ("guard", "refresh"):
+        if getattr(train, name) is not None:
+            yield f"train.{name}: asks a whole model, and {key} leaves none; set one of the two to its default."
+
+
+def _sampling_processes(r: Recipe) -> Lines:
+    """Processes of a method that samples, which share a step's replies."""
+    count, grpo = r.train.processes, r.train.grpo
+    replies = grpo.questions_per_step * grpo.generations
+    if _left_over(replies, count):
+        yield f"train.processes: {count} does not divide the {replies} replies of a step (train.grpo)."
+    elif _left_over(replies // count, grpo.micro_batch_size) and replies // count > (grpo.micro_batch_size or 0):
+        yield (
+            f"train.grpo.micro_batch_size: {grpo.micro_batch_size} does not divide the {replies // count} replies that"
+            f" each of {count} processes takes of a step."
+        )
+    if grpo.use_vllm:
+        yield f"train.grpo.use_vllm: true; vLLM samples in one process, and train.processes is {count}; set it to null."
+    if grpo.loss == "bnpo":
+        yield (
+            f"train.grpo.loss: bnpo is a mean over the tokens of one forward pass, and train.processes: {count} would"
+            " change it; take dapo."
+        )
 
 
 def _left_over(whole: int, part: int | None) -> bool:
@@ -405,10 +461,8 @@ CHECKS = (
         _curation,
         _labels,
         _lessons,
-        _refresh,
-        _objective,
     ),
-    *(_batches, _trackers, _verifiers, _benchmarks, _prompts, _replies),
+    *(_refresh, _objective, _batches, _processes, _trackers, _verifiers, _benchmarks, _prompts, _replies),
 )
 
 

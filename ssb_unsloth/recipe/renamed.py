@@ -18,6 +18,7 @@ LATER = (("use_rslora", False), ("use_dora", False))  # keys of train.lora that 
 LATER_OF_TRAIN = (  # those of train, likewise
     *(("divergence", "forward"), ("beta", 0.5), ("clip", None)),
     *(("refresh", None), ("guard", None)),
+    *(("processes", 1), ("sharding", "none")),
 )
 _OF_VARIANT = re.compile(r"variants\.[^.]+\.")
 

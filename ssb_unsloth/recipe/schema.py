@@ -255,6 +255,11 @@ class TrainConfig:
     epochs: int = number(3, above=0)  # paper §4.1
     batch_size: int = number(4, above=0)  # paper §4.1: examples in one optimizer step
     micro_batch_size: int | None = number(None, above=0)  # examples in one forward pass; batch_size if null
+    # Ours: processes of this machine that train together, each with its share of every batch (docs/processes.md); on
+    # GPUs each has a card of its own
+    processes: int = number(1, above=0, at_most=64)
+    # none: each holds the whole model (DDP); fsdp: each holds a part of every weight (FSDP2), for what fits no card
+    sharding: Literal["none", "fsdp"] = "none"
     learning_rate: float = number(2e-4, above=0)  # released code
     lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"  # released code
     warmup_steps: int = number(0, at_least=0)  # released code
@@ -283,6 +288,11 @@ class TrainConfig:
     guard: GuardConfig | None = None  # null: no accuracy is measured, and the last student is saved
     token_pairs: int = number(24, at_least=0)  # ours: pairs followed token by token, KL before and after; 0: none
     report_to: list[str] = field(default_factory=list)  # names of trackers.py, as [tensorboard]; the extra [trackers]
+
+    @property
+    def together(self) -> int:
+        """Examples of a step in one forward pass of one process: the most that any of them has at a time."""
+        return min(self.micro_batch_size or self.batch_size, -(-self.batch_size // self.processes))
 
     @property
     def teacher_temperature(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..io import disk
@@ -26,6 +26,17 @@ def on(what: str) -> Iterator[None]:
         yield
     finally:
         _spent[what] = _spent.get(what, 0.0) + time.monotonic() - start
+
+
+def spent() -> dict[str, float]:
+    """The seconds of this process so far, by what they were spent on."""
+    return dict(_spent)
+
+
+def add(seconds: Mapping[str, float]) -> None:
+    """Count what another process has spent as spent here."""
+    for what, more in seconds.items():
+        _spent[what] = _spent.get(what, 0.0) + more
 
 
 class Watch:

@@ -51,6 +51,7 @@ class Work:
     folder: Path
     tokens: int = 0  # read or written by the model in this stage
     summary: dict[str, Any] = dataclasses.field(default_factory=dict)
+    peak: dict[str, int] | None = None  # `peak_memory`, where other processes than this one do the work
 
 
 class RunDir:
@@ -178,7 +179,7 @@ class RunDir:
             "key": key,
             "determined_by": determined_by,
             "summary": work.summary,
-            "cost": {"seconds": watch.seconds, "tokens": work.tokens, **peak_memory()},
+            "cost": {"seconds": watch.seconds, "tokens": work.tokens, **(work.peak or peak_memory())},
             "spent": watch.spent,
             "versions": versions(),
         }

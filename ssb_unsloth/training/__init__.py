@@ -4,6 +4,8 @@
                     and how a training is run and kept                                 take it too
     ssb, sft, grpo  one way each (sft: three)              callbacks, checkpoints      what happens beside the steps
     token_kl, drift what is measured at the end            log_probs, rollouts         in place of parts of TRL
+    group, shares   several processes: how they find each other, and what each takes of a step
+    sharded         each of which holds a part of every weight (FSDP2)
 
 A new way is a module with `train(inputs: common.Inputs) -> common.Trained`, and its row in `recipe.methods.METHODS`.
 

@@ -25,6 +25,7 @@ from ..prompts import Texts, student_messages
 from ..recipe.schema import SamplingConfig
 from ..records import Problem
 from ..run import clock
+from .sharded import ask, own_part
 
 
 @contextlib.contextmanager
@@ -68,13 +69,15 @@ class LengthProbe(TrainerCallback):
                 self._measure()
 
     def _measure(self) -> None:
+        # Past the log of TRL's trainers, which would put the step's own figures into this row and clear them.
+        Trainer.log(self._trainer, ask(self._model, self._lengths))
+
+    def _lengths(self) -> dict[str, float]:
         with clock.on(clock.MEASURING), resting(self._model):
             replies = self._sampler.sample(self._requests, self._decoding, title="probe", quiet=True)
         lengths = [len(reply.token_ids) for reply in replies]
         cut = sum(reply.finish_reason == "length" for reply in replies)
-        # Past the log of TRL's trainers, which would put the step's own figures into this row and clear them.
-        measured = {"reply_tokens": sum(lengths) / len(lengths), "reply_truncated": cut / len(lengths)}
-        Trainer.log(self._trainer, measured)
+        return {"reply_tokens": sum(lengths) / len(lengths), "reply_truncated": cut / len(lengths)}
 
 
 class StillNumbers(TrainerCallback):
@@ -92,7 +95,7 @@ class StillNumbers(TrainerCallback):
         self._check(kwargs["model"], state.global_step, args.learning_rate)
 
     def _check(self, model: nn.Module, step: int, learning_rate: float) -> None:
-        if not all(parameter.isfinite().all() for parameter in model.parameters() if parameter.requires_grad):
+        if not all(own_part(weight).isfinite().all() for weight in model.parameters() if weight.requires_grad):
             raise UserError(
                 f"Training diverged: after {step:,} steps the trained weights are no numbers any more. Lower"
                 f" {self._rate} ({learning_rate:g})."

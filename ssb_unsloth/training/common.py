@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 from transformers.integrations.integration_utils import TensorBoardCallback
 
@@ -29,6 +29,7 @@ from ..machine.lora_targets import select
 from ..method.collator import Example
 from ..method.examples import lessons_of, render_examples
 from ..pocket import MODELS
+from ..recipe.methods import METHODS
 from ..recipe.schema import LoraConfig as LoraKeys
 from ..recipe.schema import Recipe, TeachConfig, TrainConfig
 from ..records import Pair, Problem, Rollout
@@ -36,9 +37,11 @@ from ..run.curated import questions_of, read_pairs, rollouts_of
 from ..run.rundir import RunDir
 from ..run.student import ADAPTER, MODEL
 from .callbacks import LengthProbe, LogWhereSaved, StillNumbers
-from .checkpoints import Sealed
+from .group import is_first, several, shards
 from .guard import Guard, held_out
 from .masters import MasterAdamW
+from .sharded import is_sharded, weights_of
+from .shares import Epochs, Shared
 
 
 @dataclass
@@ -49,6 +52,13 @@ class Inputs:
     run: RunDir  # where the stages lie that it reads
     folder: Path  # to write into
     backend: TrainingBackend | None = None  # what loads the model, for a method that is `by_backend`
+
+    @property
+    def device(self) -> str | None:
+        """Where the base is loaded; None: where there is one GPU, or none. One that is to be sharded fits no card."""
+        if shards():
+            return "cpu"
+        return f"cuda:{torch.cuda.current_device()}" if several() and torch.cuda.is_available() else None
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -149,13 +159,13 @@ def common_arguments(config: TrainConfig, checkpoints: Path, seed: int, dtype: A
 
     `dtype`: the base model's weights'.
     """
-    micro = config.micro_batch_size or config.batch_size
+    share = -(-config.batch_size // config.processes)  # the largest
     on_gpu = torch.cuda.is_available()
     return {
         "output_dir": str(checkpoints),
         "num_train_epochs": config.epochs,
-        "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": config.batch_size // micro,
+        "per_device_train_batch_size": config.together,
+        "gradient_accumulation_steps": -(-share // config.together),
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": config.lr_scheduler,
         "warmup_steps": config.warmup_steps,
@@ -182,7 +192,7 @@ def lora(config: TrainConfig, model: nn.Module) -> LoraConfig | None:
 
 
 def fit(
-    trainer: Sealed,
+    trainer: Shared,
     inputs: Inputs,
     probes: Sequence[Problem],
     probe_tokens: int,
@@ -202,6 +212,9 @@ def fit(
             is full.
     """
     config, student = inputs.recipe.train, cast(nn.Module, trainer.model)
+    if several() and trainer.step_size is not None and not METHODS[config.method].samples:
+        most = config.micro_batch_size or trainer.step_size
+        trainer.add_callback(Epochs(len(cast(Any, trainer.train_dataset)), trainer.step_size, most))
     trained_on = _with_adapter(config.lora, student) if config.lora is not None else _as_a_whole(trainer, student)
     if probes and config.probe_steps:
         texts = inputs.recipe.prompts.texts
@@ -219,10 +232,7 @@ def fit(
     trainer.train(resume_from_checkpoint=True)
     kept = {} if guard is None else guard.outcome(trainer.state)
     parameters = list(student.parameters())
-    if isinstance(student, PeftModel):
-        save_adapter(student, inputs.folder / ADAPTER)
-    else:
-        save_model(student, inputs.recipe.model, inputs.folder / MODEL)
+    _save(student, inputs)
     return Trained(
         student,
         history(trainer.state.log_history),
@@ -234,6 +244,17 @@ def fit(
     )
 
 
+def _save(student: nn.Module, inputs: Inputs) -> None:
+    """What was trained, by the first process, to which the others give their parts where it is sharded."""
+    weights = weights_of(student, isinstance(student, PeftModel)) if is_sharded(student) else None
+    if not is_first():
+        return
+    if isinstance(student, PeftModel):
+        save_adapter(student, inputs.folder / ADAPTER, weights)
+    else:
+        save_model(student, inputs.recipe.model, inputs.folder / MODEL, weights)
+
+
 def _with_adapter(config: LoraKeys, student: nn.Module) -> dict[str, Any]:
     """Say what the adapter is on, and put it into its dtype. Returned: what `Trained` keeps of it."""
     chosen = select(student, config.target_modules)
@@ -243,7 +264,7 @@ def _with_adapter(config: LoraKeys, student: nn.Module) -> dict[str, Any]:
     return {"lora": {"layers": chosen.kinds, "left_out": chosen.left_out}}
 
 
-def _as_a_whole(trainer: Sealed, student: nn.Module) -> dict[str, Any]:
+def _as_a_whole(trainer: Shared, student: nn.Module) -> dict[str, Any]:
     """Freeze what is not trained, and take an optimizer that holds float32 copies of 16-bit weights. Returned: what
     `Trained` keeps of it."""
     chosen = freeze_the_rest(student)
@@ -254,7 +275,7 @@ def _as_a_whole(trainer: Sealed, student: nn.Module) -> dict[str, Any]:
     return {"left_as_it_is": chosen.left}
 
 
-def _keep_events(trainer: Sealed, folder: Path) -> None:
+def _keep_events(trainer: Shared, folder: Path) -> None:
     """TensorBoard's files beside the stage's folder, where they outlive the checkpoints, and no hash depends on them.
     A folder for each time that training begins or resumes; TENSORBOARD_LOGGING_DIR overrules it.
     """
@@ -292,9 +313,14 @@ def cast_adapter(model: nn.Module) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def save_adapter(model: PeftModel, folder: Path) -> None:
-    """The adapter in PEFT's format, two files. Not by Trainer.save_model, which adds its arguments as a pickle."""
-    model.save_pretrained(str(folder), save_embedding_layers=False)  # the base's own, where LoRA lies on top of them
+def save_adapter(model: PeftModel, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+    """The adapter in PEFT's format, two files. Not by Trainer.save_model, which adds its arguments as a pickle.
+
+    `weights`: the trained ones, where the model has parts of them alone.
+    """
+    given: dict[str, Any] = {} if weights is None else {"state_dict": weights}
+    # The base's own embeddings stay where LoRA lies on top of them.
+    model.save_pretrained(str(folder), save_embedding_layers=False, **given)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; `ssb export` writes one that says something
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ Sampling is by plain transformers on a CPU, and by vLLM in the same process on a
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from torch import nn
+from torch.utils.data import BatchSampler
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -44,15 +46,17 @@ from ..verifier.protocol import Verdict
 from ..verifier.replies import answer_part
 from ..verifier.verifiers import Spec, prepare, verifier_for
 from .callbacks import Bar
-from .checkpoints import Sealed
 from .common import Inputs, Trained, common_arguments, fit, lora, steps_of
+from .group import same_numbers
 from .log_probs import make_trl_ready
 from .rollouts import Rollouts, StartEngine, in_trl
+from .shares import Shared, Shares
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # about the version of a vLLM that a CPU run does not use
     from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
+    from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
 PATIENCE = 32  # steps in which no question had replies of both kinds, before the run is given up
 NAMES = {  # what TRL calls the figures that history.jsonl keeps, beside the Trainer's own
@@ -66,10 +70,38 @@ NAMES = {  # what TRL calls the figures that history.jsonl keeps, beside the Tra
 }
 
 
-class Trainer(Sealed, GRPOTrainer):
+class Trainer(Shared, GRPOTrainer):
     """TRL's, with checkpoints that count when they are whole, and the same order of the questions in a later pass over
     them whether training resumes there or not: TRL's sampler draws it from wherever its generator stands.
+
+    Where there are several processes each samples and grades all replies of a step, by the same random numbers, and
+    learns from its share: so the replies are those of one process, where TRL would give each process other ones.
     """
+
+    def _shares(self, steps: BatchSampler) -> Shares:
+        return Shares(steps, 0, 1, steps.batch_size)
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        if self.args.world_size == 1 or not cast(nn.Module, self.model).training:
+            return super()._prepare_inputs(generation_batch)
+        held, passes = cast(Any, self), cast(GRPOConfig, self.args).steps_per_generation
+        if held._step % passes == 0 or held._buffered_inputs is None:  # the latter where training resumes
+            sampled: Any = shuffle_sequence_dict(self._generate_and_score_completions(generation_batch))
+            parts = split_tensor_dict(sampled, passes * self.args.world_size)
+            held._buffered_inputs = parts[self.args.process_index :: self.args.world_size]
+        return held._buffered_inputs[held._step % passes]
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        """As the method of one process does; all have the same replies, and TRL counts those of each as others."""
+        before, count = self.state.num_input_tokens_seen, self.args.world_size
+        found: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if count > 1:
+            self.state.num_input_tokens_seen = before + (self.state.num_input_tokens_seen - before) // count
+            found["num_items_in_batch"] = found["num_items_in_batch"] / count
+            replies = len(inputs)  # of a step; the standard deviation of so many, not of their copies too
+            spread = cast(Any, self)._metrics["train"]["reward_std"]
+            spread[-1] *= math.sqrt((count * replies - 1) / (count * (replies - 1)))
+        return found
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         sampler: Any = super()._get_train_sampler(dataset)
@@ -86,7 +118,8 @@ def train(inputs: Inputs) -> Trained:
     """
     recipe = inputs.recipe
     problems = _read_as_text_by_trl(load_problems(recipe.problems), inputs.tokenizer, recipe.prompts.control_text)
-    return train_grpo(inputs, load_model(recipe.model), problems, partial(start_vllm, recipe.model, recipe.sampler))
+    model = load_model(recipe.model, inputs.device)
+    return train_grpo(inputs, model, problems, partial(start_vllm, recipe.model, recipe.sampler))
 
 
 def train_grpo(
@@ -128,6 +161,10 @@ def train_grpo(
             peft_config=lora(config, model),
             callbacks=[Bar(), EqualRewards()],
         )
+    trainer.step_size = cast(GRPOConfig, trainer.args).generation_batch_size
+    same_numbers()  # TRL gives each process others
+    if config.processes > 1 and grpo.use_vllm is None and torch.cuda.is_available():
+        say("grpo: several processes train, so transformers samples, and not vLLM.")
     if trainer.use_vllm:
         cast(Rollouts, trainer.vllm_generation).step = lambda: trainer.state.global_step
     guarded = rest[: config.guard.questions] if config.guard is not None else []
@@ -158,8 +195,10 @@ def arguments(config: TrainConfig, max_model_len: int, seed: int, dtype: Any, ch
     """The recipe's `train` section as GRPOTrainer takes it; what no key names is TRL's default."""
     grpo = config.grpo
     replies = grpo.questions_per_step * grpo.generations
-    micro = grpo.micro_batch_size or replies
-    use_vllm = torch.cuda.is_available() if grpo.use_vllm is None else grpo.use_vllm
+    share = replies // config.processes
+    micro = min(grpo.micro_batch_size or share, share)
+    by_default = torch.cuda.is_available() and config.processes == 1
+    use_vllm = by_default if grpo.use_vllm is None else grpo.use_vllm
     vllm: dict[str, Any] = {
         "use_vllm": True,
         "vllm_mode": "colocate",
@@ -169,7 +208,7 @@ def arguments(config: TrainConfig, max_model_len: int, seed: int, dtype: Any, ch
     own: dict[str, Any] = {
         "learning_rate": grpo.learning_rate,
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": replies // micro,
+        "gradient_accumulation_steps": share // micro,
         "num_train_epochs": 1,
         "max_steps": grpo.steps or -1,
         "num_generations": grpo.generations,

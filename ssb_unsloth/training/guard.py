@@ -46,6 +46,7 @@ from ..verifier.replies import answer_part
 from ..verifier.verifiers import prepare, verifier_for
 from .callbacks import beside_the_log
 from .checkpoints import checkpoints, step_of
+from .group import by_first, is_first
 
 ACCURACY, TOKENS = "probe_accuracy", "probe_tokens"  # of a row of the log: the share that is right, and what it took
 
@@ -107,13 +108,15 @@ class Guard(TrainerCallback):
             return
         with beside_the_log(control):
             self._measure()
-        if self._config.keep == "best" and best_step(state.log_history) == step:
+        if self._config.keep == "best" and best_step(state.log_history) == step and is_first():
             self._store(step)
         if self._is_enough(state):
             control.should_training_stop = control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Delete what was best before, as far as no checkpoint can be resumed from at which it was so still."""
+        if not is_first():
+            return
         resumable = {state.global_step, *map(step_of, checkpoints(self._folder))}
         needed = {self._stored(best_step(state.log_history, step)) for step in resumable}
         for path in self._folder.glob("best-*"):
@@ -128,7 +131,8 @@ class Guard(TrainerCallback):
             found["stopped_step"] = state.global_step
         if self._config.keep == "best":
             found["kept_step"] = step = best_step(state.log_history)
-            self._load(self._stored(step))
+            if is_first():  # which saves the student
+                self._load(self._stored(step))
         return found
 
     def _is_enough(self, state: TrainerState) -> bool:
@@ -140,6 +144,9 @@ class Guard(TrainerCallback):
         return contextlib.nullcontext() if self.decides else clock.on(clock.MEASURING)
 
     def _measure(self) -> None:
+        Trainer.log(self._trainer, by_first(self._accuracy))  # past TRL's, as the length probe
+
+    def _accuracy(self) -> dict[str, float]:
         with self._clocked(), resting(self._model):
             requests = [request for _, request in self._asked]
             replies = self._sampler.sample(requests, self._decoding, title="guard", quiet=True)
@@ -150,7 +157,7 @@ class Guard(TrainerCallback):
         prepare(self._verifier, ((text, gold) for text, gold, _ in graded))
         right = sum(self._verifier.grade(*one).verdict == Verdict.RIGHT for one in graded)
         tokens = sum(len(reply.token_ids) for reply in replies)
-        Trainer.log(self._trainer, {ACCURACY: right / len(replies), TOKENS: tokens})  # past TRL's, as the length probe
+        return {ACCURACY: right / len(replies), TOKENS: tokens}
 
     def _stored(self, step: int | None) -> Path:
         return self._folder / f"best-{step}.safetensors"

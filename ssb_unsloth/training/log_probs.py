@@ -32,9 +32,11 @@ class PlainLogProbs:
         """Log-probability of each target [N]; then, where `outputs` names it and None elsewhere: entropy [N], log of
         the sum of squared probabilities [N], mean logit [N], and whether the target is the likeliest word [N].
 
-        The logits [N, V] are held whole in float32, where the kernels go through them in tiles of `chunk_size`.
+        The logits [N, V] are held whole, in float32 or wider, where the kernels go through them in tiles of
+        `chunk_size`.
         """
-        logits_NV = torch.nn.functional.linear(hidden_NH, weight_VH, bias_V).float() * logit_scale
+        logits_NV = torch.nn.functional.linear(hidden_NH, weight_VH, bias_V)
+        logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)) * logit_scale
         if softcap is not None:
             logits_NV = softcap * torch.tanh(logits_NV / softcap)
         logits_NV = logits_NV / temperature

@@ -47,6 +47,7 @@ from ..verifier.protocol import Verdict
 from ..verifier.replies import answer_part
 from ..verifier.verifiers import prepare, verifier_for
 from .common import Inputs
+from .group import by_first, is_first
 from .trainer import SSBTrainer
 
 FILE = "refreshed.jsonl"  # all new rollouts, as training leaves them
@@ -79,7 +80,8 @@ class Refresh(TrainerCallback):
             return
         row = {}
         if self._below is not None:
-            row["overlap"] = overlap(self._model, self._learnt[:REPLIES], self._pad, args.per_device_train_batch_size)
+            some, batch = self._learnt[:REPLIES], args.per_device_train_batch_size
+            row["overlap"] = by_first(lambda: overlap(self._model, some, self._pad, batch))
         if self._below is None or row["overlap"] < self._below:
             row |= self._renew(epoch)
         Trainer.log(self._trainer, row)
@@ -88,7 +90,8 @@ class Refresh(TrainerCallback):
         """Leave all new rollouts in the inputs' folder, after so many epochs. Returned: the tokens that were read in
         all, and those that were sampled."""
         rounds = _rounds(log)
-        write_jsonl(self._inputs.folder / FILE, (one for row in rounds for one in self._rollouts(row["refresh"])))
+        if is_first():
+            write_jsonl(self._inputs.folder / FILE, (one for row in rounds for one in self._rollouts(row["refresh"])))
         begun = [0, *(row["refresh"] for row in rounds)]
         ended = [*begun[1:], epochs]
         an_epoch = [self._first, *(row["refresh_read"] for row in rounds)]
@@ -110,11 +113,7 @@ class Refresh(TrainerCallback):
 
     def _renew(self, number: int) -> dict[str, Any]:
         """Sample and learn anew. Returned: the round's row of the log."""
-        path = self._folder(number) / "rollouts.jsonl"
-        if not path.exists():
-            rollouts = self._sample(number)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_jsonl(path, rollouts)
+        by_first(lambda: self._write(number))
         rollouts = self._rollouts(number)
         count, taught = self._learn(number)
         return {
@@ -125,6 +124,13 @@ class Refresh(TrainerCallback):
             "refresh_read": self._read(),
             "refresh_taught": taught,
         }
+
+    def _write(self, number: int) -> None:
+        path = self._folder(number) / "rollouts.jsonl"
+        if not path.exists():
+            rollouts = self._sample(number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_jsonl(path, rollouts)
 
     def _sample(self, number: int) -> list[Rollout]:
         """The student's rollouts of the pairs' questions, with their verdicts."""
@@ -168,6 +174,11 @@ class Refresh(TrainerCallback):
 
     def _taught(self, number: int, examples: Sequence[Example]) -> tuple[StoredTeacher, int]:
         """The base's targets for these. They are made anew where a training resumes, and only the newest are kept."""
+        read = by_first(lambda: self._teach(number, examples))
+        return Targets(self._folder(number) / "targets"), read
+
+    def _teach(self, number: int, examples: Sequence[Example]) -> int:
+        """Write these targets. Returned: the tokens that the teacher read."""
         recipe, folder = self._inputs.recipe, self._folder(number) / "targets"
         for old in folder.parents[1].glob("refresh-*/targets"):
             disk.remove(old)
@@ -177,7 +188,7 @@ class Refresh(TrainerCallback):
             read = teach(self._model, examples, recipe.teach, temperature, self._pad, writer).tokens
         kind = recipe.teach.targets
         writer.close({"targets": kind, "temperature": temperature if kind == "top_k" else None})
-        return Targets(folder), read
+        return read
 
 
 def _rounds(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

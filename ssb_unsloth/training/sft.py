@@ -39,13 +39,13 @@ from ..records import Pair, Problem, Rollout
 from ..verifier.protocol import Verdict
 from ..verifier.replies import answer_part
 from .callbacks import Bar
-from .checkpoints import Sealed
 from .common import Inputs, Trained, common_arguments, fit, lora
 from .log_probs import make_trl_ready
+from .shares import Shared
 
 
-class Trainer(Sealed, SFTTrainer):
-    """TRL's, with checkpoints that count when they are whole."""
+class Trainer(Shared, SFTTrainer):
+    """TRL's, with checkpoints that count when they are whole, and steps that several processes share."""
 
 
 Reply = tuple[list[int], list[int]]  # the token ids of a prompt, and of an answer to it
@@ -58,7 +58,7 @@ def train(inputs: Inputs) -> Trained:
         UserError: there are no pairs, or no rollouts to learn from, or what `fit` raises.
     """
     replies = learnt_from(inputs)
-    return train_sft(inputs, load_model(inputs.recipe.model), replies)
+    return train_sft(inputs, load_model(inputs.recipe.model, inputs.device), replies)
 
 
 def train_sft(inputs: Inputs, model: nn.Module, replies: Sequence[Reply]) -> Trained:
@@ -80,6 +80,7 @@ def train_sft(inputs: Inputs, model: nn.Module, replies: Sequence[Reply]) -> Tra
         peft_config=lora(config, model),
         callbacks=[Bar()],
     )
+    trainer.step_size = config.batch_size
     trained = fit(trainer, inputs, inputs.probes, inputs.recipe.curate.rollout.max_tokens)
     return replace(
         trained,

@@ -31,7 +31,7 @@ def train(inputs: Inputs) -> Trained:
     assert backend is not None, "whoever calls it makes the backend, before this module is imported"
     targets = None if recipe.teach.targets == "online" else Targets(inputs.run.stage("teach"))
     length, checkpointing = recipe.sampler.max_model_len, recipe.train.gradient_checkpointing
-    student = backend.load(length, recipe.train.lora, recipe.seed, checkpointing)
+    student = backend.load(length, recipe.train.lora, recipe.seed, checkpointing, inputs.device)
     if recipe.train.lora is None:
         freeze_the_rest(student)
     check_student(recipe, student, examples, targets)
@@ -54,6 +54,7 @@ def train_ssb(inputs: Inputs, student: nn.Module, targets: StoredTeacher | None)
         targets=targets,
         callbacks=[Bar()],
     )
+    trainer.step_size = config.batch_size
     tokens = sum(example.read_by_student for example in examples)
     if targets is None:  # the teacher reads with the student
         tokens += sum(example.read_by_teacher for example in examples if example.taught)

@@ -11,7 +11,7 @@ adapter on a frozen base, is refused in a sentence.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any, cast
@@ -35,13 +35,14 @@ from ..method.selfchecks import check_head
 from ..recipe.schema import ModelConfig
 from .arguments import SSBConfig, checked_arguments, student
 from .callbacks import StillNumbers
-from .checkpoints import Sealed
 from .rows import by_name, read
+from .sharded import is_sharded, within
+from .shares import IDLE, Shared
 
 MEANS = ("kl", "agreement", "teacher_entropy", "student_entropy")  # over reply tokens: by-products of the loss
 
 
-class SSBTrainer(Sealed):
+class SSBTrainer(Shared):
     """Trains a LoRA student on the bare question to match the hinted teacher on the reply tokens.
 
     Args:
@@ -133,7 +134,8 @@ class SSBTrainer(Sealed):
             self._epoch, self._prefetched = epoch_iterator, Prefetch(epoch_iterator, num_batches)
         batches = list(islice(self._prefetched, num_batches))
         by_token = self.args.denominator == "token"
-        total = sum(_tokens(batch) if by_token else len(batch["lengths"]) for batch in batches)
+        working = [batch for batch in batches if IDLE not in batch]
+        total = sum(_tokens(batch) if by_token else len(batch["lengths"]) for batch in working)
         # Processes of one step share its denominator; DDP then averages their gradients, hence the factor.
         everyone = self.accelerator.gather(torch.tensor([total], device=device)).sum().clamp_min(1)
         return batches, everyone / self.accelerator.num_processes
@@ -147,6 +149,16 @@ class SSBTrainer(Sealed):
     ) -> Any:
         """The micro-batch's share of Eq. 6: those of a step add up to the loss of the undivided batch."""
         wrapped, model = model, self.accelerator.unwrap_model(model)
+        compute = partial(self._loss, model, inputs, num_items_in_batch)
+        # DDP averages the gradients of its own forward only, and FSDP2 has the head whole in its own only.
+        loss, sums = compute() if wrapped is model and not is_sharded(model) else within(wrapped, model, compute)
+        self._rows[model.training].append(torch.zeros_like(sums) if IDLE in inputs else sums)
+        return (loss, None) if return_outputs else loss
+
+    def _loss(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None
+    ) -> tuple[Tensor, Tensor]:
+        """The loss; and the sums of MEANS over the reply tokens, with their number."""
         if not self._head_checked:
             seen = inputs["student"]
             check_head(model, seen.input_ids[0][seen.attention_mask[0].bool()].tolist())
@@ -154,12 +166,14 @@ class SSBTrainer(Sealed):
         head = output_head(model)
         device = head.weight.device
         with self.accelerator.autocast():
-            student_NH = _through(wrapped, model, partial(reply_states, model, inputs["student"]))
+            student_NH = reply_states(model, inputs["student"])
             teacher = self._teacher(model, inputs, head)
         lengths = inputs["lengths"].to(device)
         labels = inputs["labels"].to(device)
         counted, weights = (placed(inputs.get(name), device) for name in ("counted", "weights"))
         weights_N = row_weights(lengths, num_items_in_batch, self.args.denominator, counted, weights)
+        if IDLE in inputs:
+            weights_N = torch.zeros_like(weights_N)
         loss, sums = student_NH.new_zeros((), dtype=weights_N.dtype), torch.zeros(len(MEANS), device=device)
         for rows, taught_by in _by_teacher(inputs.get("own"), labels, teacher):
             # A reply's own tokens are learnt by cross-entropy, which the forward KL to a one-hot teacher is.
@@ -181,8 +195,10 @@ class SSBTrainer(Sealed):
             )
             loss = loss + out.loss
             sums = sums + torch.stack([getattr(out, name).sum() for name in MEANS])
-        self._rows[model.training].append(torch.cat([sums, lengths.sum().to(sums)[None]]))
-        return (loss, None) if return_outputs else loss
+        return loss, torch.cat([sums, lengths.sum().to(sums)[None]])
+
+    def _idle(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {**batch, IDLE: True}
 
     def _teacher(self, model: nn.Module, inputs: dict[str, Any], head: Head) -> Teacher | None:
         """The rows of the batch that a teacher teaches: stored, or from the base now; None where there are none."""
@@ -249,21 +265,3 @@ def _by_teacher(own_N: Tensor | None, labels_N: Tensor, teacher: Teacher | None)
     yield own_N, TeacherTopK.one_hot(labels_N[own_N])
     if teacher is not None:
         yield ~own_N, teacher
-
-
-def _through(wrapped: nn.Module, model: nn.Module, function: Callable[[], Tensor]) -> Tensor:
-    """`function()` as the forward of `model` inside its wrapper: DDP averages the gradients of its own forward only."""
-    if wrapped is model:
-        return function()
-    original = model.forward
-
-    def forward() -> Tensor:
-        model.forward = original
-        return function()
-
-    model.forward = forward
-    try:
-        states: Tensor = wrapped()
-    finally:
-        model.forward = original
-    return states
