@@ -80,10 +80,15 @@ def test_a_server_is_a_model_like_another(tmp_path, problems):
     assert {body["model"] for _, body in server.bodies} == {"ssb"}
 
 
+def test_a_model_without_a_benchmark_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert evaluate("some/model") == 2
+    assert "--benchmark: name at least one: math500" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "--benchmark: name at least one: math500"),
         (["--benchmark", "math5000"], "--benchmark math5000: not known"),
         (["--benchmark", "math500"], r"math500\.max_tokens: 3072 is not between"),
         (["--benchmark", "mine=none.jsonl", *SHORT], "none.jsonl: no such file"),

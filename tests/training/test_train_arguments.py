@@ -42,6 +42,8 @@ ELSEWHERE = {  # read by others: the stage, the backend, the controls; each has 
     "token_pairs",
     "refresh",
     "guard",
+    "processes",
+    "sharding",
 }
 
 
