@@ -147,7 +147,7 @@ def gains(
 def _means(rows: Sequence[Row]) -> dict[str, float]:
     """Each model's mean value over benchmarks and decodings, of several seeds their mean."""
     values: dict[str, list[float]] = {}
-    for kind in {_kind(row) for row in rows}:
+    for kind in dict.fromkeys(map(_kind, rows)):  # in one order: sums differ in their last bits
         for model, row in _averaged([row for row in rows if _kind(row) == kind]).items():
             values.setdefault(model, []).append(row["value"])
     return {model: sum(found) / len(found) for model, found in values.items()}

@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -338,3 +341,21 @@ def test_a_finished_run_closes_with_the_table_and_where_the_rest_is(run):
     assert re.search(r"^math-500 +T=0\.8 +ssb +50\.0 % ", lines, re.M)
     for name in ("report.md", "examples.md", "tokens.html", "accuracy.png", "curation.png", "training.png"):
         assert name in lines
+
+
+def test_figures_are_the_same_bytes_whatever_the_hashes(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from ssb_unsloth.report import figures\n"
+        "common = {'scoring': 'equivalent', 'metric': 'pass@1', 'seed': 1, 'n_questions': 9}\n"
+        "values = [0.1, 0.7, 0.3, 0.6]\n"  # each model has them in another order: equal means but for the last bits
+        "scores = [{**common, 'model': model, 'benchmark': b, 'temperature': 0.8, 'value': v, 'low': v, 'high': v}\n"
+        "          for n, model in enumerate('abcd') for b, v in zip('xyzu', values[n:] + values[:n])]\n"
+        "figures.comparison(scores, Path(sys.argv[1]))\n"
+    )
+    drawn = []
+    for hashes in ("1", "2", "3"):
+        path = tmp_path / f"{hashes}.png"
+        environment = {**os.environ, "PYTHONHASHSEED": hashes}
+        subprocess.run([sys.executable, "-c", program, path], check=True, env=environment)
+        drawn.append(path.read_bytes())
+    assert drawn[0] == drawn[1] == drawn[2]
