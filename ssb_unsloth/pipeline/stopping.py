@@ -12,6 +12,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,7 @@ def arm(seconds: float = SECONDS) -> None:
             signal.signal(number, _obey)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_disarm)
+    sys.unraisablehook = _unraisable
     threading.Thread(target=_end, args=(heard, seconds), daemon=True).start()
 
 
@@ -116,6 +118,14 @@ def _obey(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
     if number == _first == signal.SIGINT:
         os._exit(128 + number)
+
+
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
+    """A signal that came while Python called something back that may not raise (a weak reference's end) is told as any
+    other is: the other thread ends the process.
+    """
+    if not isinstance(lost.exc_value, Stopped):
+        sys.__unraisablehook__(lost)
 
 
 def _end(heard: int, seconds: float) -> None:

@@ -110,19 +110,26 @@ def _body(seat: Seat, threads: int, work: Callable[..., Any], arguments: tuple[A
         os.dup2(silent, 1)
         os.dup2(silent, 2)
     of_one_process()
+    # At once where it is no orderly end: that would wait for the others, or be stopped in the middle.
+    try:
+        if code := _do(lambda: work(seat, *arguments), tells):
+            sys.stderr.flush()
+            os._exit(code)
+    except KeyboardInterrupt as stop:  # also one that comes while a fault is being told
+        os._exit(getattr(stop, "code", stopping.BY_CTRL_C))
+
+
+def _do(work: Callable[[], Any], tells: Connection) -> int:
+    """Work, and tell what came of it. Returns the exit code."""
     try:
         prepare()
         hush()
-        tells.send(Word("done", work(seat, *arguments)))
-        return
-    except KeyboardInterrupt as stop:
-        code = getattr(stop, "code", stopping.BY_CTRL_C)
+        tells.send(Word("done", work()))
+        return 0
     except Exception as error:
         refused = error if isinstance(error, UserError) else disk.refusal(error)
         tells.send(Word("failed", traceback.format_exc()) if refused is None else Word("refused", str(refused)))
-        code = 1 if refused is None else 2
-    sys.stderr.flush()
-    os._exit(code)  # at once: in an orderly end it would wait for the others, or be stopped in the middle
+        return 1 if refused is None else 2
 
 
 def _listen(members: list[Member]) -> list[Any]:
