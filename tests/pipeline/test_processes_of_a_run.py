@@ -119,7 +119,6 @@ def assert_same(one, other):
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 def test_two_processes_of_the_command_train_as_one_killed_stopped_and_resumed(taught, tmp_path):
     one, two = copy(taught, tmp_path / "one"), copy(taught, tmp_path / "two")
     run("train", one)
