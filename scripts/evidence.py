@@ -24,6 +24,17 @@ DOCUMENT = ROOT / "docs" / "evidence.md"
 ROWS = ROOT / "docs" / "evidence"
 TUNING = "evidence-tuning"  # the run whose students differ in their learning rate
 TUNED_AT = 1e-3  # the rate of its own student
+# Of scores and differences what the tables say; the run has the rest (other scorings, lengths, tests).
+FIELDS = {
+    "scores": (
+        *("model", "benchmark", "scoring", "metric", "seed", "temperature", "n_questions"),
+        *("value", "low", "high", "sd"),
+    ),
+    "differences": (
+        *("model", "reference", "benchmark", "scoring", "temperature", "value", "low", "high"),
+        *("p", "p_holm", "significant"),
+    ),
+}
 KEPT = ("recipe", "seeds", "scores", "differences", "students", "curation", "token_kl", "versions")
 
 
@@ -32,6 +43,8 @@ def keep(run: Path) -> None:
     report = json.loads((run / "report" / "report.json").read_text(encoding="utf-8"))
     ROWS.mkdir(exist_ok=True)
     rows = {key: report[key] for key in KEPT if key in report}
+    for name, fields in FIELDS.items():
+        rows[name] = [{key: row[key] for key in fields} for row in report[name] if row["scoring"] == "equivalent"]
     if (run / "evaluate" / "problems-test.jsonl").exists():
         order = list(dict.fromkeys(score["model"] for score in report["scores"]))
         found = readings.readings(run / "evaluate", "test")
