@@ -43,6 +43,22 @@ def test_a_mean_in_the_table_is_the_mean_of_the_seeds():
             assert abs(sum(own) / len(own) - mean["value"]) < 1e-9
 
 
+def test_readmes_table_is_that_of_the_stored_rows():
+    rows = json.loads((ROOT / "docs" / "evidence" / "evidence.json").read_text(encoding="utf-8"))
+    means = {(s["model"], s["benchmark"], s["temperature"]): s["value"] for s in rows["scores"] if s["seed"] is None}
+    drifts = {}
+    for student in rows["students"]:
+        drifts.setdefault(student["model"], []).append(student["drift"])
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| on the pocket, % |")[2].partition("\n\n")[0]
+    lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
+    models = ("base", "ssb", "sft", "grpo", "rft", "rft-t2", "mix-all")
+    for model, (_, *accuracies) in zip(models, lines, strict=True):
+        expected = [f"{100 * means[model, benchmark, 0.8]:.1f}" for benchmark in ("test", "test-hard", "drills")]
+        if model in drifts:
+            expected.append(f"{sum(drifts[model]) / len(drifts[model]):.3f}")
+        assert accuracies == expected, model
+
+
 def test_every_picture_of_the_document_is_there():
     for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", evidence.DOCUMENT.read_text(encoding="utf-8")):
         assert (evidence.DOCUMENT.parent / name).is_file(), name
