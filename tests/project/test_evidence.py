@@ -55,7 +55,7 @@ def test_readmes_table_is_that_of_the_stored_rows():
     for model, (_, *accuracies) in zip(models, lines, strict=True):
         expected = [f"{100 * means[model, benchmark, 0.8]:.1f}" for benchmark in ("test", "test-hard", "drills")]
         if model in drifts:
-            expected.append(f"{sum(drifts[model]) / len(drifts[model]):.3f}")
+            expected.append(f"{sum(drifts[model]) / len(drifts[model]):.4f}")
         assert accuracies == expected, model
 
 
