@@ -47,14 +47,23 @@ def table(scores: Sequence[Mapping[str, Any]], own: float) -> list[list[str]]:
 
 def figure(scores: Sequence[Mapping[str, Any]], own: float, path: Path) -> None:
     """A panel a way: accuracy over the learning rate, a line a benchmark, the base's dashed."""
+    from matplotlib import rc_context
+
+    from ssb_unsloth.report.figures import STYLE
+
+    with rc_context(STYLE):
+        _figure(scores, own).savefig(path, metadata={"Software": ""})
+
+
+def _figure(scores: Sequence[Mapping[str, Any]], own: float) -> Any:
     from matplotlib.figure import Figure
 
-    from ssb_unsloth.report.figures import BLUE, ORANGE, PNG
+    from ssb_unsloth.report.figures import BLUE, ORANGE, WIDTH
 
     ways, base = by_rate(scores, own)
     rates = sorted({rate for found in ways.values() for rate in found})
     lines = math.ceil(len(ways) / COLUMNS)
-    drawn = Figure(figsize=(8.6, 1.7 * lines + 0.7), layout="constrained")
+    drawn = Figure(figsize=(WIDTH, 1.7 * lines + 0.7))
     grid = list(drawn.subplots(lines, COLUMNS, sharex=True, sharey=True, squeeze=False).flat)
     for axes, (way, found) in zip(grid, ways.items(), strict=False):
         for benchmark, colour in zip(base, (BLUE, ORANGE), strict=True):
@@ -62,19 +71,18 @@ def figure(scores: Sequence[Mapping[str, Any]], own: float, path: Path) -> None:
             values = [100 * found[rate][benchmark] for rate in own_rates]
             axes.plot(own_rates, values, "o-", color=colour, markersize=4, linewidth=1.6, label=benchmark)
             axes.axhline(100 * base[benchmark], color=colour, linestyle="--", linewidth=1)
-        axes.set_title(way, fontsize=10)
+        axes.set_title(way)
         axes.set_xscale("log")
         axes.set_xticks(rates, [_rate(rate) for rate in rates], fontsize=8)
         axes.set_xticks([], minor=True)
         axes.set_ylim(0, 100)
-        axes.grid(color="#e3e5e7", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid()
     for axes in grid[len(ways) :]:
         axes.set_axis_off()
     drawn.supxlabel("learning rate", fontsize=9)
     drawn.supylabel("accuracy, % (dashed: base)", fontsize=9)
-    drawn.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", frameon=False, ncols=2, fontsize=9)
-    drawn.savefig(path, **PNG)
+    drawn.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return drawn
 
 
 def _cell(accuracy: Mapping[str, float]) -> str:

@@ -10,6 +10,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from ..errors import UserError
@@ -81,8 +82,7 @@ def push_data_set(folder: Path, repo_id: str, what: str, public: bool, yes: bool
     Raises:
         UserError: as `_upload` and `files_of`.
     """
-    files = lambda: files_of(folder, what, repo_id)  # noqa: E731
-    return _upload(files, folder, repo_id, "dataset", what.capitalize(), public, yes)
+    return _upload(partial(files_of, folder, what, repo_id), folder, repo_id, "dataset", what.capitalize(), public, yes)
 
 
 def _upload(
