@@ -80,6 +80,16 @@ def comparison(
             low, value, high = (100 * shown["base"][key] for key in ("low", "value", "high"))
             axes.axvspan(low, high, color=GREY, alpha=0.2, linewidth=0)
             axes.axvline(value, color=GREY, linestyle="--", linewidth=1.2)
+            axes.annotate(
+                f"{value:.1f}",
+                (value, 1),
+                (0, 2),
+                xycoords=axes.get_xaxis_transform(),
+                textcoords="offset points",
+                ha="center",
+                fontsize=8,
+            )
+            axes.set_title(axes.get_title(), pad=15)
         for y, model in enumerate(models):
             if model not in shown:
                 continue
