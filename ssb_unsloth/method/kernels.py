@@ -1,7 +1,8 @@
 """The work of `losses._rows` as one Triton kernel: two sweeps over each row's logits instead of a dozen.
 
 The convention is that of losses.py. One program has one row: the first sweep keeps running maxima, sums and
-expectations of both softmaxes, the second overwrites the student's logits with their gradient. The JSD takes one more
+expectations of both softmaxes, the second writes the gradient, over the student's logits or as narrow as the product
+that takes it. The JSD takes one more
 between them, since its mixture needs both sums. Imported only where it is used, since Triton is not everywhere.
 """
 # mypy: disable-error-code="no-untyped-def"
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .distributions import Head, Terms
 
 BLOCK = 4096  # words at a time
+WARPS = 8
 
 
 @triton.jit
@@ -42,8 +44,10 @@ def _from_mixture(log_p, log_q, beta):
 def _kd_rows(
     s_ptr,
     t_ptr,
+    g_ptr,
     stride_s,
     stride_t,
+    stride_g,
     bias_ptr,
     words_ptr,
     kl_ptr,
@@ -60,6 +64,7 @@ def _kd_rows(
     ce_share,
     beta,
     clip,
+    lift,
     HAS_BIAS: tl.constexpr,
     HAS_CAP: tl.constexpr,
     RAW_TEACHER: tl.constexpr,
@@ -73,6 +78,7 @@ def _kd_rows(
     row = tl.program_id(0).to(tl.int64)
     s_ptr += row * stride_s
     t_ptr += row * stride_t
+    g_ptr += row * stride_g
     s_max = -float("inf")  # of the logits at the KD temperature; * temperature: of those at temperature 1
     t_max = -float("inf")
     s_sum = 0.0  # of exp(logit - maximum)
@@ -189,12 +195,24 @@ def _kd_rows(
                 g /= 1 + kl  # Terms.steepness
             if HAS_CAP:
                 g *= 1 - (s / softcap) * (s / softcap)
-            tl.store(s_ptr + words, g, mask=real)
+            tl.store(g_ptr + words, g * lift, mask=real)
 
 
-def kd_rows(s: Tensor, t: Tensor, head: Head, words: Tensor | None, terms: Terms, out: dict[str, Tensor]) -> None:
-    """`losses._rows` for float32 logits [n, V] on a GPU (or under TRITON_INTERPRET=1); same arguments and results."""
+def kd_rows(
+    s: Tensor,
+    t: Tensor,
+    head: Head,
+    words: Tensor | None,
+    terms: Terms,
+    out: dict[str, Tensor],
+    into: Tensor | None = None,
+    lift: float = 1.0,
+) -> None:
+    """`losses._rows` for float32 logits [n, V] on a GPU (or under TRITON_INTERPRET=1); same arguments and results, but
+    that the gradient may go elsewhere: `lift` times it into `into`, [n, V] of any float dtype, and s stays as it is.
+    """
     unused = out["kl"]
+    g = s if into is None else into
     options: dict[str, Any] = {
         "HAS_BIAS": head.bias is not None,
         "HAS_CAP": bool(head.softcap),
@@ -208,8 +226,10 @@ def kd_rows(s: Tensor, t: Tensor, head: Head, words: Tensor | None, terms: Terms
     _kd_rows[(len(s),)](
         s,
         t,
+        g,
         s.stride(0),
         t.stride(0),
+        g.stride(0),
         head.bias if head.bias is not None else unused,
         words if words is not None else unused,
         out["kl"],
@@ -226,7 +246,8 @@ def kd_rows(s: Tensor, t: Tensor, head: Head, words: Tensor | None, terms: Terms
         terms.ce_weight / terms.bound,
         terms.beta,
         terms.clip,
+        lift,
         BLOCK=BLOCK,
-        num_warps=8,
+        num_warps=WARPS,
         **options,
     )

@@ -258,8 +258,15 @@ def _walk(
     on_cpu = student.device.type == "cpu"  # there a few rows for each thread, to stay in its cache
     block = min(most, max(1, (2**19 if on_cpu else 2**25) // vocabulary) * (torch.get_num_threads() if on_cpu else 1))
     between: Callable[..., None]
+    narrow_NV, lift = None, _lift(dtype, weight.dtype)
     if kernel == "triton" and not isinstance(teacher, TeacherTopK):
         from .kernels import kd_rows as between
+
+        block = most
+        # The product with the head will have it so narrow: where nothing else needs more, it is never wider.
+        if d_student_NH is not None and weight.dtype != dtype and weight.device.type in _WIDE_PRODUCTS:
+            if d_weight_VH is None and d_bias_V is None:
+                narrow_NV = student.new_empty((most, vocabulary), dtype=weight.dtype)
     else:
         between = partial(_rows, work=student.new_empty((2, block, vocabulary), dtype=dtype))
 
@@ -279,12 +286,14 @@ def _walk(
             else:
                 t = t_NV[part]
             words = labels[at].clamp_min(0) if labels is not None and terms.ce_weight else None
-            between(s_NV[part], t, head, words, terms, {name: values[at] for name, values in result.items()})
+            into = {} if narrow_NV is None else {"into": narrow_NV[part], "lift": lift}
+            between(s_NV[part], t, head, words, terms, {name: values[at] for name, values in result.items()}, **into)
         row_scale = weights[rows].to(dtype)[:, None] * (head.scale * terms.bound)
         if terms.divergence == "reverse":
             row_scale *= terms.steepness(result["kl"][rows])[:, None]
         if d_student_NH is not None:
-            _multiply(s_NV, weight, out=d_student_NH[rows]).mul_(row_scale).masked_fill_(ignored[rows], 0)
+            gradient_NV = s_NV if narrow_NV is None else narrow_NV[: len(s_NV)]
+            _multiply(gradient_NV, weight, d_student_NH[rows], lift).mul_(row_scale).masked_fill_(ignored[rows], 0)
         if d_weight_VH is not None or d_bias_V is not None:
             s_NV.mul_(row_scale).masked_fill_(ignored[rows], 0)
         if d_weight_VH is not None:
@@ -375,14 +384,21 @@ def _divergence(log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor, terms: Terms
     return kl.clamp_min(0)
 
 
-def _multiply(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """out = a b, summed and kept in out's dtype also where b, the head, has a narrower one."""
+def _lift(wide: torch.dtype, narrow: torch.dtype) -> float:
+    """What gradients are multiplied by on their way from one dtype to the other, since in fp16 they would underflow."""
+    return 2.0**14 if wide == torch.float32 and narrow == torch.float16 else 1.0
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor, lifted: float = 1.0) -> Tensor:
+    """out = a b / lifted, summed and kept in out's dtype also where b, the head, has a narrower one."""
     if b.dtype == out.dtype:
         return torch.mm(a, b, out=out)
     if b.device.type in _WIDE_PRODUCTS:
-        lift = 2.0**14 if a.dtype == torch.float32 and b.dtype == torch.float16 else 1.0  # gradients underflow there
-        narrow = torch.mul(a, lift, out=torch.empty_like(a, dtype=b.dtype))
-        return torch.mm(narrow, b, out_dtype=out.dtype, out=out).div_(lift)
+        if a.dtype != b.dtype:
+            lifted = _lift(a.dtype, b.dtype)
+            a = torch.mul(a, lifted, out=torch.empty_like(a, dtype=b.dtype))
+        torch.mm(a, b, out_dtype=out.dtype, out=out)
+        return out if lifted == 1 else out.div_(lifted)
     a = a.to(out.dtype)
     for part in _slices(b.shape[1], max(1, 2**25 // b.shape[0])):  # a CPU's narrow products have narrow results
         torch.mm(a, b[:, part].to(out.dtype), out=out[:, part])

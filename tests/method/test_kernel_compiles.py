@@ -18,15 +18,16 @@ import json, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from ssb_unsloth.method.kernels import BLOCK, _kd_rows
+from ssb_unsloth.method.kernels import BLOCK, WARPS, _kd_rows
 
 FLOATS = {"s_ptr", "t_ptr", "kl_ptr", "ce_ptr", "agreement_ptr", "t_entropy_ptr", "s_entropy_ptr"}
-NUMBERS = {"scale", "softcap", "temperature", "t_temperature", "kd_share", "ce_share", "beta", "clip"}
+NUMBERS = {"scale", "softcap", "temperature", "t_temperature", "kd_share", "ce_share", "beta", "clip", "lift"}
 FLAGS = ("HAS_BIAS", "HAS_CAP", "RAW_TEACHER", "HAS_CE", "STATS", "GRADIENT", "REVERSE", "JSD")
 
 def types(bias):
     known = {**{n: "*fp32" for n in FLOATS}, **{n: "fp32" for n in NUMBERS}, "bias_ptr": bias, "words_ptr": "*i64"}
-    known |= {"stride_s": "i32", "stride_t": "i32", "vocabulary": "i32"}
+    known["g_ptr"] = bias  # fp32 over the logits, or as narrow as the head
+    known |= {"stride_s": "i32", "stride_t": "i32", "stride_g": "i32", "vocabulary": "i32"}
     return {name: known.get(name, "constexpr") for name in _kd_rows.arg_names}
 
 for capability in json.loads(sys.argv[1]):
@@ -34,7 +35,7 @@ for capability in json.loads(sys.argv[1]):
         given = {**dict(zip(FLAGS, map(bool, flags), strict=True)), "BLOCK": BLOCK}
         constants = {(_kd_rows.arg_names.index(name),): value for name, value in given.items()}
         source = ASTSource(_kd_rows, types("*bf16" if flags[0] else "*fp32"), constexprs=constants)
-        made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 8})
+        made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": WARPS})
         print("RESULT", json.dumps([capability, flags, len(made.asm["cubin"]), f"sm_{capability}" in made.asm["ptx"]]))
 """
 
