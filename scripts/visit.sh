@@ -84,8 +84,8 @@ case ${1:-1} in
   [ -z "${TESTS:-}" ] || tests &
   check numerics 150 numerics
   wait
-  check kd-kernel 120 kd-kernel
-  step kd-divergence 100 python3 -m benchmarks.kd_loss --out "$OUT/kd-divergence.json" --divergences forward reverse jsd $family
+  check kd-kernel 90 kd-kernel
+  step kd-divergence 70 python3 -m benchmarks.kd_loss --out "$OUT/kd-divergence.json" --divergences forward reverse jsd $family
   check teacher-pass 80 teacher-pass
   ;;
 3)

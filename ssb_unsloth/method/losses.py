@@ -264,9 +264,9 @@ def _walk(
 
         block = most
         # The product with the head will have it so narrow: where nothing else needs more, it is never wider.
-        if d_student_NH is not None and weight.dtype != dtype and weight.device.type in _WIDE_PRODUCTS:
-            if d_weight_VH is None and d_bias_V is None:
-                narrow_NV = student.new_empty((most, vocabulary), dtype=weight.dtype)
+        alone = d_student_NH is not None and d_weight_VH is None and d_bias_V is None
+        if alone and weight.dtype != dtype and weight.device.type in _WIDE_PRODUCTS:
+            narrow_NV = student.new_empty((most, vocabulary), dtype=weight.dtype)
     else:
         between = partial(_rows, work=student.new_empty((2, block, vocabulary), dtype=dtype))
 

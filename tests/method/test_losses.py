@@ -567,7 +567,8 @@ def test_the_kernel_writes_its_gradient_as_narrow_as_the_product_takes_it() -> N
             patch.setattr(torch, "mm", mm)
             found = kd_loss(**a, divergence=divergence, kernel="triton", chunk_rows=3)
         of_words = [x for x in narrow if x.shape[1] == 20_000]
-        assert len(of_words) == 3 and len({x.data_ptr() for x in of_words}) == 1  # one buffer for all chunks
+        assert len(of_words) == 3
+        assert len({x.data_ptr() for x in of_words}) == 1  # one buffer for all chunks
         assert {x.dtype for x in narrow} == {dtype}
         close(found.kl, expected.kl)
         true, gradient = (gradients(x, a["student"])[0].double() for x in (expected, found))
@@ -596,8 +597,9 @@ def test_triton_kernel_compiles_for_gpus(flags: bool) -> None:
         else:
             signature[name] = "i32" if name.startswith("stride") or name == "vocabulary" else "fp32"
     source = ASTSource(fn=kernels._kd_rows, signature=signature, constexprs=constants)
+    options = {"num_warps": kernels.WARPS}
     for capability in (75, 80, 90):
-        assert triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": kernels.WARPS}).asm["ptx"]
+        assert triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm["ptx"]
 
 
 @pytest.mark.slow
