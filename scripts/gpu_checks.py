@@ -1,7 +1,7 @@
 """What only a GPU can tell, in two commands of at most ten minutes on any CUDA machine: no network, no trained weights.
 
     python -m scripts.gpu_checks unsloth-train memory-caps
-    python -m scripts.gpu_checks kd-kernel teacher-pass numerics
+    python -m scripts.gpu_checks kd-kernel kd-parts teacher-pass numerics
     python -m scripts.gpu_checks all --device cpu --tiny              # the same code in seconds, without a GPU
 
     unsloth-train   Qwen2.5-3B's geometry, LoRA rank 32, batch 4: time and peak memory of a step with each format of the
@@ -9,6 +9,7 @@
                     made in the step; whether they agree on the loss and on the gradients
     memory-caps     which of those steps fit into 40, 24 and 16 GB, CUDA's own share of the card counted
     kd-kernel       the loss alone at 512 to 8,192 rows: time, memory, distance from float64, operations a second
+    kd-parts        where the loss's time goes: products, kernel, chunk sizes
     teacher-pass    pairs a second of the teacher-forced pass, bytes a token on disk
     numerics        Unsloth's and plain transformers' distributions against float32's, same weights: KL of each token,
                     beside the KL that an error of 1 % makes
@@ -247,6 +248,18 @@ def kd_kernel(session: Session) -> Iterator[dict[str, Any]]:
     yield {"distance_from_float64": distances, "at_rows": sizes["kd_rows"][0]}
 
 
+def kd_parts(session: Session) -> dict[str, Any]:
+    import torch
+
+    from benchmarks import kd_parts
+
+    sizes = session.sizes
+    rows, repeats = sizes["kd_rows"][-1], 2 * sizes["repeats"]
+    chunks = tuple(min(n, rows) for n in kd_parts.CHUNKS)
+    work = (session.device, getattr(torch, session.dtype), sizes["hidden"], sizes["vocab"], rows, repeats)
+    return {"parts": list(kd_parts.measure(*work, tuple(dict.fromkeys(chunks))))}
+
+
 def teacher_pass(session: Session) -> dict[str, Any]:
     from benchmarks import teacher_pass as benchmark
 
@@ -307,6 +320,7 @@ CHECKS: dict[str, Callable[[Session], dict[str, Any] | Iterator[dict[str, Any]]]
     "unsloth-train": unsloth_train,
     "memory-caps": memory_caps,
     "kd-kernel": kd_kernel,
+    "kd-parts": kd_parts,
     "teacher-pass": teacher_pass,
     "numerics": numerics,
 }

@@ -5,7 +5,7 @@
 #
 #   before:  python3 scripts/slim_wheels.py .whl          25 MB, to be carried along with the checkout
 #   there:   bash scripts/visit.sh 1                      is it right, and what does 3B take: 5 to 9 minutes
-#            bash scripts/visit.sh 2                      the kernel, the pass, numerics: 4 to 8 minutes
+#            bash scripts/visit.sh 2                      the loss, the pass, numerics: 4 to 8 minutes
 #            bash scripts/visit.sh 3                      the method beside its controls at 20 million parameters: 8 minutes
 #
 # Rows, reports and logs.tgz go to $OUT, after every step. Each step has its own limit and log, and one that fails does
@@ -86,6 +86,7 @@ case ${1:-1} in
   wait
   check kd-kernel 90 kd-kernel
   step kd-divergence 70 python3 -m benchmarks.kd_loss --out "$OUT/kd-divergence.json" --divergences forward reverse jsd $family
+  check kd-parts 50 kd-parts
   check teacher-pass 80 teacher-pass
   ;;
 3)

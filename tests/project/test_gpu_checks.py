@@ -16,7 +16,7 @@ def test_the_gpu_checks_twin(tmp_path):
     """The same code without a GPU; only the caps on its memory are left out."""
     assert gpu_checks.main(["all", "--device", "cpu", "--tiny", "--out", str(tmp_path / "lines.jsonl")]) == 0
     lines = {line["check"]: line for line in map(json.loads, (tmp_path / "lines.jsonl").read_text().splitlines())}
-    assert list(lines) == ["unsloth-train", "memory-caps", "kd-kernel", "teacher-pass", "numerics"]
+    assert list(lines) == ["unsloth-train", "memory-caps", "kd-kernel", "kd-parts", "teacher-pass", "numerics"]
     for line in lines.values():
         assert line["versions"]["torch"]
         assert line["backend"].startswith("transformers (")
@@ -29,6 +29,8 @@ def test_the_gpu_checks_twin(tmp_path):
     for distance in lines["kd-kernel"]["figures"]["distance_from_float64"].values():
         assert distance["loss"] < 1e-4
         assert distance["gradient"] < 1e-4
+    parts = [found["part"] for found in lines["kd-parts"]["figures"]["parts"]]
+    assert set(parts) == {"logits", "cast", "gradient", "whole"}  # the kernel's own time needs a GPU
     apart = lines["numerics"]["figures"]["apart_from_float32"]
     assert apart["plain"]["kl_max"] < 1e-6
     assert apart["transformers"]["kl_max"] < 1e-6
