@@ -72,11 +72,15 @@ EVIDENCE := $(BIN)/ssb sweep --workers 2 recipes
 evidence: setup ## base, SSB, its controls and the hints on the pocket with three seeds (docs/evidence.md)
 	@$(EVIDENCE)/evidence.yaml
 
-evidence-full: setup ## all of docs/evidence.md: learning rates, five seeds, ablations
+evidence-full: setup ## all of docs/evidence.md: learning rates, five seeds, ablations, two more pockets
 	@$(EVIDENCE)/evidence-tuning.yaml
 	@$(EVIDENCE)/evidence.yaml 'seeds=[1,2,3,4,5]'
 	@$(EVIDENCE)/evidence-ablations.yaml
-	@$(BIN)/python scripts/evidence.py runs/evidence-tuning runs/evidence runs/evidence-ablations
+	@for text in rare rule; do \
+		[ -d runs/models/pocket-$$text ] || $(BIN)/python -m ssb_unsloth.pocket.build --text $$text --out runs/models/pocket-$$text || exit; \
+		$(EVIDENCE)/evidence-$$text.yaml || exit; \
+	done
+	@$(BIN)/python scripts/evidence.py runs/evidence-tuning runs/evidence runs/evidence-ablations runs/evidence-rare runs/evidence-rule
 
 BENCH := HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
 

@@ -28,6 +28,8 @@ GROUPS = {
         "evidence-tuning",
         "evidence",
         "evidence-ablations",
+        "evidence-rare",
+        "evidence-rule",
     ),
     "Other base models": (),
 }
