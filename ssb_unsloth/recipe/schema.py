@@ -82,7 +82,7 @@ class PromptsConfig:
     # Texts of one's own in their place: the text itself, or a .txt or .md file beside the recipe. Gaps: <answer_form>;
     # <question>, <right> and <wrong> in the refinement prompt.
     tutor: str | None = None
-    refine: str | None = None
+    refine: str | None = None  # the same of the refinement prompt
     answer_form: str = BOX  # how a reply is to give its answer, which stands for the dots; the verifier has to read it
     student: Literal["chat", "joined"] = "chat"  # §3.2.1: the chat template; joined: prompt and question with a space
     # A text may spell a control token of the model, such as <|im_end|>: it is tokenized as the text that it is. Where
@@ -104,9 +104,9 @@ class SamplingConfig:
 
     # released code: 0.8 for rollouts, 0.4 for refinements; 0 is greedy
     temperature: float = number(0.8, at_least=0, at_most=5)
-    top_p: float = number(1.0, above=0, at_most=1)
-    top_k: int = number(0, at_least=0, note="0 turns it off")
-    repetition_penalty: float = number(1.0, above=0, note="1 turns it off")
+    top_p: float = number(1.0, above=0, at_most=1)  # the likeliest tokens that make up so much; 1: all
+    top_k: int = number(0, at_least=0, note="0 turns it off")  # the so many likeliest tokens; 0: all
+    repetition_penalty: float = number(1.0, above=0, note="1 turns it off")  # of what prompt and reply have; 1: none
     max_tokens: int = number(1024, above=0)  # ours; together with a prompt it has to fit sampler.max_model_len
 
 
@@ -280,9 +280,9 @@ class TrainConfig:
     clip: float | None = number(None, above=0)
     gradient_checkpointing: bool = False  # recompute activations: less memory, about a third slower; Unsloth: its own
     save_steps: int = number(50, above=0)  # a stopped run resumes from the last multiple
-    logging_steps: int = number(1, above=0)
+    logging_steps: int = number(1, above=0)  # a line of history.jsonl every so many steps
     probe_steps: int = number(32, at_least=0)  # measure the student's own reply length so often; 0: never
-    probe_questions: int = number(32, at_least=0)
+    probe_questions: int = number(32, at_least=0)  # how many questions that asks
     drift_texts: str | None = None  # ours: KL(base ‖ student) on the "text"s of a .jsonl file, or on "pocket" drills
     refresh: RefreshConfig | None = None  # null: the rollouts stay those of the base, as curation sampled them
     guard: GuardConfig | None = None  # null: no accuracy is measured, and the last student is saved
@@ -308,7 +308,7 @@ class BenchmarkConfig(ProblemsConfig):
     wins. All of its problems have to be there (`count`), each once.
     """
 
-    name: str | None = None
+    name: str | None = None  # a known benchmark's, where the key is another
     title: str | None = None  # what figures call it; its key if null
     count: int | None = number(None, above=0)  # number of problems before `limit`; null: not asserted
     id: str | None = "id"  # column whose values, where there is such a column, have to be present and different
@@ -318,7 +318,7 @@ class BenchmarkConfig(ProblemsConfig):
     top_p: float = as_in(SamplingConfig, "top_p")
     top_k: int = as_in(SamplingConfig, "top_k")
     repetition_penalty: float = as_in(SamplingConfig, "repetition_penalty")
-    greedy: bool = True
+    greedy: bool = True  # a greedy reply a question beside the samples
     k: list[int] = field(default_factory=list, metadata=each(above=0))  # pass@k for each, from the samples
     max_tokens: int = as_in(SamplingConfig, "max_tokens")
 
@@ -340,6 +340,7 @@ DEFAULT_PROMPT = f"{BASE}-default-prompt"  # the base without the tutor prompt
 
 @dataclass
 class EvaluateConfig:
+    # The test sets, by name: math500, aime2024, aime2025 and gsm8k are known, any other has a source (benchmarks.py).
     benchmarks: dict[str, BenchmarkConfig] = field(default_factory=dict)
     references: list[str] = field(default_factory=lambda: ["base"])  # what every model is compared with, by name
     default_prompt: bool = False  # the base a second time, with no tutor prompt: its chat template's own default
@@ -348,7 +349,7 @@ class EvaluateConfig:
 
 @dataclass
 class Recipe:
-    name: str = MISSING
+    name: str = MISSING  # of the run, whose folder is runs/NAME
     preset: Literal["paper", "author_code"] = "paper"  # whose choices are the defaults of the keys below (presets.py)
     seed: int = number(3407, at_least=0)  # released code
     # repeat everything with each of these; empty: `seed` alone

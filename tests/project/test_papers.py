@@ -76,7 +76,7 @@ def test_every_file_that_a_document_names_exists(document):
     assert sorted(missing) == []
 
 
-def test_the_readme_lists_every_room_once():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_design_lists_every_room_once():
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     listed = re.findall(r"^      (\w+)/ ", text, re.M)
     assert sorted(listed) == sorted(name for name in house.ROOMS if (ROOT / house.PACKAGE / name).is_dir())
