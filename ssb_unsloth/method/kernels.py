@@ -33,6 +33,28 @@ def _final(logits, bias, scale, softcap, HAS_BIAS: tl.constexpr, HAS_CAP: tl.con
 
 
 @triton.jit
+def _both(
+    s_ptr,
+    t_ptr,
+    bias_ptr,
+    words,
+    real,
+    scale,
+    softcap,
+    HAS_BIAS: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    RAW_TEACHER: tl.constexpr,
+):
+    """Student's and teacher's final logits of a block of words."""
+    bias = tl.load(bias_ptr + words, mask=real, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
+    s = _final(tl.load(s_ptr + words, mask=real, other=0.0), bias, scale, softcap, HAS_BIAS, HAS_CAP)
+    t = tl.load(t_ptr + words, mask=real, other=0.0)
+    if RAW_TEACHER:
+        t = _final(t, bias, scale, softcap, HAS_BIAS, HAS_CAP)
+    return s, t
+
+
+@triton.jit
 def _from_mixture(log_p, log_q, beta):
     """log m - log q and log m - log p of the JSD's mixture m, as losses._divergence has them."""
     x = log_p - log_q + tl.log(beta) - tl.log(1 - beta)
@@ -93,11 +115,7 @@ def _kd_rows(
     for first in range(0, vocabulary, BLOCK):
         words = first + tl.arange(0, BLOCK)
         real = words < vocabulary
-        bias = tl.load(bias_ptr + words, mask=real, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
-        s = _final(tl.load(s_ptr + words, mask=real, other=0.0), bias, scale, softcap, HAS_BIAS, HAS_CAP)
-        t = tl.load(t_ptr + words, mask=real, other=0.0)
-        if RAW_TEACHER:
-            t = _final(t, bias, scale, softcap, HAS_BIAS, HAS_CAP)
+        s, t = _both(s_ptr, t_ptr, bias_ptr, words, real, scale, softcap, HAS_BIAS, HAS_CAP, RAW_TEACHER)
         s /= temperature
         t /= t_temperature
 
@@ -139,11 +157,7 @@ def _kd_rows(
         for first in range(0, vocabulary, BLOCK):
             words = first + tl.arange(0, BLOCK)
             real = words < vocabulary
-            bias = tl.load(bias_ptr + words, mask=real, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
-            s = _final(tl.load(s_ptr + words, mask=real, other=0.0), bias, scale, softcap, HAS_BIAS, HAS_CAP)
-            t = tl.load(t_ptr + words, mask=real, other=0.0)
-            if RAW_TEACHER:
-                t = _final(t, bias, scale, softcap, HAS_BIAS, HAS_CAP)
+            s, t = _both(s_ptr, t_ptr, bias_ptr, words, real, scale, softcap, HAS_BIAS, HAS_CAP, RAW_TEACHER)
             log_q = s / temperature - s_lse
             log_p = t / t_temperature - t_lse
             from_q, from_p = _from_mixture(log_p, log_q, beta)
@@ -175,11 +189,7 @@ def _kd_rows(
         for first in range(0, vocabulary, BLOCK):
             words = first + tl.arange(0, BLOCK)
             real = words < vocabulary
-            bias = tl.load(bias_ptr + words, mask=real, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
-            s = _final(tl.load(s_ptr + words, mask=real, other=0.0), bias, scale, softcap, HAS_BIAS, HAS_CAP)
-            t = tl.load(t_ptr + words, mask=real, other=0.0)
-            if RAW_TEACHER:
-                t = _final(t, bias, scale, softcap, HAS_BIAS, HAS_CAP)
+            s, t = _both(s_ptr, t_ptr, bias_ptr, words, real, scale, softcap, HAS_BIAS, HAS_CAP, RAW_TEACHER)
             log_q = s / temperature - s_lse
             log_p = t / t_temperature - t_lse
             if JSD:
