@@ -1,6 +1,6 @@
 """Write the tables and figures of docs/evidence.md from finished runs.
 
-    python scripts/evidence.py runs/evidence-tuning runs/evidence runs/evidence-ablations
+    python scripts/evidence.py runs/evidence-tuning runs/evidence runs/evidence-ablations ...
 
 Each run's rows go to docs/evidence/NAME.json and its figures beside them; the tables in the document stand between
 <!-- NAME --> and <!-- /NAME -->, and are made from the JSON alone. What is said about them is written by hand.
@@ -24,6 +24,7 @@ DOCUMENT = ROOT / "docs" / "evidence.md"
 ROWS = ROOT / "docs" / "evidence"
 TUNING = "evidence-tuning"  # the run whose students differ in their learning rate
 TUNED_AT = 1e-3  # the rate of its own student
+OTHER_READERS = ("evidence-rare", "evidence-rule")  # whose models misread the wordings at rates of their own
 # Of scores and differences what the tables say; the run has the rest (other scorings, lengths, tests).
 FIELDS = {
     "scores": (
@@ -45,7 +46,7 @@ def keep(run: Path) -> None:
     rows = {key: report[key] for key in KEPT if key in report}
     for name, fields in FIELDS.items():
         rows[name] = [{key: row[key] for key in fields} for row in report[name] if row["scoring"] == "equivalent"]
-    if (run / "evaluate" / "problems-test.jsonl").exists():
+    if report["recipe"] not in OTHER_READERS and (run / "evaluate" / "problems-test.jsonl").exists():
         order = list(dict.fromkeys(score["model"] for score in report["scores"]))
         found = readings.readings(run / "evaluate", "test")
         rows["readings"] = sorted(found, key=lambda row: (order.index(row["model"]), row["misread"]))
