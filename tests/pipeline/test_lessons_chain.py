@@ -36,14 +36,17 @@ def ssb(*words, code=0):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A recipe and two variants that share its curation: all rollouts by guidance, a mixture, and right ones alone by
-    their own tokens."""
+    """A recipe and four variants that share its curation: all rollouts by guidance, a mixture, and right ones alone by
+    their own tokens; with new rollouts and a guard, and with a guard of all weights."""
     runs = tmp_path_factory.mktemp("runs")
     mixture = "variants.mix={teach: {right: tokens, window: 6, weights: disagreement}}"
     alone = "variants.tokens={teach: {replies: right, each: 1, guidance: null, right: tokens}}"
+    guard = "guard: {questions: 8, every: 2}"
+    fresh = f"variants.fresh={{teach: {{each: 1}}, train: {{epochs: 2, refresh: {{every: epoch}}, {guard}}}}}"
+    whole = f"variants.whole={{teach: {{each: 1}}, train: {{lora: null, learning_rate: 1e-4, {guard}}}}}"
     ssb(
         *("run", str(ROOT / "recipes" / "pocket.yaml"), "--runs", str(runs), *SMALL),
-        *("teach.replies=rollouts", "teach.guidance=1", mixture, alone),
+        *("teach.replies=rollouts", "teach.guidance=1", mixture, alone, fresh, whole),
     )
     return runs / "pocket"
 
@@ -78,6 +81,24 @@ def test_of_a_mixture_the_teacher_has_the_wrong_ones_alone(run):
 def test_right_ones_alone_by_their_own_tokens_need_no_teacher(run):
     assert told(run, "tokens-s3407", "teach")["pairs"] == 0
     assert told(run, "tokens-s3407", "train")["steps"] == 2
+
+
+@pytest.mark.parametrize("student", ["fresh", "whole"])
+def test_a_guard_measures_and_keeps_the_best_student_also_of_all_weights(run, student):
+    folder = run / "students" / f"{student}-s3407" / "train"
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    measured = {row["step"]: row["probe_accuracy"] for row in rows if "probe_accuracy" in row}
+    summary = told(run, f"{student}-s3407", "train")
+    after = {step: value for step, value in measured.items() if step}
+    assert min(measured) == 0
+    assert summary["kept_step"] == min(step for step, value in after.items() if value == max(after.values()))
+    assert (folder / ("adapter" if student == "fresh" else "model")).is_dir()
+
+
+def test_new_rollouts_were_learnt_in_the_second_epoch_and_are_counted_as_sampled(run):
+    once, again = (told(run, f"{student}-s3407", "train") for student in ("whole", "fresh"))
+    assert again["steps"] == 2 * once["steps"]
+    assert again["sampled_tokens"] > once["sampled_tokens"] + 4 * told(run, "", "train")["steps"]
 
 
 def test_the_report_speaks_of_them(run):
