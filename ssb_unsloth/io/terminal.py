@@ -6,7 +6,10 @@ turn a line round. They are shown as the characters that they are. Passwords and
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import select
 import sys
 from typing import TextIO
 
@@ -45,3 +48,21 @@ def write(text: str, stream: TextIO) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     stream.write(visible(text).encode(encoding, "backslashreplace").decode(encoding))
     stream.flush()
+
+
+def unread() -> bool:
+    """Whether nobody reads one of the two streams any more: it is a pipe whose other end is closed, as by `| head`.
+
+    From then on what is written to it goes nowhere, and Python's own flush at the end says nothing.
+    """
+    lost = False
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # it is closed, or no file
+            ends = select.poll()
+            ends.register(number := stream.fileno(), 0)
+            if any(event & (select.POLLERR | select.POLLHUP) for _, event in ends.poll(0)):
+                lost = True
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+    return lost

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import re
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from typing import NamedTuple
 from ..errors import UserError
 from .hardware import torch_build
 
-LOCKS = Path(__file__).parents[2] / "constraints"  # in a checkout; a wheel does not carry it
+CHECKOUT = Path(__file__).parents[2]  # where the package was not installed from a wheel
+LOCKS = CHECKOUT / "constraints"  # a wheel does not carry it
 ESSENTIAL = [
     "accelerate",
     "datasets",
@@ -58,6 +60,20 @@ def installed(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def commit(root: Path = CHECKOUT) -> str | None:
+    """The commit of a checkout, with `-dirty` where tracked files are changed; None where `root` is none, as where the
+    package was installed from a wheel, or where git cannot say.
+    """
+    if not (root / ".git").exists():  # an environment may lie within another project's checkout
+        return None
+    try:
+        asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def numbers(version: str) -> tuple[int, ...]:
