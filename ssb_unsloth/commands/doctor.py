@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..io.addresses import server_address
-from ..io.terminal import tell
+from ..io.terminal import folded, tell
 from ..machine import hardware, hub, versions
 from ..machine.assumptions import ENVIRONMENT_BYTES
 from ..machine.findings import BOTH, GPU, POCKET, STOP, Finding, look, wrong_lengths
@@ -356,9 +356,9 @@ def describe(findings: Findings) -> str:
     """One line a finding, its remedy below it, and what follows for the recipe."""
     lines = []
     for finding in findings.findings:
-        lines.append(f"  {finding.state(findings.kinds):<6} {finding.name:<12} {finding.found}")
+        lines.append(folded(finding.found, f"  {finding.state(findings.kinds):<6} {finding.name:<12} ", " " * 22))
         if finding.fix:
-            lines.append(f"{'':22}-> {finding.fix}")
+            lines.append(folded(finding.fix, f"{'':22}-> ", " " * 25))
     lines.append("")
     if findings.recipe is None:
         for kind, title in ((POCKET, "The pocket (make demo)"), (GPU, "Recipes for a GPU")):

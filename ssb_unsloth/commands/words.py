@@ -8,16 +8,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..io.terminal import write
+from ..io.terminal import folded, write
 from ..pipeline.table import STAGES
 from ..recipe.benchmarks import BENCHMARKS
-
-WIDTH = 79  # of help, as of everything that is made to be read in a terminal
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ ABOUT = {
     "plan": About(
         "what a recipe needs: memory, disk, tokens and time of each stage",
         "Work out what a recipe needs, before anything runs: memory, disk, tokens and time of each stage, on the card"
-        " here or on a named one. Exit code 2 where a stage does not fit, with the keys to change.",
+        " here or on a named one. Exit code 2 where a stage does not fit or cannot run there, with the keys to change.",
         "ssb plan qwen2.5-0.5b-t4 --gpu t4",
     ),
     "doctor": About(
@@ -165,7 +162,7 @@ class Parser(argparse.ArgumentParser):
             helps = {action.metavar: action.help for action in self._actions}
             missing = required[1].split(", ")
             message = "; ".join(f"{name} is missing: {helps.get(name) or 'see --help'}" for name in missing)
-        said = textwrap.fill(f"{self.prog}: {message}.", WIDTH, break_long_words=False, break_on_hyphens=False)
+        said = folded(f"{self.prog}: {message}.")
         self.exit(2, f"{said}\nFor example: {self.example}\n`{self.prog} --help` says more.\n")
 
 
@@ -200,11 +197,10 @@ def parser() -> Parser:
 def _command(commands: Any, name: str, within: str = "", stages: bool = False) -> Parser:
     """A command with its help; `stages`: with a list of them."""
     about = ABOUT.get(f"{within} {name}".strip()) or About(STAGES[name].help, STAGES[name].help, f"ssb {name} pocket")
-    told = textwrap.fill(about.more, WIDTH)
+    told = folded(about.more)
     if stages:
         told += "\n\nstages:\n" + "\n".join(
-            textwrap.fill(row.help, WIDTH, initial_indent=f"  {stage:<10}", subsequent_indent=" " * 12)
-            for stage, row in STAGES.items()
+            folded(row.help, f"  {stage:<10}", " " * 12) for stage, row in STAGES.items()
         )
     command: Parser = commands.add_parser(
         name,

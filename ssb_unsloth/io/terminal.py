@@ -11,10 +11,12 @@ import os
 import re
 import select
 import sys
+import textwrap
 from typing import TextIO
 
 from .credentials import masked
 
+WIDTH = 79  # columns of what is made to be read: a terminal has 80
 _DANGEROUS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad"  # control characters but for tab and line feed
     "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # direction, invisible, other ends of a line
@@ -31,6 +33,26 @@ def visible(text: str) -> str:
 def _written(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def folded(text: str, first: str = "", rest: str = "") -> str:
+    """A paragraph in lines of at most `WIDTH`, the first behind `first`, the others behind `rest`. Only a word that is
+    longer, such as a path, stands out.
+    """
+    lines = []
+    for line in text.splitlines() or [""]:
+        behind = rest if lines else first
+        lines.append(
+            textwrap.fill(
+                line,
+                WIDTH,
+                initial_indent=behind,
+                subsequent_indent=rest,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
+    return "\n".join(lines)
 
 
 def tell(text: str) -> None:
