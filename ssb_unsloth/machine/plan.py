@@ -187,8 +187,8 @@ def _rests_on(plan: Plan) -> Iterator[str]:
     )
     if plan.seconds is not None and card is not None:
         yield (
-            f"Times are unmeasured: operations over {100 * PEAK[1]:.0f} to {100 * PEAK[0]:.0f} % of the card's peak, and"
-            f" starting up. Its peak: {card.tflops:g}e12 operations and {card.bandwidth:g}e9 bytes a second"
+            f"Times are unmeasured: operations over {100 * PEAK[1]:.0f} to {100 * PEAK[0]:.0f} % of the card's peak,"
+            f" and starting up. Its peak: {card.tflops:g}e12 operations and {card.bandwidth:g}e9 bytes a second"
             f" ({card.source})."
         )
     elif card is None:
