@@ -39,7 +39,7 @@ def folded(text: str, first: str = "", rest: str = "") -> str:
     """A paragraph in lines of at most `WIDTH`, the first behind `first`, the others behind `rest`. Only a word that is
     longer, such as a path, stands out.
     """
-    lines = []
+    lines: list[str] = []
     for line in text.splitlines() or [""]:
         behind = rest if lines else first
         lines.append(
