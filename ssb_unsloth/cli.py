@@ -19,6 +19,7 @@ from .pipeline.stopping import exit_code
 from .pipeline.table import STAGES
 from .recipe.shipped import is_recipe
 
+WITHOUT_MODEL = ("recipes", "plan", "doctor", "grade", "verify")  # commands that load none
 AT_LAST = 4.8  # seconds after a signal; a run gives its stages less
 
 
@@ -61,8 +62,29 @@ def _command(arguments: argparse.Namespace) -> int:
         module = "stage"
     elif module == "sweep":
         module = "run"
-    code: int = importlib.import_module(f"{__package__}.commands.{module}").main(arguments)
+    if module not in WITHOUT_MODEL:
+        from .machine.versions import refuse_both_sets
+
+        refuse_both_sets()
+    try:
+        code: int = importlib.import_module(f"{__package__}.commands.{module}").main(arguments)
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from error
     return code
+
+
+def _not_installed(error: ModuleNotFoundError) -> Exception:
+    """A sentence where it is a package that this one asks for; the error itself where it is anything else."""
+    from .machine.versions import installed, remedy
+
+    missing = (error.name or "").partition(".")[0]
+    package = {"yaml": "pyyaml"}.get(missing, missing)
+    if package not in ("omegaconf", "pyyaml", "tqdm", "numpy", "torch", "transformers") or installed(package):
+        return error
+    return UserError(
+        f"the package {package} is not installed here, which this command needs: {remedy()}"
+        " `ssb doctor --machine` says what else is missing, and needs none."
+    )
 
 
 def _check_words(words: Sequence[str]) -> None:

