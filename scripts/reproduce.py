@@ -36,7 +36,7 @@ def main() -> None:
     light = python_with_the_cli()
     doctor = ssb(light, "doctor", *words, "--machine", "--json", output=True)
     plan = ssb(light, "plan", *words, output=True)
-    if plan.returncode or not doctor.stdout.startswith("{"):  # a mistake in the recipe, said by the command
+    if not plan.stdout or not doctor.stdout.startswith("{"):  # a mistake in the recipe, said by the command
         sys.stderr.write(plan.stderr or doctor.stderr)
         sys.exit(2)
     wrong = [finding for finding in json.loads(doctor.stdout)["findings"] if finding["state"] == "wrong"]

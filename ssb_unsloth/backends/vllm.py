@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..io.disk import REFUSALS
-from ..io.progress import bar_for, say
+from ..io.progress import Batch, say
 from ..machine.auto import choose_model, choose_sampler
 from ..machine.environment import prepare
 from ..machine.hardware import check_cards, here
@@ -165,9 +165,10 @@ def sample_ids(
     seeds: Sequence[int],
     stop: Sequence[int],
     logprobs: int | None = None,
+    shown: Batch | None = None,
     **how: Any,
 ) -> list[Any]:
-    """vLLM's RequestOutput for each prompt of token ids, sampled with its own seed."""
+    """vLLM's RequestOutput for each prompt of token ids, sampled with its own seed; `shown` is told of every step."""
     vllm = library()
     parameters = [
         vllm.SamplingParams(
@@ -184,7 +185,21 @@ def sample_ids(
         for seed in seeds
     ]
     asked = [vllm.inputs.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
-    return list(engine.generate(asked, parameters, **{"use_tqdm": False, **how}))
+    if shown is None:
+        return list(engine.generate(asked, parameters, use_tqdm=False, **how))
+    engine.enqueue(asked, parameters, use_tqdm=False, **how)
+    outputs: list[Any] = []
+    while engine.llm_engine.has_unfinished_requests():  # as `generate` has it, whose own bar knows of no tokens
+        ended = [output for output in engine.llm_engine.step() if output.finished]
+        outputs += ended
+        shown.step([len(output.outputs[0].token_ids) for output in ended], lambda: _under_way(engine))
+    return sorted(outputs, key=lambda output: int(output.request_id))
+
+
+def _under_way(engine: Any) -> list[int]:
+    """The tokens so far of each reply that has not ended (vLLM 0.32, v1/engine/output_processor.py)."""
+    states = engine.llm_engine.output_processor.request_states
+    return [state.detokenizer.num_output_tokens() for state in states.values()]
 
 
 def give_weights(engine: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -226,8 +241,9 @@ class VLLMSampler:
         quiet: bool = False,
     ) -> list[Completion]:
         prompts, seeds = [r.prompt_ids for r in requests], [r.seed for r in requests]
-        lora, bar = self._put_on(adapter), False if quiet else bar_for(title, "reply")
-        outputs = sample_ids(self._engine, prompts, decoding, seeds, self._stop, lora_request=lora, use_tqdm=bar)
+        lora = self._put_on(adapter)
+        with Batch(title, len(requests), decoding.max_tokens, quiet) as shown:
+            outputs = sample_ids(self._engine, prompts, decoding, seeds, self._stop, shown=shown, lora_request=lora)
         return [completion(self._tokenizer, output.outputs[0].token_ids, self._stop) for output in outputs]
 
     def close(self) -> None:

@@ -21,14 +21,12 @@ from typing import Any
 
 from ..errors import UserError
 from ..io.addresses import server_address
-from ..io.terminal import tell
+from ..io.terminal import folded, tell
 from ..machine import hardware, hub, versions
 from ..machine.assumptions import ENVIRONMENT_BYTES
 from ..machine.findings import BOTH, GPU, POCKET, STOP, Finding, look, wrong_lengths
 from ..machine.geometry import geometry, needs_gpu, shipped
-from ..machine.plan import make_plan
 from ..pocket import model_folder
-from ..recipe.loading import load
 from ..recipe.schema import Recipe
 from ..recipe.shipped import find
 from ..verifier.verifiers import CODE, parts, sandbox_layers, sandbox_wants
@@ -62,7 +60,11 @@ class Findings:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    recipe = load(find(arguments.recipe), arguments.overrides) if arguments.recipe else None
+    recipe = None
+    if arguments.recipe:
+        from ..recipe.loading import load  # by OmegaConf; without a recipe nothing is asked for but Python
+
+        recipe = load(find(arguments.recipe), arguments.overrides)
     findings = examine(recipe, machine_only=arguments.machine)
     tell(json.dumps(findings.as_dict(), indent=1) if arguments.json else describe(findings))
     return 0 if findings.can_run else 2
@@ -90,6 +92,8 @@ def examine(recipe: Recipe | None = None, machine_only: bool = False) -> Finding
 
 
 def _recipe(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
+    from ..machine.plan import make_plan
+
     cards = hardware.find_cards().cards
     try:
         plan = make_plan(recipe, cards[0] if cards and kind == GPU else None)
@@ -356,9 +360,9 @@ def describe(findings: Findings) -> str:
     """One line a finding, its remedy below it, and what follows for the recipe."""
     lines = []
     for finding in findings.findings:
-        lines.append(f"  {finding.state(findings.kinds):<6} {finding.name:<12} {finding.found}")
+        lines.append(folded(finding.found, f"  {finding.state(findings.kinds):<6} {finding.name:<12} ", " " * 22))
         if finding.fix:
-            lines.append(f"{'':22}-> {finding.fix}")
+            lines.append(folded(finding.fix, f"{'':22}-> ", " " * 25))
     lines.append("")
     if findings.recipe is None:
         for kind, title in ((POCKET, "The pocket (make demo)"), (GPU, "Recipes for a GPU")):

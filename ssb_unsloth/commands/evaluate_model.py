@@ -32,7 +32,7 @@ from ..recipe.loading import load, resolve, save
 from ..recipe.schema import Recipe, SamplerConfig
 from ..records import Problem, read_jsonl
 from ..report.sections import evaluation_section
-from ..report.tables import plain, score_table, words_for
+from ..report.tables import small_lines
 from ..run.keys import as_written, of_path
 from ..run.manifests import FORMAT, digest
 from ..run.rundir import RunDir
@@ -103,8 +103,7 @@ def _evaluate(recipe: Recipe, contestants: list[Contestant], run: RunDir, force:
                 disk.write_text(work.folder / "report.md", _page(recipe, rows))
             save(recipe, run.root / "recipe.yaml")
     scored = read_object(folder / "scores.json")
-    words = words_for({name: as_written(config) for name, config in recipe.evaluate.benchmarks.items()})
-    lines = plain(score_table(scored["scores"], scored["differences"], words))
+    lines = small_lines(scored["scores"], scored["differences"])
     return "\n".join([*lines, "", f"Report  {folder / 'report.md'}", f"Replies {folder}/*.jsonl"])
 
 

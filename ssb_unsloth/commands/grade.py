@@ -264,12 +264,12 @@ def graded_again(paths: Sequence[Path], out: Path | None, verifier: Spec | None 
 
     files = files_in(paths)
     results = [regrade(path, verifier) for path in files] if out is None else _written(files, out, verifier)
-    table = [["file", "replies", "right before", "right now", "changed", "equal as string", "box or not"]]
+    table = [["replies", "right before", "right now", "changed", "equal as string", "box or not", "file"]]
     for r in results:
         n = r.replies
         before = "-" if r.before is None else percent(r.before / n)
         shares = (percent(r.right / n), f"{r.changed}", percent(r.string / n), percent(r.format_free / n))
-        table.append([str(r.path), f"{n:,}", before, *shares])
+        table.append([f"{n:,}", before, *shares, str(r.path)])  # the path last: it may be long
     lines = plain(table)
     for r in results:
         for change in r.changes:

@@ -16,13 +16,14 @@ from ..recipe.shipped import find
 
 
 def main(arguments: argparse.Namespace) -> int:
+    """Returns 2 where a stage does not fit, or cannot run there for another reason; the plan is shown all the same."""
     recipe = load(find(arguments.recipe), arguments.overrides)
     if arguments.gpus is not None or arguments.nodes is not None:
         if arguments.measure:
             raise UserError("--measure: measures the one card that is here; leave --gpus and --nodes out.")
         scale = make_scale(recipe, cluster_for(arguments.gpu, arguments.gpus, arguments.nodes))
         tell(json.dumps(scale.as_dict(), indent=1) if arguments.json else describe_scale(scale))
-        return 0
+        return 0 if scale.fits and not scale.plan.refused else 2
     card, why = card_for(recipe, arguments.gpu)
     if arguments.measure:
         from ..machine.speed import measured
@@ -34,4 +35,4 @@ def main(arguments: argparse.Namespace) -> int:
     if why:
         complain(f"ssb: {why}")
     tell(json.dumps(plan.as_dict(), indent=1) if arguments.json else describe(plan))
-    return 0
+    return 2 if plan.fits is False or plan.refused else 0

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..io import disk
 from ..io.files import read_text
-from ..io.terminal import tell
+from ..io.terminal import folded, tell
 from ..recipe.shipped import ENDINGS, GROUPS, describe, find, shipped
 
 if TYPE_CHECKING:
     from ..recipe.origins import Leaf
 
-WIDTH = 79
 ORIGIN = 44  # column of where a value comes from
 
 
@@ -53,9 +51,7 @@ def listed() -> str:
     for heading, names in GROUPS.items():
         lines += ["", heading]
         for name in names or [name for name in recipes if name not in named]:
-            lines += textwrap.wrap(
-                describe(recipes[name]), WIDTH, initial_indent=f"  {name}".ljust(widest), subsequent_indent=" " * widest
-            )
+            lines.append(folded(describe(recipes[name]), f"  {name}".ljust(widest), " " * widest))
     lines += ["", "ssb run NAME          runs one"]
     lines += ["ssb recipes show NAME  prints every key, and where its value comes from"]
     lines += ["ssb recipes copy NAME  puts its file here, to change it"]

@@ -1,41 +1,151 @@
-"""How work in progress is shown: one tqdm bar with a rate and the time left, and plain lines between bars."""
+"""How work in progress is shown: one tqdm bar with a rate and the time left, and plain lines between bars.
+
+Where the output is no terminal a bar is one line, written when it is full; one that takes long has a line every
+`EVERY` seconds besides. What goes into a file or a pipe holds no control character.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from .terminal import visible
+from .terminal import complain, visible
+
+if TYPE_CHECKING:
+    Base = tqdm[Any]
+else:
+    Base = tqdm  # which is generic for type checkers alone
+
+EVERY = 300.0  # seconds between the lines of what takes long, where there is no terminal
+OFTEN = 0.1  # seconds between two looks of a bar
+FULL = "{desc}{n_fmt}/{total_fmt} in {elapsed} ({rate_fmt}{postfix})"
+ON_THE_WAY = "{desc}{n_fmt}/{total_fmt} after {elapsed}, {remaining} left{postfix}"
 
 
-def bar(description: str, unit: str, total: int | None = None, **kwargs: Any) -> tqdm[Any]:
-    """A bar on standard error; where that is a file, a line every ten seconds instead of ten a second."""
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(
-        desc=f"{visible(description):<24}", unit=unit, total=total, mininterval=interval, dynamic_ncols=True, **kwargs
+def bar(description: str, unit: str, total: int | None = None, **kwargs: Any) -> Bar:
+    """A bar on standard error; a line there where that is no terminal."""
+    return Bar(
+        desc=f"{visible(description):<24}", unit=unit, total=total, mininterval=OFTEN, dynamic_ncols=True, **kwargs
     )
 
 
-def bar_for(description: str, unit: str) -> Any:
-    """The same for vLLM's `use_tqdm`, which makes two bars: one over the prompts it reads, which is not shown, and one
-    that counts the replies."""
+class Bar(Base):
+    """tqdm's own, but one line where there is no terminal."""
 
-    def make(iterable: Any = None, **kwargs: Any) -> tqdm[Any]:
-        hidden = {"iterable": iterable, "disable": True} if iterable is not None else {}
-        return bar(description, unit, kwargs.get("total"), **hidden)
+    on_the_way = ON_THE_WAY
 
-    return make
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._moves = sys.stderr.isatty()
+        super().__init__(*args, **kwargs)
+        self._told = getattr(self, "start_t", 0.0)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        if self._moves:
+            return bool(super().display(msg, pos))
+        if msg is None and hasattr(self, "_told") and self._time() - self._told >= EVERY:
+            self._told = self._time()
+            self._line(self.on_the_way)
+        return False
+
+    def clear(self, nolock: bool = False) -> None:
+        if self._moves:
+            super().clear(nolock)
+
+    def close(self) -> None:
+        if not self.disable and not self._moves:
+            self.leave = False  # the line is all that stays
+            self._ema_dt = lambda: None  # so that the rate is that of all
+            self._line(FULL)
+        super().close()
+
+    def _line(self, form: str) -> None:
+        self.bar_format = form
+        complain(str(self).rstrip())
+
+
+class Batch(Bar):
+    """A bar of replies that an engine samples side by side, so that all of them end at about the same time. The time
+    left is reckoned by tokens, and not by the replies that are there.
+    """
+
+    on_the_way = "{desc}{n_fmt}/{total_fmt} after {elapsed}{left}"
+
+    def __init__(self, description: str, total: int, limit: int, quiet: bool = False) -> None:
+        """`limit`: the most tokens that a reply can have."""
+        self.limit, self._steps, self._tokens, self._left, self._looked = limit, 0, 0, "", 0.0
+        super().__init__(
+            desc=f"{visible(description):<24}",
+            unit="reply",
+            total=total,
+            dynamic_ncols=True,
+            mininterval=OFTEN,
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{left}]",
+            disable=quiet,
+        )
+
+    @property
+    def format_dict(self) -> Any:
+        return {**super().format_dict, "left": self._left}
+
+    def step(self, ended: Sequence[int], under_way: Callable[[], Sequence[int]]) -> None:
+        """One step of the engine is done. `ended`: the tokens of each reply that it ended; `under_way()`: of each that
+        has not ended so far, 0 of one that waits.
+        """
+        self._steps += 1
+        self._tokens += sum(ended)
+        if self.disable:
+            return
+        due = self._time() - self._looked >= OFTEN
+        if due:
+            self._looked = self._time()
+            elapsed, there = self._looked - self.start_t, self.n + len(ended)
+            found = seconds_left(elapsed, self._steps, self._tokens, there, under_way(), self.limit)
+            self._left = (
+                "" if found is None or there == self.total else f", up to {self.format_interval(round(found))} left"
+            )
+        self.update(len(ended))
+        if due:
+            self.refresh()
+
+
+def seconds_left(
+    elapsed: float, steps: int, tokens: int, ended: int, under_way: Sequence[int], limit: int
+) -> float | None:
+    """How long a batch may take still, if each step of the engine takes as long as those before; None where there is
+    nothing yet to reckon by.
+
+    An engine gives each reply that it samples a token in every step. Replies that have all begun take at most as many
+    steps more as the shortest of them can grow. Where some wait, their tokens have to come too, as fast as those before
+    did; then the replies that have ended say what the others may come to, if that is less.
+
+    Args:
+        steps, tokens, ended: of the engine, of the replies that have ended, and how many those are.
+        under_way: the tokens so far of each other reply; 0 of one that waits.
+        limit: the most tokens that a reply can have.
+    """
+    sampled = tokens + sum(under_way)
+    if not sampled or not steps:
+        return None
+    to_come = [max(limit - count, 0) for count in under_way]
+    most = elapsed * max(max(to_come, default=0) / steps, sum(to_come) / sampled)
+    if ended and 0 in under_way:
+        return min(most, elapsed * len(under_way) / ended)
+    return most
 
 
 def hush() -> None:
     """Keep libraries' warnings about each other's optional parts out of the progress; before they are imported."""
     import logging
-    import os
     import warnings
 
+    if not sys.stderr.isatty():  # bars of theirs would be one long line of carriage returns
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what vLLM's native code says of NUMA nodes, among others
     torch = ("torch.utils._pytree", "torch.utils.cpp_extension", "torch._library.triton")

@@ -17,7 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import UserError
-from ..recipe.loading import variant
 from ..recipe.methods import METHODS
 from ..recipe.schema import ModelConfig, Recipe, SamplerConfig
 from . import auto, hardware, versions
@@ -178,6 +177,8 @@ def wrong_formats(recipe: Recipe, card: Card | None) -> Iterator[tuple[str, str]
     if card is None:
         return
     told: set[str] = set()
+    from ..recipe.loading import variant
+
     for where, student in {"": recipe, **{f"variants.{n}.": variant(recipe, n) for n in recipe.variants}}.items():
         said, ways = _wrong_format(student, card)
         if said and said not in told:
@@ -230,6 +231,8 @@ def _compiler() -> Iterator[Finding]:
 
 def _starts_vllm(recipe: Recipe) -> bool:
     """GRPO samples by vLLM on a GPU, whatever samples elsewhere."""
+    from ..recipe.loading import variant
+
     students = [recipe, *(variant(recipe, name) for name in recipe.variants)]
     grpo = any(METHODS[s.train.method].samples and s.train.grpo.use_vllm is not False for s in students)
     return grpo or recipe.sampler.engine not in ("transformers", "servers")

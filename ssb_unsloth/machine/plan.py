@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ..errors import UserError
+from ..io.terminal import folded
 from ..recipe.loading import resolve, variant
 from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe
@@ -125,62 +126,78 @@ def _changed(recipe: Recipe, change: str) -> Recipe | None:
 
 
 def describe(plan: Plan) -> str:
-    """The plan as a page of text."""
+    """The plan as a page of text, 80 columns wide."""
     card = plan.card
     where = "this machine's CPU"
     if card is not None:
         where = f"{card.name}, " + (f"{card.memory_mib / 1024:.1f} GiB" if card.memory_mib else "memory not known")
     lines = [
         f"Plan for {plan.recipe} on {where}",
-        f"  {plan.model}: {_counted(plan)}, {plan.dtype}; config from {plan.source}",
-        *_trained(plan),
-        *([f"  {LLAMA}"] if plan.how == "llama" else []),
+        _line(f"{plan.model}: {_counted(plan)}, {plan.dtype}; config from {plan.source}"),
+        *map(_line, _trained(plan)),
+        *([_line(LLAMA)] if plan.how == "llama" else []),
         "",
-        f"  {'stage':<12}{'memory':>10}{'disk':>10}{'tokens read':>14}{'sampled':>12}   {'time':<16}",
+        f"  {'stage':<12}{'memory':>10}{'disk':>10}{'tokens read':>14}{'sampled':>12}   time",
     ]
     if plan.seconds is not None and plan.before is not None:
-        lines.append(f"  {'before':<12}{'':>46}   {span(plan.before):<16}packages and model, where they are missing")
+        lines.append(f"  {'before':<12}{'':>46}   {span(plan.before)}")
     for stage in plan.stages:
         time = "" if stage.seconds is None else span(stage.seconds)
+        if len(stage.name) > 12:  # a line of its own, and the numbers below it
+            lines.append(f"  {stage.name}")
+        name = stage.name if len(stage.name) <= 12 else ""
         lines.append(
-            f"  {stage.name:<12}{_gib(stage.bytes):>10}{_gb(stage.disk):>10}{stage.read:>14,.0f}{stage.sampled:>12,.0f}"
-            f"   {time:<16}{stage.note}".rstrip()
+            f"  {name:<12}{_gib(stage.bytes):>10}{_gb(stage.disk):>10}{stage.read:>14,.0f}{stage.sampled:>12,.0f}"
+            f"   {time}".rstrip()
         )
     total = "" if plan.seconds is None else span(plan.seconds)
     lines += [f"  {'in all':<12}{'':>10}{_gb(plan.disk):>10}{'':>26}   {total}".rstrip(), ""]
+    if plan.seconds is not None and plan.before is not None:
+        lines.append(_line("before: packages and model, where they are missing"))
     for stage in plan.stages:
-        if stage.memory:
-            parts = ", ".join(f"{what} {_gib(value)}" for what, value in stage.memory.items())
-            lines.append(f"  {stage.name}: {parts}")
+        parts = ", ".join(f"{what} {_gib(value)}" for what, value in stage.memory.items())
+        if told := "; ".join(filter(None, [stage.note, parts])):
+            lines.append(_line(f"{stage.name}: {told}"))
     lines.append("")
     for stage in plan.stages:
         if stage.fits is False:
-            lines.append(f"  {stage.name} does not fit. Change: {'; '.join(stage.advice)}.")
-    lines += [f"  It cannot run there. {reason}." for reason in plan.refused]
+            lines.append(_line(f"{stage.name} does not fit. Change: {'; '.join(stage.advice)}."))
+    lines += [_line(f"It cannot run there. {reason}.") for reason in plan.refused]
     if plan.fits:
         lines.append("  Every stage fits.")
+    return "\n".join([*lines, *map(_line, _rests_on(plan))])
+
+
+def _line(text: str) -> str:
+    return folded(text, "  ", "    ")
+
+
+def _rests_on(plan: Plan) -> Iterator[str]:
+    """What of it is downloaded, what it costs, and what memory and times rest on."""
+    card, a = plan.card, plan.assumptions
     if plan.download:
         environment = f", and {_gb(ENVIRONMENT_BYTES)} for the packages" if card is not None else ""
-        lines.append(f"  Disk: {_gb(plan.download)} of it is the model's download{environment}.")
+        yield f"Disk: {_gb(plan.download)} of it is the model's download{environment}."
     if card is not None or plan.price is not None:
-        lines.append(f"  {cost(plan)}")
-    a = plan.assumptions
-    lines += [
-        "  Memory is for the longest replies that the recipe allows. Expected: replies of a third of their limit,"
-        if math.isclose(a.reply, 1 / 3)
-        else f"  Memory is for the longest replies. Expected: replies of {a.reply:.0%} of their limit,",
-        f"  {a.question} tokens a question, {a.pairs:.2f} pairs a question.",
-    ]
+        yield cost(plan)
+    reply = "a third" if math.isclose(a.reply, 1 / 3) else f"{a.reply:.0%}"
+    yield (
+        f"Memory is for the longest replies that the recipe allows. Expected: replies of {reply} of their limit,"
+        f" {a.question} tokens a question, {a.pairs:.2f} pairs a question."
+    )
     if plan.seconds is not None and card is not None:
-        shares = f"{100 * PEAK[1]:.0f} to {100 * PEAK[0]:.0f} %"
-        lines.append(f"  Times are unmeasured: operations over {shares} of the card's peak, and starting up. Its peak:")
-        lines.append(f"  {card.tflops:g}e12 operations and {card.bandwidth:g}e9 bytes a second ({card.source}).")
+        yield (
+            f"Times are unmeasured: operations over {100 * PEAK[1]:.0f} to {100 * PEAK[0]:.0f} % of the card's peak,"
+            f" and starting up. Its peak: {card.tflops:g}e12 operations and {card.bandwidth:g}e9 bytes a second"
+            f" ({card.source})."
+        )
     elif card is None:
-        lines.append("  No time is given for a CPU, which states no peak.")
+        yield "No time is given for a CPU, which states no peak."
     else:
-        lines.append("  No time is given: the speed of this card is not in the table. State it (its data sheet's dense")
-        lines.append("  16-bit peak and bandwidth, card.tflops=120 card.bandwidth=300), or measure it (`--measure`).")
-    return "\n".join(lines)
+        yield (
+            "No time is given: the speed of this card is not in the table. State it (its data sheet's dense 16-bit peak"
+            " and bandwidth, card.tflops=120 card.bandwidth=300), or measure it (`--measure`)."
+        )
 
 
 LLAMA = "Planned as if it were a Llama: this package does not know its layers, and without torch cannot look at them."
@@ -188,11 +205,9 @@ LLAMA = "Planned as if it were a Llama: this package does not know its layers, a
 
 def _trained(plan: Plan) -> list[str]:
     if plan.whole:
-        return [f"  All weights but embeddings and head: {plan.whole:,} parameters"]
-    return [
-        f"  LoRA: {plan.lora_parameters:,} parameters on {spell(plan.hit)}",
-        f"    left out: {', '.join(f'{what} ({count:,})' for what, count in plan.left_out.items())}",
-    ]
+        return [f"All weights but embeddings and head: {plan.whole:,} parameters"]
+    left_out = ", ".join(f"{what} ({count:,})" for what, count in plan.left_out.items())
+    return [f"LoRA: {plan.lora_parameters:,} parameters on {spell(plan.hit)}", f"LoRA leaves out: {left_out}"]
 
 
 def _counted(plan: Plan) -> str:

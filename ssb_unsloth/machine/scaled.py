@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from ..errors import UserError
+from ..io.terminal import folded
 from .assumptions import GIB
 from .cards import card_named
 from .plan import span
@@ -46,16 +45,8 @@ def describe_scale(scale: Scale) -> str:
     for row in scale.rows:
         why = f"{row.why[:1].upper()}{row.why[1:]}."
         lines.append(f"  {row.name}: more than {row.pays_up_to:,} do not pay.")
-        lines.append(textwrap.fill(why, 80, initial_indent=INDENT, subsequent_indent=INDENT))
-    refused = (f"It cannot run there. {reason}." for reason in plan.refused)
-    lines.append("")
-    for row in scale.rows:
-        lines.append(f"  {row.name}: more than {row.pays_up_to:,} do not pay.")
-        lines.append(
-            textwrap.fill(f"{row.why[:1].upper()}{row.why[1:]}.", 80, initial_indent=INDENT, subsequent_indent=INDENT)
-        )
-    refused = (f"It cannot run there. {reason}." for reason in plan.refused)
-    lines += ["", *(textwrap.fill(said, 80, initial_indent="  ", subsequent_indent=INDENT) for said in refused)]
+        lines.append(folded(why, INDENT, INDENT))
+    lines += ["", *(folded(f"It cannot run there. {reason}.", "  ", INDENT) for reason in plan.refused)]
     lines += _cost(scale)
     lines += [
         f"  Cards pay while they have {PAYS:.0%} of the speed that so many times one would have.",

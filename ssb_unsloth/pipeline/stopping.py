@@ -20,10 +20,11 @@ from types import FrameType
 
 from ..errors import UserError
 from ..io.disk import refusal
-from ..io.terminal import complain
+from ..io.terminal import complain, unread
 
 SECONDS = 3.0  # that a stage has to end by itself
 BY_CTRL_C = 130  # exit code, as shells have it
+UNREAD = 128 + signal.SIGPIPE  # the same where nobody reads the output any more
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _first: int | None = None  # the signal that is being obeyed
@@ -92,8 +93,17 @@ def is_first_to_tell() -> bool:
 
 def exit_code(command: Callable[[], int]) -> int:
     """What a command comes to: its own code; 2 for a user's mistake or a full disk, said in one sentence; or, when it
-    is stopped, what shells have for the signal.
+    is stopped or its output is read no further, what shells have for the signal.
     """
+    try:
+        return _exit_code(command)
+    except BrokenPipeError:
+        if not unread():
+            raise
+        return UNREAD
+
+
+def _exit_code(command: Callable[[], int]) -> int:
     try:
         return command()
     except UserError as error:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from omegaconf import MISSING
-
 from ..prompts import BOX, Texts, Wording, texts
 from ..prompts.hints import Hint
 from ..verifier.verifiers import Spec, with_form
 from .methods import MethodName
 from .ranges import as_in, each, number
 
+MISSING: Any = "???"  # OmegaConf's word for a key that has no default; imported it would be asked for by `ssb doctor`
 SEVEN = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # released code's LoRA layers
 AUTO, ALL_LINEAR = "auto", "all-linear"  # words of train.lora.target_modules
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as max_lora_rank (0.32, config/lora.py)

@@ -22,6 +22,7 @@ from .tables import (
     published_table,
     samples_table,
     score_table,
+    small_table,
     student_table,
     words_for,
 )
@@ -33,6 +34,14 @@ def evaluation_section(
     """Scores, differences, the published figures and how it was measured, as Markdown. `seed`: the bootstraps'; `own`:
     what the recipe's models are shown.
     """
+    tables = tables_section(scores, differences, benchmarks)
+    return f"{tables}\n\n{definitions_section(scores, differences, benchmarks, seed, own)}"
+
+
+def definitions_section(
+    scores: Sequence[Row], differences: Sequence[Row], benchmarks: Mapping[str, Row], seed: int, own: Texts = PAPER
+) -> str:
+    """What the columns mean, how intervals were come by, and how the models were asked, as Markdown."""
     kinds = {s["interval"] for s in scores if s["metric"] == "pass@1"}
     several = any(s["seed"] is None for s in scores)
     intervals = {
@@ -63,8 +72,23 @@ def evaluation_section(
         f"Accuracy is pass@1: {_right(benchmarks)}, and the reply was not cut off."
         f" Intervals are {' and '.join(text for kind, text in intervals.items() if kind in kinds)}.",
         "\n".join(f"- {line}" for line in columns),
-        pipes(score_table(scores, differences, words)),
     ]
+    parts.append(_how(benchmarks, {s["benchmark"]: s["n_questions"] for s in scores}))
+    for name, prompt in system_prompts(scores, own).items():
+        if prompt is None:
+            parts.append("Prompt *default*: the question alone, under whatever the chat template says by itself.")
+        else:
+            parts += [
+                f"Prompt *{escaped(name)}*, the system prompt before the question:",
+                "> " + prompt.replace("\n", "\n> ") if name in SHIPPED else fenced(prompt),
+            ]
+    return "\n\n".join(parts)
+
+
+def tables_section(scores: Sequence[Row], differences: Sequence[Row], benchmarks: Mapping[str, Row]) -> str:
+    """All scores and differences, and the published figures beside them, as Markdown."""
+    words = words_for(benchmarks)
+    parts = [pipes(score_table(scores, differences, words))]
     ours = [s for s in scores if (s["scoring"], s["metric"]) == ("equivalent", "pass@1") and s["seed"] is not None]
     if undecided := sum(s.get("undecided", 0) for s in ours):
         parts.append(_undecided(undecided, "replies", "generations"))
@@ -95,15 +119,6 @@ def evaluation_section(
             " its counts. Its prompt and decoding are unstated.",
             pipes(published),
         ]
-    parts.append(_how(benchmarks, {s["benchmark"]: s["n_questions"] for s in scores}))
-    for name, prompt in system_prompts(scores, own).items():
-        if prompt is None:
-            parts.append("Prompt *default*: the question alone, under whatever the chat template says by itself.")
-        else:
-            parts += [
-                f"Prompt *{escaped(name)}*, the system prompt before the question:",
-                "> " + prompt.replace("\n", "\n> ") if name in SHIPPED else fenced(prompt),
-            ]
     return "\n\n".join(parts)
 
 
@@ -167,17 +182,20 @@ def document(recipe: Recipe, report: dict[str, Any]) -> str:
                 f"{spent['peak_device_bytes'] / 2**30:.2f} GiB" if spent["peak_device_bytes"] else "none used",
             ]
         )
+    scored = report["scores"], report["differences"]
+    measured = definitions_section(*scored, report["decoding"], recipe.seed, recipe.prompts.texts)
     template = f"\n\n{escaped(report['template'])}" if "template" in report else ""
     gains = "![Each gain over the base, split into reasoning and format](gains.png)\n\n"
     if len(gain_table(report["differences"])) == 1:
         gains = ""
     return f"""# {escaped(recipe.name)}: {METHODS[recipe.train.method].title} of {escaped(recipe.model.name)}
 
-Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}.
-
+{opening(report["headline"]) + chr(10) * 2 if report["headline"] else ""}\
 {"".join(f"> {caution}{chr(10) * 2}" for caution in report["cautions"])}\
-{evaluation_section(report["scores"], report["differences"], report["decoding"], recipe.seed, recipe.prompts.texts)}\
-{template}
+{pipes(small_table(*scored))}
+
+Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}. What accuracy and intervals are stands\
+ [below](#how-it-was-measured).
 
 ![Accuracy of each model with 95 % intervals](accuracy.png)
 
@@ -190,9 +208,17 @@ Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}.
 
 [examples.md](examples.md) follows questions from rollouts to what base and student now answer.
 
+## All scores and differences
+
+{tables_section(*scored, report["decoding"])}
+
 ## Versions
 
 {", ".join(f"{name} {escaped(version)}" for name, version in report["versions"].items())}
+
+## How it was measured
+
+{measured}{template}
 """
 
 

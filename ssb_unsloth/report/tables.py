@@ -8,6 +8,7 @@ from typing import Any
 
 from ..evaluation.stats import wilson
 from ..io.markdown import Markdown
+from ..io.terminal import WIDTH
 from ..published import TABLE_1
 
 Row = Mapping[str, Any]
@@ -63,6 +64,30 @@ def score_table(scores: Sequence[Row], differences: Sequence[Row] = (), words: W
             row.append(f"{100 * s['sd']:.1f}: {', '.join(each)}" if s["sd"] is not None else "")
         table.append(row)
     return table
+
+
+def small_table(scores: Sequence[Row], differences: Sequence[Row]) -> Table:
+    """What a reader looks for first: every model's accuracy with its interval, and what it gained over the base."""
+    table = score_table(scores, differences)
+    columns = table[0].index("equal as string")  # and what follows it
+    return [row[:columns] for row in table]
+
+
+def small_lines(scores: Sequence[Row], differences: Sequence[Row]) -> list[str]:
+    """The small table for a terminal. Where names make it too wide for one, benchmark and decoding stand in lines of
+    their own, above their models.
+    """
+    table = small_table(scores, differences)
+    lines = plain(table)
+    if max(map(len, lines)) > WIDTH:
+        lines = [f"  {line}" for line in plain([row[2:] for row in table])]
+        places = [row[:2] for row in table]
+        for number in range(len(table) - 1, 0, -1):
+            if places[number] != places[number - 1]:
+                lines.insert(number, ", ".join(places[number]))
+    if any(row[-1].endswith("n.s.") for row in table):
+        lines += ["", "n.s.: not significant, by the tests in report.md"]
+    return lines
 
 
 def samples_table(scores: Sequence[Row]) -> Table:

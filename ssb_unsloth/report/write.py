@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.stats import RESAMPLES
+from ..io.terminal import folded
 from ..recipe.methods import METHODS
 from ..recipe.schema import Recipe
 from ..records import read_rows
@@ -21,8 +22,9 @@ from ..run.student import Student
 from ..training.token_kl import FILE as TOKENS
 from .cautions import cautions
 from .costs import student_rows
+from .headline import headline
 from .sections import document, system_prompts
-from .tables import gain_table, plain, score_table, words_for
+from .tables import gain_table, small_lines, words_for
 from .token_page import by_kind, page
 from .worked_examples import worked_examples
 
@@ -59,6 +61,7 @@ def write_report(recipe: Recipe, run: RunDir, folder: Path, everyone: Sequence[S
     report = {
         "format": REPORT_FORMAT,
         "recipe": recipe.name,
+        "headline": headline(recipe, scored["scores"], scored["differences"]),
         "scores": scored["scores"],
         "differences": scored["differences"],
         "training": {
@@ -122,15 +125,15 @@ def _token_page(recipe: Recipe, run: RunDir, tokens: Sequence[dict[str, Any]]) -
 
 
 def closing_lines(run: RunDir) -> str:
-    """What a finished run says: a small table, and where the rest is."""
+    """What a finished run says, 80 columns wide but for paths: the headline, a small table, and where the rest is."""
     folder = run.stage("report")
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    lines = ["", *plain(score_table(report["scores"], report["differences"], words_for(report.get("decoding", {}))))]
-    drawn = sorted(path.name for path in folder.glob("*.png"))
-    lines += (
-        ["", *cautions_said] if (cautions_said := [c.replace("**", "") for c in report.get("cautions", ())]) else []
-    )
-    lines += ["", f"Report   {folder / 'report.md'}", f"Figures  {folder}/{', '.join(drawn)}"]
+    lines: list[str] = []
+    said = [report.get("headline", ""), *(caution.replace("**", "") for caution in report.get("cautions", ()))]
+    for sentence in filter(None, said):
+        lines += ["", folded(sentence)]
+    lines += ["", *small_lines(report["scores"], report["differences"])]
+    lines += ["", f"Report   {folder / 'report.md'}", f"Figures  {folder}/*.png"]
     if (folder / "tokens.html").exists():
         lines.append(f"Tokens   {folder / 'tokens.html'}")
     return "\n".join([*lines, f"Examples {folder / 'examples.md'}"])

@@ -3,7 +3,8 @@
 A row is a pair: `prompt` and `teacher_prompt`, what the student and the hinted teacher see, and `reply` (text) or
 `reply_ids` (the sampler's own token ids, which are taken first). Prompts are messages, rendered by the chat template,
 or plain text, as TRL has it: tokenized as it stands, and its reply ends in eos. Guidance needs a third prompt,
-`unhinted_prompt`: the teacher's without its hint.
+`unhinted_prompt`: the teacher's without its hint. A row of a run's own `pairs.jsonl` has `question`, `right` and `wrong`
+in place of prompts, which are then those of the paper.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ..backends.chat_template import end_of_turn, render, without_end
 from ..backends.thinking import begun_by, check_ended, decoded, ids_of
 from ..errors import UserError
 from ..method.collator import Example
+from ..prompts import student_messages, teacher_messages
 
 PROMPTS = ("prompt", "teacher_prompt")
 UNHINTED = "unhinted_prompt"
@@ -82,11 +84,13 @@ def _example(number: int, row: Any, tokenizer: PreTrainedTokenizerBase) -> Examp
     where = f"Row {number} of the data set"
     if not isinstance(row, Mapping):
         raise UserError(f"{where}: expected columns by name (prompt, teacher_prompt, reply), found {row!r:.80}.")
+    row = _with_prompts(row)
     missing = [column for column in PROMPTS if row.get(column) is None]
     if missing or (row.get("reply") is None and row.get("reply_ids") is None):
         raise UserError(
             f"{where} has the columns {', '.join(map(str, row))}; expected prompt, teacher_prompt, and reply or"
-            " reply_ids, none of them empty."
+            " reply_ids, none of them empty; or as a run's pairs.jsonl has it, question, right and wrong for the"
+            " prompts."
         )
     given = [*PROMPTS, *([UNHINTED] if row.get(UNHINTED) is not None else [])]
     plain = [isinstance(row[column], str) for column in given]
@@ -99,6 +103,20 @@ def _example(number: int, row: Any, tokenizer: PreTrainedTokenizerBase) -> Examp
         check_ended(decoded(tokenizer, reply_ids), where)
     unhinted = rest[0] if rest else []
     return Example(str(number if name is None else name), asked, hinted, reply_ids, unhinted)
+
+
+def _with_prompts(row: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """A curated pair with the paper's prompts for its question and its contrast; any other row as it is."""
+    parts = [row.get(name) for name in ("question", "right", "wrong")]
+    if any(row.get(column) is not None for column in PROMPTS) or not all(isinstance(part, str) for part in parts):
+        return row
+    question, right, wrong = map(str, parts)
+    return {
+        **row,
+        "prompt": student_messages(question),
+        "teacher_prompt": teacher_messages(question, right, wrong),
+        UNHINTED: teacher_messages(question, None, None),
+    }
 
 
 def _prompt_ids(prompt: Any, where: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -71,7 +71,7 @@ def test_no_command_at_all_prints_the_help():
 
 def test_the_version_is_the_packages(capsys):
     assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"ssb_unsloth {__version__}\n"
+    assert re.fullmatch(rf"ssb_unsloth {__version__}( \(commit \w+(-dirty)?\))?\n", capsys.readouterr().out)
 
 
 def test_every_stage_is_a_command():

@@ -57,6 +57,11 @@ def three_b(tmp_path):
     return lambda *overrides: load(path, overrides)
 
 
+def told(plan):
+    """The page of a plan without its line breaks."""
+    return " ".join(describe(plan).split())
+
+
 def stage(plan, name):
     return next(s for s in plan.stages if s.name == name)
 
@@ -201,7 +206,7 @@ def test_where_nothing_helps_a_smaller_model_is_named(tmp_path, three_b):
     plan = make_plan(three_b(f"model.name={tmp_path}"), CARDS["t4"])
     assert plan.fits is False
     assert "a smaller model" in stage(plan, "curate").advice[-1]
-    assert "curate does not fit" in describe(plan)
+    assert "curate does not fit" in told(plan)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +222,7 @@ def test_where_nothing_helps_a_smaller_model_is_named(tmp_path, three_b):
 )
 def test_every_shipped_recipe_fits_the_card_that_it_is_for(recipe, card):
     plan = make_plan(load(ROOT / "recipes" / f"{recipe}.yaml"), CARDS[card])
-    assert plan.fits, describe(plan)
+    assert plan.fits, told(plan)
     assert plan.source == "the package's table"  # so that it can be planned without a network
 
 
@@ -234,11 +239,11 @@ def test_what_is_advised_is_taken_by_the_recipe(recipe):
 
 def test_a_plan_says_what_cannot_run_on_the_card_whatever_its_memory(capsys):
     path = ROOT / "recipes" / "gemma-3-1b.yaml"
-    said = describe(make_plan(load(path), CARDS["t4"]))
+    said = told(make_plan(load(path), CARDS["t4"]))
     assert "It cannot run there. unsloth/gemma-3-1b-it overflows in float16, and Tesla T4 has no bfloat16" in said
-    assert "cannot run there" not in describe(make_plan(load(path), CARDS["l4"]))
+    assert "cannot run there" not in told(make_plan(load(path), CARDS["l4"]))
     author = make_plan(load(ROOT / "recipes" / "qwen2.5-3b-gsm8k-author-code.yaml"), CARDS["t4"])
-    assert "set train.lora.dtype=float32" in describe(author)
+    assert "set train.lora.dtype=float32" in told(author)
 
 
 def test_what_servers_sample_takes_no_memory_here(three_b):
@@ -250,7 +255,7 @@ def test_what_servers_sample_takes_no_memory_here(three_b):
         assert "sampled by 2 servers, whose memory and time are not planned" in stage(there, name).note
     assert stage(there, "train").memory == stage(here, "train").memory
     assert there.fits
-    assert "2 servers" in describe(there)
+    assert "2 servers" in told(there)
     assert {row.name for row in make_scale(three_b(*servers), Cluster(CARDS["h100"], 8)).rows} == {"teach", "train"}
 
 
@@ -264,8 +269,8 @@ def test_two_cards_share_the_models_weights_and_what_is_kept_of_a_reply(three_b)
 def test_a_card_without_a_stated_memory_is_planned_for_and_nothing_is_said_to_fit(three_b):
     plan = make_plan(three_b(), Card("NVIDIA GB10", 0, (12, 1)))
     assert plan.fits is None
-    assert "memory not known" in describe(plan)
-    assert "fit" not in describe(plan)
+    assert "memory not known" in told(plan)
+    assert "fit" not in told(plan)
 
 
 def test_every_student_of_a_recipe_is_in_its_plan(three_b):
@@ -311,8 +316,8 @@ def test_every_card_gets_a_plan_with_a_range_of_time(three_b, name):
     low, high = plan.seconds
     assert 0 < low < high
     assert high < 86_400 or not plan.fits
-    assert CARDS[name].name in describe(plan)
-    assert "unmeasured" in describe(plan)
+    assert CARDS[name].name in told(plan)
+    assert "unmeasured" in told(plan)
 
 
 def test_a_faster_card_takes_less_time(three_b):
@@ -328,8 +333,8 @@ def test_a_card_whose_speed_is_not_known_gets_memory_and_the_keys_that_give_it_a
     plan = make_plan(three_b(*half), UNKNOWN)
     assert plan.fits is True
     assert plan.seconds is None
-    assert "card.tflops=" in describe(plan)
-    assert "--measure" in describe(plan)
+    assert "card.tflops=" in told(plan)
+    assert "--measure" in told(plan)
 
 
 def test_a_stated_speed_gives_an_unknown_card_its_times_and_wins_over_the_tables(three_b):
@@ -338,7 +343,7 @@ def test_a_stated_speed_gives_an_unknown_card_its_times_and_wins_over_the_tables
     assert plan.seconds[1] == pytest.approx(make_plan(three_b(), CARDS["a100-40gb"]).seconds[1], rel=0.05)
     slower = make_plan(three_b("card.tflops=31.2"), CARDS["a100-40gb"])
     assert slower.seconds[1] > 2 * plan.seconds[1]
-    assert "card.tflops and card.bandwidth" in describe(slower)
+    assert "card.tflops and card.bandwidth" in told(slower)
 
 
 def test_after_a_stage_on_a_gpu_the_plan_stands_beside_what_was_used(three_b):
@@ -430,8 +435,8 @@ def test_every_number_that_the_plan_rests_on_stands_in_the_docs_with_its_origin(
 def test_the_cost_in_money_is_the_time_at_the_stated_price(three_b, capsys, tmp_path):
     plan = make_plan(three_b("card.price=1.5"), CARDS["a100-40gb"])
     assert plan.money == pytest.approx(tuple(1.5 * seconds / 3600 for seconds in plan.seconds))
-    assert f"at 1.5 an hour {plan.money[0]:.2f} to {plan.money[1]:.2f}." in describe(plan)
-    assert "card.price=1.50" in describe(make_plan(three_b(), CARDS["a100-40gb"]))
+    assert f"at 1.5 an hour {plan.money[0]:.2f} to {plan.money[1]:.2f}." in told(plan)
+    assert "card.price=1.50" in told(make_plan(three_b(), CARDS["a100-40gb"]))
     assert cli.main(["plan", str(tmp_path / "three-b.yaml"), "--gpu", "t4", "--json", "card.price=0.35"]) == 0
     assert json.loads(capsys.readouterr().out)["money"] is not None
     with pytest.raises(UserError, match=r"card\.price: 0.0 is not a number above 0"):
@@ -565,6 +570,39 @@ def test_the_command_prints_a_page_or_json(three_b, tmp_path, capsys):
     assert [s["name"] for s in plan["stages"]] == ["curate", "teach", "train", "evaluate", "report"]
 
 
+@pytest.mark.parametrize(("card", "code"), [("a100-40gb", 0), ("t4", 2)])
+def test_a_plan_that_does_not_fit_is_shown_and_ends_with_2(capsys, card, code):
+    """By GRPO, for which a T4 has too little memory."""
+    for form in ([], ["--json"]):
+        assert cli.main(["plan", str(ROOT / "recipes" / "qwen2.5-3b-gsm8k.yaml"), "--gpu", card, *form]) == code
+        out, err = capsys.readouterr()
+        assert err == ""
+        fits = json.loads(out)["fits"] if form else "Every stage fits." in out
+        assert fits == (code == 0)
+
+
+def test_what_a_card_cannot_run_for_another_reason_ends_with_2_too(three_b, tmp_path, capsys):
+    three_b()
+    assert cli.main(["plan", str(tmp_path / "three-b.yaml"), "--gpu", "t4", "model.dtype=bfloat16"]) == 2
+    assert "It cannot run there." in capsys.readouterr().out
+
+
+def test_too_little_memory_on_every_number_of_cards_ends_with_2(capsys):
+    paper = str(ROOT / "recipes" / "qwen2.5-3b-gsm8k.yaml")
+    assert cli.main(["plan", paper, "--gpu", "t4", "--gpus", "2", "model.name=meta-llama/Llama-3.1-70B-Instruct"]) == 2
+    assert "Not every stage fits" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "card"),
+    [("pocket", "none"), ("evidence-ablations", "none"), ("qwen2.5-3b-gsm8k-beyond", "t4"), ("qwen3-1.7b", "l4")],
+)
+def test_a_plan_has_80_columns(recipe, card, capsys):
+    assert cli.main(["plan", str(ROOT / "recipes" / f"{recipe}.yaml"), "--gpu", card]) in (0, 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80 or line != line.rstrip()] == []
+
+
 def test_an_unknown_card_is_a_mistake(capsys):
     assert cli.main(["plan", str(ROOT / "recipes" / "pocket.yaml"), "--gpu", "gtx"]) == 2
     assert "--gpu gtx: unknown card; known: t4" in capsys.readouterr().err
@@ -599,6 +637,6 @@ def test_all_weights_take_gradients_copies_and_moments():
     assert (train.memory["weights"], train.memory["gradients"]) == (2 * 3_085_938_688, 2 * between)
     assert train.memory["optimizer"] == (4 + 8 + 4) * between  # copies, two moments, gradients in float32
     assert "LoRA" not in train.memory
-    assert f"All weights but embeddings and head: {between:,} parameters" in describe(plan)
+    assert f"All weights but embeddings and head: {between:,} parameters" in told(plan)
     t4 = make_plan(recipe, CARDS["t4"])
     assert any("train.lora is null, and the model is float16" in why for why in t4.refused)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from itertools import permutations
 from pathlib import Path
 
@@ -188,6 +189,7 @@ def test_the_page_has_80_columns_and_json_the_same_numbers(overrides, capsys):
     assert cli.main(words) == 0
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= 80
+    assert page.count("more than") == page.count("do not pay") == len(set(re.findall(r"(\S.*): more than", page)))
     assert "1,024 x NVIDIA H100 80GB HBM3, 128 nodes of 8" in page
     assert cli.main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -26,6 +26,11 @@ ROOT = Path(__file__).parents[2]
 EXACT = [(family, extra) for family in FAMILIES for extra in CASES.get(family, [{}])]
 
 
+def told(plan):
+    """The page of a plan without its line breaks."""
+    return " ".join(describe(plan).split())
+
+
 def between_the_ends(model):
     """Parameters of no embedding and not of the head, which `train.lora: null` trains."""
     import torch
@@ -95,7 +100,7 @@ def test_what_cannot_be_looked_at_is_planned_as_a_llama_and_said(monkeypatch, tm
     recipe.write_text(f"name: r\nmodel: {{name: {tmp_path}}}\nproblems: {{source: pocket}}\n")
     plan = make_plan(load(recipe, ["sampler.max_model_len=128", *SHORT]), None)
     assert plan.how == "llama"
-    assert "Planned as if it were a Llama" in describe(plan)
+    assert "Planned as if it were a Llama" in told(plan)
     (tmp_path / "config.json").write_text(json.dumps({**SHAPE, "model_type": "recurrent_gemma"}))
     monkeypatch.setattr(counted, "countable", lambda: False)
     assert make_plan(load(recipe, ["sampler.max_model_len=128", *SHORT]), None).how == "llama"
@@ -121,7 +126,7 @@ def test_experts_are_loaded_and_a_token_meets_a_few(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(f"name: r\nmodel: {{name: {tmp_path}}}\nproblems: {{source: pocket}}\n")
     lora = "train.lora.target_modules=[q_proj, v_proj]"
-    said = describe(make_plan(load(recipe, [lora, "sampler.max_model_len=4096"]), CARDS["h100"]))
+    said = told(make_plan(load(recipe, [lora, "sampler.max_model_len=4096"]), CARDS["h100"]))
     assert "46,702,792,704 parameters, 12," in said
     assert "32 x q_proj, 32 x v_proj" in said
     assert "32 x experts in one tensor (45," in said
@@ -162,7 +167,7 @@ def test_a_longer_text_than_the_models_own_is_refused_before_anything_runs(tmp_p
     recipe.write_text(f"name: r\nmodel: {{name: {tmp_path}}}\nproblems: {{source: pocket}}\n")
     asked = load(recipe, [])
     expected = r"sampler\.max_model_len: 4,096 tokens are more than the 128 .*set sampler\.max_model_len=128"
-    assert re.search(expected, describe(make_plan(asked, None)))
+    assert re.search(expected, told(make_plan(asked, None)))
     with pytest.raises(UserError, match=expected):
         check_before_stage(asked)
     assert any(f.name == "length" and "max_model_len=128" in f.fix for f in examine(asked, machine_only=True).findings)

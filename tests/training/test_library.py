@@ -433,3 +433,67 @@ def test_examples_of_something_else_than_ids_are_named(make):
 
 def test_examples_of_ids_pass_as_they_are(make):
     assert make(rows=[Example("a", [5], [6], [7])]).train_dataset == [Example("a", [5], [6], [7])]
+
+
+# -- A run's own pairs, and plain text --------------------------------------------------------------------------------
+
+
+CURATED = {
+    "id": "p1",
+    "problem_id": "q1",
+    "question": ASKED[0]["content"],
+    "gold": "12",
+    "right": "9+3=12. The answer is \\boxed{12}.",
+    "wrong": "9-3=6. The answer is \\boxed{6}.",
+    "reply": "Mia has 9+3=12. The answer is \\boxed{12}.",
+    "right_id": "q1-rollout-0",
+    "wrong_id": "q1-rollout-1",
+    "refinement_id": "q1-refinement-0",
+    "prompt": None,
+    "teacher_prompt": None,
+}
+
+
+def test_the_pairs_of_a_run_are_read_as_its_training_reads_them(tokenizer, tmp_path):
+    """As `datasets` reads the file that the curate stage has written, whose prompts are made from its recipe."""
+    from ssb_unsloth.method.examples import render_examples
+    from ssb_unsloth.recipe.loading import load
+    from ssb_unsloth.records import Pair
+
+    reply_ids = tokenizer(CURATED["reply"])["input_ids"] + [tokenizer.eos_token_id]
+    pair = Pair(**CURATED, reply_ids=reply_ids)
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(CURATED | {"reply_ids": reply_ids}) + "\n")
+    recipe = load(MODEL_DIR.parents[2] / "recipes" / "pocket.yaml", [])
+    (expected,) = render_examples(recipe, [pair], tokenizer)
+    rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+    (found,) = examples_from(rows, tokenizer)
+    assert (found.id, found.student_ids, found.teacher_ids, found.reply_ids) == (
+        *("p1", expected.student_ids, expected.teacher_ids),
+        reply_ids,
+    )
+    assert len(found.unhinted_ids) < len(found.teacher_ids)  # what guidance asks for
+    own = CURATED | {"prompt": ASKED, "teacher_prompt": HINTED}
+    assert examples_from([own], tokenizer)[0].student_ids != found.student_ids  # prompts of its own are taken
+
+
+def test_what_is_missing_of_a_curated_pair_is_said(tokenizer):
+    for name in ("question", "right", "wrong"):
+        with pytest.raises(UserError, match=r"pairs\.jsonl has it, question, right and wrong"):
+            examples_from([CURATED | {name: None}], tokenizer)
+
+
+def test_a_list_of_plain_texts_trains(make):
+    row = {"prompt": "9 and 3 are", "teacher_prompt": "9+3=12, so 9 and 3 are", "reply": " 12."}
+    trainer = make(rows=[row] * 4)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_dir_shows_the_public_names_and_nothing_else():
+    import ssb_unsloth
+
+    assert dir(ssb_unsloth) == sorted(ssb_unsloth.__all__)
+    assert {"SSBTrainer", "SSBConfig", "kd_loss", "Head", "__version__"} <= set(dir(ssb_unsloth))
+    for name in dir(ssb_unsloth):
+        assert getattr(ssb_unsloth, name) is not None
