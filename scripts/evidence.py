@@ -1,6 +1,6 @@
 """Write the tables and figures of docs/evidence.md from finished runs.
 
-    python scripts/evidence.py runs/evidence-tuning runs/evidence runs/evidence-ablations ...
+    python scripts/evidence.py runs/evidence-tuning runs/evidence ...
 
 Each run's rows go to docs/evidence/NAME.json and its figures beside them; the tables in the document stand between
 <!-- NAME --> and <!-- /NAME -->, and are made from the JSON alone. What is said about them is written by hand.
