@@ -16,7 +16,7 @@ one, and between lies the JSD, here at 1/2.
     trl:dense   TRL's generalized JSD over logits
     trl         TRL's chunked divergence over hidden states (CUDA only: it is a Triton kernel)
     liger       Liger's fused linear JSD, at the best of some chunk sizes
-    unsloth     Unsloth's chunked JSD, likewise (where it can be imported)
+    unsloth     Unsloth's chunked JSD, likewise (where it can be imported: without a GPU under UNSLOTH_ALLOW_CPU=1)
     raw         the speed of a large square matrix product, as the time it would need for 6 N H V operations
 """
 
@@ -281,14 +281,15 @@ def main(argv: list[str] | None = None) -> None:
     on_gpu = args.device == "cuda"
     rows = args.rows or ([512, 2048, 8192] if on_gpu else [256])
     sweep = ([] if on_gpu else [64, 2048, 4096]) if args.sweep is None else args.sweep
-    theirs = ["trl", "ours:torch", "unsloth"] if on_gpu else ["trl:dense"]
+    theirs = ["trl", "ours:torch"] if on_gpu else ["trl:dense"]
+    last = ["liger", "unsloth"]  # which changes what is imported after it
     if args.divergences:
-        kinds = args.contestants or ["ours", "dense", *theirs, "liger"]
+        kinds = args.contestants or ["ours", "dense", *theirs, *last]
         names = [f"{kind}/{divergence}" for divergence in args.divergences for kind in kinds]
         family = [row for n in rows for row in compare(args, names, n, args.repeats, "kd-divergence")]
         common.save(family, "kd-divergence", args)
         return
-    names = args.contestants or ["ours", "dense", "paper", *theirs, "liger"]
+    names = args.contestants or ["ours", "dense", "paper", *theirs, *last]
     results = [row for n in rows for row in compare(args, names, n, args.repeats)]
     for n in sweep:  # the dense way needs 10 GB for 4,096 rows
         results += compare(args, ["ours", "dense"] if n <= 2048 else ["ours"], n, 0)

@@ -378,7 +378,7 @@ def test_a_stage_refuses_before_it_begins(tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert "are both installed, and are the same module: keep one extra" in done.stderr
+    assert "are the same module: keep one extra" in done.stderr
     assert "Traceback" not in done.stderr
 
 
