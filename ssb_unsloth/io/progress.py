@@ -105,9 +105,8 @@ class Batch(Bar):
             self._looked = self._time()
             elapsed, there = self._looked - self.start_t, self.n + len(ended)
             found = seconds_left(elapsed, self._steps, self._tokens, there, under_way(), self.limit)
-            self._left = (
-                "" if found is None or there == self.total else f", up to {self.format_interval(round(found))} left"
-            )
+            known = found is not None and there != self.total
+            self._left = f", up to {self.format_interval(round(found or 0))} left" if known else ""
         self.update(len(ended))
         if due:
             self.refresh()
