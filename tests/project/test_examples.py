@@ -49,7 +49,10 @@ def test_an_example_runs(example, tmp_path):
 @pytest.mark.slow  # mypy reads transformers and peft
 def test_the_examples_are_typed_strictly(tmp_path):
     """As a user's own checker sees them: errors within the package are none of the user's."""
-    (tmp_path / "mypy.ini").write_text("[mypy]\nstrict = True\n[mypy-ssb_unsloth.*]\nfollow_imports = silent\n")
+    (tmp_path / "mypy.ini").write_text(
+        "[mypy]\nstrict = True\nuntyped_calls_exclude = torch\n"  # whose Tensor.backward has no types
+        "[mypy-ssb_unsloth.*]\nfollow_imports = silent\n[mypy-datasets.*]\nignore_missing_imports = True\n"
+    )
     command = [sys.executable, "-m", "mypy", "--config-file", tmp_path / "mypy.ini", "--cache-dir", tmp_path, *EXAMPLES]
     done = subprocess.run(
         command, env=os.environ | {"MYPYPATH": str(ROOT)}, cwd=tmp_path, capture_output=True, text=True
