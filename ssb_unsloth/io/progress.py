@@ -19,7 +19,7 @@ from tqdm import tqdm
 from .terminal import complain, visible
 
 EVERY = 300.0  # seconds between the lines of what takes long, where there is no terminal
-LATELY = 5.0  # seconds by which the speed of a batch is told
+LATELY = 2.0  # seconds by which the speed of a batch is told
 OFTEN = 0.1  # seconds between two looks of a bar
 FULL = "{desc}{n_fmt}/{total_fmt} in {elapsed} ({rate_fmt}{postfix})"
 ON_THE_WAY = "{desc}{n_fmt}/{total_fmt} after {elapsed}, {remaining} left{postfix}"
@@ -32,7 +32,7 @@ def bar(description: str, unit: str, total: int | None = None, **kwargs: Any) ->
     )
 
 
-class Bar(tqdm):  # type: ignore[type-arg]  # generic for type checkers alone
+class Bar(tqdm):
     """tqdm's own, but one line where there is no terminal."""
 
     on_the_way = ON_THE_WAY
@@ -75,7 +75,7 @@ class Batch(Bar):
 
     def __init__(self, description: str, total: int, limit: int, quiet: bool = False) -> None:
         """`limit`: the most tokens that a reply can have."""
-        self.limit, self._tokens, self._left = limit, 0, ""
+        self.limit, self._tokens, self._shortest, self._left = limit, 0, limit, ""
         super().__init__(
             desc=f"{visible(description):<24}",
             unit="reply",
@@ -105,39 +105,43 @@ class Batch(Bar):
         has not ended so far, 0 of one that waits.
         """
         self._tokens += sum(ended)
+        self._shortest = min([self._shortest, *ended])
         if self.disable:
             return
         due = self._time() - self._looks[-1][0] >= OFTEN
         if due:
             lengths = under_way()
             speed = self._speed(self._tokens + sum(lengths))
-            found = seconds_left(speed, self._tokens, self.n + len(ended), lengths, self.limit)
+            found = seconds_left(speed, (self.n + len(ended), self._tokens, self._shortest), lengths, self.limit)
             self._left = "" if found is None else f", about {self.format_interval(round(found))} left"
         self.update(len(ended))
         if due:
             self.refresh()
 
 
-def seconds_left(speed: float, tokens: int, ended: int, under_way: Sequence[int], limit: int) -> float | None:
+def seconds_left(speed: float, ended: tuple[int, int, int], under_way: Sequence[int], limit: int) -> float | None:
     """How long a batch may take still; None where there is nothing to reckon by: no reply has ended, or all have.
 
-    Of replies that end at random the mean length is all their tokens so far over how many have ended, those under way
-    included. So many come to each of the others, but no more than its limit leaves room for: where nearly all are of
-    one length, hardly any has ended shortly before all do, and the limit is what tells. When none waits any more, the
-    batch ends with the longest, which of n such replies has ln n + 0.58 times the mean still to come.
+    Replies are taken to end at random once they are as long as the shortest that has ended: then the mean of what comes
+    after that is all of it so far, that of replies under way included, over how many have ended. So much comes to each
+    of the others, but no more than its limit leaves room for: where nearly all are of one length, hardly any has ended
+    shortly before all do, and the limit is what tells. When none waits any more, the batch ends with the longest, which
+    of n such replies has ln n + 0.58 times the mean still to come.
 
     Args:
         speed: tokens a second, of late.
-        tokens, ended: of the replies that have ended, and how many those are.
+        ended: how many replies have ended, their tokens in all, and those of the shortest.
         under_way: the tokens so far of each other reply; 0 of one that waits.
         limit: the most tokens that a reply can have.
     """
-    if not ended or not under_way or speed <= 0:
+    count, tokens, shortest = ended
+    if not count or not under_way or speed <= 0:
         return None
-    mean = (tokens + sum(under_way)) / ended
-    to_come = sum(min(mean, limit - count) for count in under_way)
-    if min(under_way) > 0:
-        longest = min(mean * (math.log(len(under_way)) + 0.58), limit - min(under_way))
+    beyond = tokens - count * (shortest - 1) + sum(max(length - shortest + 1, 0) for length in under_way)
+    mean = beyond / count
+    to_come = sum(min(max(shortest - length, 0) + mean, limit - length) for length in under_way)
+    if (least := min(under_way)) > 0:
+        longest = min(max(shortest - least, 0) + mean * (math.log(len(under_way)) + 0.58), limit - least)
         to_come = max(to_come, longest * len(under_way))  # a token to each of them in a step
     return to_come / speed
 

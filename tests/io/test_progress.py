@@ -96,13 +96,15 @@ def engine(lengths, at_a_time):
 
 def reckoned(lengths, at_a_time, limit, a_step=0.1, of_late=10):
     """(seconds that the batch takes still, what is said) after each of its steps."""
-    told, tokens, ended, before = [], 0, 0, [0]
+    told, all_ended, before = [], [], [0]
     for these, under_way in engine(lengths, at_a_time):
-        tokens, ended = tokens + sum(these), ended + len(these)
-        before.append(tokens + sum(under_way))
+        all_ended += these
+        before.append(sum(all_ended) + sum(under_way))
         steps = min(of_late, len(before) - 1)
         speed = (before[-1] - before[-1 - steps]) / (steps * a_step)
-        told.append(seconds_left(speed, tokens, ended, under_way, limit))
+        told.append(
+            seconds_left(speed, (len(all_ended), sum(all_ended), min(all_ended, default=limit)), under_way, limit)
+        )
     return [((len(told) - step) * a_step, said) for step, said in enumerate(told, start=1)]
 
 
@@ -133,9 +135,9 @@ def test_of_replies_that_end_at_random_it_is_right_to_a_factor(seed, mean):
 
 
 def test_nothing_is_said_until_there_is_something_to_reckon_by():
-    assert seconds_left(50.0, 0, 0, [9] * 10, 100) is None  # none has ended
-    assert seconds_left(0.0, 9, 1, [9] * 10, 100) is None
-    assert seconds_left(50.0, 90, 10, [], 100) is None  # all have
+    assert seconds_left(50.0, (0, 0, 100), [9] * 10, 100) is None  # none has ended
+    assert seconds_left(0.0, (1, 9, 9), [9] * 10, 100) is None
+    assert seconds_left(50.0, (10, 90, 9), [], 100) is None  # all have
 
 
 @pytest.mark.parametrize("terminal", [True, False])
