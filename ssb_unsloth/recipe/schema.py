@@ -112,8 +112,8 @@ class SamplingConfig:
 
 @dataclass
 class SamplerConfig:
-    # auto: vLLM where it is installed; servers: the vLLM servers below, which run already (docs/servers.md); ray: several
-    # replicas of vLLM or transformers, which also share the teacher's pass (docs/ray.md)
+    # auto: vLLM where it is installed; servers: the vLLM servers below, which run already (docs/servers.md); ray:
+    # several replicas of vLLM or transformers, which share the teacher's pass too (docs/ray.md)
     engine: Literal["auto", "vllm", "transformers", "servers", "ray"] = "auto"
     max_model_len: int = number(4096, above=0)  # prompt and reply, tokens
     # vLLM's share of the card; auto: nearly all that is free
@@ -127,8 +127,8 @@ class SamplerConfig:
     servers: list[str] = field(default_factory=list)
     # ours: minutes that a server may take for one reply, waiting in its queue included; then another one is asked
     server_timeout: float = number(30.0, above=0, at_most=1440)
-    # ray engine only. ours: how many replicas; null: one for each GPU of the cluster (each `tensor_parallel` of them), or
-    # without any, for each two cores
+    # ray engine only. ours: how many replicas; null: as many as the cluster's GPUs allow (each takes `tensor_parallel`),
+    # or without any, one for each two cores
     replicas: int | None = number(None, above=0, at_most=4096)
     replica_engine: Literal["auto", "vllm", "transformers"] = "auto"  # ray engine only: what each replica is
 

@@ -49,7 +49,8 @@ def of_model(config: ModelConfig, trained: bool = False) -> dict[str, Any]:
 
 def of_sampler(config: SamplerConfig) -> dict[str, Any]:
     """Without what depends on how full the card is at the moment, and on which servers or how many replicas are up: any
-    of them gives the same reply. `tensor_parallel`, which there was not always, sums in another order where it is more than 1.
+    of them gives the same reply. `tensor_parallel`, which there was not always, sums in another order where it is more
+    than 1.
     """
     left_out = {"gpu_memory_utilization", "servers", "server_timeout", "replicas"}
     left_out |= set() if config.engine == "ray" else {"replica_engine"}
