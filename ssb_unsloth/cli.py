@@ -46,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
     for command in (run, sweep):
         _recipe_arguments(command)
         command.add_argument("--workers", type=int, default=1, metavar="N", help="stages at a time, on a CPU (1)")
+    sweep.add_argument(
+        "--ray", action="store_true", help="stages as tasks of a Ray cluster (RAY_ADDRESS, else this machine)"
+    )
     for name, row in STAGES.items():
         stage = commands.add_parser(name, help=row.help, description=row.help[0].upper() + row.help[1:] + ".")
         _recipe_arguments(stage)

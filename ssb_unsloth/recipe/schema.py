@@ -127,8 +127,8 @@ class SamplerConfig:
     servers: list[str] = field(default_factory=list)
     # ours: minutes that a server may take for one reply, waiting in its queue included; then another one is asked
     server_timeout: float = number(30.0, above=0, at_most=1440)
-    # ray engine only. ours: how many replicas; null: as many as the cluster's GPUs allow (each takes `tensor_parallel`),
-    # or without any, one for each two cores
+    # ray engine only. ours: how many replicas; null: as many as the cluster's GPUs allow, or without any, one for each
+    # two cores
     replicas: int | None = number(None, above=0, at_most=4096)
     replica_engine: Literal["auto", "vllm", "transformers"] = "auto"  # ray engine only: what each replica is
 
