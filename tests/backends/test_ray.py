@@ -3,14 +3,14 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
+from ray_here import ray_here, replicas
 
 from ssb_unsloth.backends import cluster, engine_of, load_sampler
-from ssb_unsloth.backends.cluster import Cluster, connect
+from ssb_unsloth.backends.cluster import Cluster
 from ssb_unsloth.backends.replicas import refuse_replicas
 from ssb_unsloth.backends.sampler import Request
 from ssb_unsloth.cli import main
@@ -154,28 +154,14 @@ def test_answers_in_order_are_never_many_at_a_time():
 @pytest.fixture(scope="module")
 def here():
     """A cluster of this machine, for all tests below."""
-    import ray
-
-    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "RAY_ADDRESS")}
-    os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ.pop("RAY_ADDRESS", None)
-    yield connect()
-    ray.shutdown()
-    cluster._connected = None
-    for name, value in before.items():
-        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    with ray_here() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def requests(tokenizer):
     prompts = [tokenizer.encode(f"What is {number} + 3?", add_special_tokens=False) for number in range(120)]
     return [Request(prompt, 1000 + number) for number, prompt in enumerate(prompts)]
-
-
-def processes():
-    """Of the replicas that Ray has started here."""
-    found = subprocess.run(["pgrep", "-f", "^ray::_Process"], capture_output=True, text=True).stdout.split()
-    return [int(number) for number in found]
 
 
 @pytest.mark.slow
@@ -185,7 +171,7 @@ def test_two_replicas_reply_as_one_process_does_and_when_one_is_killed(here, req
     sampler = load_sampler(POCKET, ray(replicas=2), 0, adapters=False)
     try:
         assert sampler.sample(requests, DECODING) == expected
-        before, kept = processes(), {}
+        before, kept = replicas(os.getpid()), {}
         assert len(before) == 2
 
         def keep(place, reply):
