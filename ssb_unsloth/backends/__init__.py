@@ -51,7 +51,7 @@ def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters:
     if config.engine == "ray":
         from .replicas import ReplicasSampler
 
-        one = replace(config, engine=engine)
+        one = replace(config, engine=config.replica_engine)
         return ReplicasSampler(model, config, engine, partial(load_sampler, config=one, seed=seed, adapters=adapters))
     if (config.engine, engine) == ("auto", "transformers"):
         say("vLLM is not installed here, so plain transformers samples: the same method, slower.")

@@ -12,12 +12,13 @@ MARK = "SSB_TESTED_BY"  # in the environment of all that a test starts
 @contextlib.contextmanager
 def ray_here():
     """Connected to, with one thread for each replica, and ended again."""
-    import ray
-
     before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "RAY_ADDRESS", MARK)}
     os.environ |= {"OMP_NUM_THREADS": "1", MARK: str(os.getpid())}
     os.environ.pop("RAY_ADDRESS", None)
-    yield cluster.connect()
+    found = cluster.connect()
+    import ray  # not before: it reads its settings when it is imported
+
+    yield found
     ray.shutdown()
     cluster._connected = None
     for name, value in before.items():
