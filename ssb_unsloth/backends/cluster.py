@@ -159,7 +159,7 @@ class Task:
 
         # A process for each, which ends with it, so that nothing of one is left for the next.
         asks = {"num_cpus": cpus, "num_gpus": cards, "max_retries": attempts, "max_calls": 1}
-        self._answer = ray.remote(_joined).options(**asks).remote(function, arguments)
+        self._answer = ray.remote(**asks)(_joined).remote(function, arguments)
 
     def result(self) -> Any:
         """Waits for it.
