@@ -29,7 +29,7 @@ class ClusterProcess:
         self._call, self._log, self._cards, self._cpus = call, log, cards, cpus
         self.exitcode: int | None = None
         self.sentinel, self._ended = os.pipe()
-        self._done = threading.Event()
+        self._done, self._cancelled = threading.Event(), False
 
     def start(self) -> None:
         where = None if self._log is None else self._log.resolve()
@@ -41,6 +41,7 @@ class ClusterProcess:
 
     def terminate(self) -> None:
         if not self._done.is_set():
+            self._cancelled = True
             self._task.cancel()
 
     kill = terminate
@@ -49,7 +50,8 @@ class ClusterProcess:
         try:
             self.exitcode = self._task.result()
         except UserError as error:
-            complain(f"ssb: {error}")
+            if not self._cancelled:
+                complain(f"ssb: {error}")
             self.exitcode = 2
         finally:
             self._done.set()

@@ -26,13 +26,13 @@ def ray_here():
         os.environ |= {} if value is None else {name: value}
 
 
-def replicas(mark):
-    """The processes of replicas that were started with that mark."""
+def replicas(mark, what="_Process"):
+    """The processes that run replicas, or tasks (`what`: "_joined"), and were started with that mark."""
     found = []
     for path in Path("/proc").iterdir():
         if path.name.isdecimal():
             with contextlib.suppress(OSError):
                 ours = f"{MARK}={mark}".encode() in (path / "environ").read_bytes().split(b"\0")
-                if ours and (path / "cmdline").read_bytes().startswith(b"ray::_Process"):
+                if ours and (path / "cmdline").read_bytes().startswith(f"ray::{what}".encode()):
                     found.append(int(path.name))
     return found
