@@ -187,7 +187,7 @@ def test_two_replicas_reply_as_one_process_does_and_when_one_is_killed(here, req
 
 
 @pytest.mark.slow
-def test_a_server_of_another_kind_at_ray_address_is_a_sentence(here):
+def test_a_server_of_another_kind_at_ray_address_is_a_sentence():
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
         with pytest.MonkeyPatch.context() as patch:
