@@ -1,7 +1,8 @@
 """Models: what samples from them, and what loads the one that teaches and is trained. One file for each library that
 changes every month.
 
-    load_sampler     vllm, servers/, transformers_sampler; all offer what `sampler.Sampler` says
+    load_sampler     vllm, servers/, transformers_sampler, and replicas of these on a cluster; all offer what
+                     `sampler.Sampler` says
     TrainingBackend  unsloth, transformers
     and beside them  template_choice, chat_template, rendered, thinking, control_tokens: what is asked, what a reply is;
                      adapters, classes, sources, wrapped: what loading takes
@@ -15,6 +16,8 @@ May be imported by: data, run, method, training, evaluation, pipeline, commands.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -45,6 +48,11 @@ def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters:
         from .servers.sampler import ServersSampler
 
         return ServersSampler(model, config)
+    if config.engine == "ray":
+        from .replicas import ReplicasSampler
+
+        one = replace(config, engine=config.replica_engine)
+        return ReplicasSampler(model, config, engine, partial(load_sampler, config=one, seed=seed, adapters=adapters))
     if (config.engine, engine) == ("auto", "transformers"):
         say("vLLM is not installed here, so plain transformers samples: the same method, slower.")
     if engine == "vllm":
@@ -62,10 +70,11 @@ def load_sampler(model: ModelConfig, config: SamplerConfig, seed: int, adapters:
 
 
 def engine_of(config: SamplerConfig) -> str:
-    """The recipe's engine, or the one that `auto` stands for here: "vllm" or "transformers"."""
-    if config.engine == "auto":
+    """What samples: "vllm", "transformers" or "servers". `auto` stands for one of the first two; of `ray` it is what a
+    replica is."""
+    if config.samples_by == "auto":
         return "vllm" if find_spec("vllm") else "transformers"
-    return config.engine
+    return config.samples_by
 
 
 class TrainingBackend:

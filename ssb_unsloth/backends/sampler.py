@@ -36,6 +36,12 @@ class Adapter:
     path: Path
 
 
+def by_length(requests: Sequence[Request], size: int) -> list[list[int]]:
+    """The requests' places, so many at a time; prompts of similar length together, so that little is padding."""
+    order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 Keep = Callable[[int, Completion], None]  # a request's place among all, and what it was answered
 
 

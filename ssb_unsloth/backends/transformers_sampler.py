@@ -12,7 +12,7 @@ from ..prompts import Messages
 from ..recipe.schema import SamplingConfig
 from .adapters import merge
 from .chat_template import completion, pad_id, render, stop_ids
-from .sampler import Adapter, Completion, Keep, Request
+from .sampler import Adapter, Completion, Keep, Request, by_length
 
 if TYPE_CHECKING:
     import torch
@@ -52,10 +52,7 @@ class TransformersSampler:
         # no_grad, and not inference_mode: a model that is being trained keeps what it caches here.
         with torch.no_grad(), self._with_adapter(adapter) as model, shown:
             completions: dict[int, Completion] = {}
-            # Prompts of similar length share a batch, so that little of it is padding.
-            order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
-            for start in range(0, len(order), self._batch_size):
-                chosen = order[start : start + self._batch_size]
+            for chosen in by_length(requests, self._batch_size):
                 replies = self._sample_batch(model, [requests[i] for i in chosen], decoding)
                 for place, reply in zip(chosen, replies, strict=True):
                     completions[place] = reply

@@ -132,8 +132,9 @@ def _engine(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
         yield Finding("cards", str(error), "see there", (kind,))
     if machine_only or not sampler.servers or not find_spec("httpx"):
         return
+    from ..backends.dispatch import Unavailable
     from ..backends.servers.answers import models
-    from ..backends.servers.endpoint import Endpoint, Unavailable
+    from ..backends.servers.endpoint import Endpoint
 
     for given in sampler.servers:
         root = server_address(given, "sampler.servers").root
@@ -307,7 +308,7 @@ def _packages() -> Iterator[Finding]:
 
 def _imports(recipe: Recipe | None) -> Iterator[Finding]:
     """vLLM and Unsloth, each imported in a process of its own."""
-    engine = recipe.sampler.engine if recipe else "auto"
+    engine = recipe.sampler.samples_by if recipe else "auto"
     backend = getattr(recipe.model, "backend", "auto") if recipe else "auto"
     if engine not in ("transformers", "servers"):
         if find_spec("vllm") is None:

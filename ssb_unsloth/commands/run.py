@@ -21,7 +21,13 @@ def main(arguments: argparse.Namespace) -> int:
         raise UserError(f"{arguments.recipe}: names no variants and no seeds, so there is one student: use `ssb run`.")
     if not recipe.evaluate.benchmarks:
         raise UserError("evaluate.benchmarks: empty, so there is nothing to evaluate on; name one in the recipe.")
-    made = Sweep(recipe, arguments.recipe, arguments.overrides, arguments.runs, arguments.workers, arguments.force)
+    workers, cluster = arguments.workers, None
+    if arguments.command == "sweep" and arguments.ray:
+        from ..backends.cluster import connect
+
+        cluster = connect()
+        workers = max(workers, 2, cluster.gpus or cluster.cpus)  # Ray lets those wait for which there is no room
+    made = Sweep(recipe, arguments.recipe, arguments.overrides, arguments.runs, workers, arguments.force, cluster)
     code = made()
     if code == 0:
         root = arguments.runs / recipe.name

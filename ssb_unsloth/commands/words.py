@@ -179,6 +179,10 @@ def parser() -> Parser:
         command = _command(commands, name, stages=True)
         _recipe_arguments(command)
         command.add_argument("--workers", type=int, default=1, metavar="N", help="stages at a time, on a CPU (1)")
+        if name == "sweep":
+            command.add_argument(
+                "--ray", action="store_true", help="stages as tasks of a Ray cluster (RAY_ADDRESS, else this machine)"
+            )
     for name, row in STAGES.items():
         stage = _command(commands, name)
         _recipe_arguments(stage)

@@ -56,3 +56,27 @@ def as_they_come(
         stopped.set()
     if failed is not None:
         raise failed
+
+
+def in_order(answer: Callable[[Asked], Answer], asked: Sequence[Asked], threads: int, ahead: int) -> Iterator[Answer]:
+    """The answers in the order of what is asked. Nothing is begun that is `ahead` or more places behind the next one to
+    be yielded, so that no more than so many answers are held.
+
+    Raises:
+        Exception: as `as_they_come`.
+    """
+    moved, due = threading.Condition(), 0
+
+    def when_near(place: int) -> Answer:
+        with moved:
+            moved.wait_for(lambda: place < due + ahead)
+        return answer(asked[place])
+
+    held: dict[int, Answer] = {}
+    for place, found in as_they_come(when_near, range(len(asked)), threads):
+        held[place] = found
+        while due in held:
+            yield held.pop(due)
+            with moved:
+                due += 1
+                moved.notify_all()

@@ -235,7 +235,7 @@ def _starts_vllm(recipe: Recipe) -> bool:
 
     students = [recipe, *(variant(recipe, name) for name in recipe.variants)]
     grpo = any(METHODS[s.train.method].samples and s.train.grpo.use_vllm is not False for s in students)
-    return grpo or recipe.sampler.engine not in ("transformers", "servers")
+    return grpo or recipe.sampler.samples_by not in ("transformers", "servers")
 
 
 def _flashinfer(recipe: Recipe | None, card: Card) -> Iterator[Finding]:

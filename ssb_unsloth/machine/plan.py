@@ -243,7 +243,7 @@ def beside(recipe: Recipe, stage: str, used: Mapping[str, Any], card: Card) -> s
         return ""
     time = "no time planned" if planned.seconds is None else f"planned {span(planned.seconds)}"
     sampling = stage in ("curate", "evaluate") or (stage == "train" and METHODS[recipe.train.method].samples)
-    sampling = sampling and recipe.sampler.engine not in ("transformers", "servers")
+    sampling = sampling and recipe.sampler.samples_by not in ("transformers", "servers")
     vllm = ", of which vLLM takes all that it is given" if sampling else ""
     return (
         f"{stage}: {used['seconds'] / 60:.1f} min ({time}); {used['peak_device_bytes'] / GIB:.2f} GiB by torch{vllm}"

@@ -130,7 +130,7 @@ class Planner:
         lora = recipe.train.lora
         self.lora = 0 if lora is None else shape.lora_parameters(lora.r, lora.target_modules)
         self.whole = shape.between if lora is None else 0  # parameters, where all weights are trained
-        engine = recipe.sampler.engine
+        engine = recipe.sampler.samples_by
         self.engine = ("vllm" if card or find_spec("vllm") else "transformers") if engine == "auto" else engine
 
     def plan(self, source: str) -> Plan:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..backends import engine_of
 from ..backends.sources import adapter_path
 from ..data.problems import load_benchmark
 from ..errors import UserError
@@ -42,6 +43,11 @@ def check(recipe: Recipe, everyone: Sequence[Student], root: Path) -> None:
     """
     for student in everyone:
         refuse_processes(student.recipe)
+    if recipe.sampler.engine == "ray":
+        from ..backends.cluster import connect
+        from ..backends.replicas import refuse_replicas
+
+        refuse_replicas(recipe.model, recipe.sampler, engine_of(recipe.sampler), connect())
     benchmarks = {name: (config, load_benchmark(name, config)) for name, config in recipe.evaluate.benchmarks.items()}
     for name, source in recipe.evaluate.adapters.items():
         if not Path(source).expanduser().resolve().is_relative_to(root.resolve()):  # this run's own come later

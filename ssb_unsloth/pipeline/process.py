@@ -44,6 +44,7 @@ class Call:
     runs: Path  # where runs are kept
     student: str | None = None  # by its label; the recipe's own if None
     force: bool = False
+    patience: float = stopping.SECONDS + 2  # seconds for another process at work on the same run to end
 
 
 def perform(call: Call) -> int:
@@ -70,7 +71,7 @@ def perform(call: Call) -> int:
         first = partial(_look_ahead, recipe, everyone, root)
         whole = recipe if chosen is everyone[0] else chosen.recipe
         recipe, run = chosen.recipe, chosen.run
-    with run.lock(patience=stopping.SECONDS + 2):
+    with run.lock(patience=call.patience):
         ran = run_stage(call.stage, recipe, run, call.force, first)
         beside_it = run.root / "recipe.yaml"  # what its stages were made with: a refused command changes nothing
         if ran or not beside_it.exists():

@@ -19,14 +19,17 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from ..backends.cluster import Cluster
 from ..io.progress import say
 from ..machine.hardware import here
 from ..machine.planner import question_count
 from ..recipe.schema import Recipe
+from ..run.lease import STALE
 from ..run.manifests import Damage
 from ..run.rundir import RUN_LOCK, RunDir
 from ..run.student import Student
-from . import stopping
+from . import on_cluster, stopping
+from .on_cluster import ClusterProcess
 from .process import Call, body
 from .students import scope_of, students
 from .table import OF_ALL, stage
@@ -62,7 +65,7 @@ class Job:
 @dataclass
 class Running:
     job: Job
-    process: BaseProcess
+    process: BaseProcess | ClusterProcess
     log: Path | None
     since: float
 
@@ -71,11 +74,21 @@ class Sweep:
     """One run of a recipe, read from `path` with `overrides`, in the folder of its name below `runs`."""
 
     def __init__(
-        self, recipe: Recipe, path: str, overrides: Sequence[str], runs: Path, workers: int, force: bool
+        self,
+        recipe: Recipe,
+        path: str,
+        overrides: Sequence[str],
+        runs: Path,
+        workers: int,
+        force: bool,
+        cluster: Cluster | None = None,
     ) -> None:
+        """`cluster`: where stages are started, in place of this machine."""
         root = runs / recipe.name
         self._call = Call("", path, overrides, runs, force=force)  # of its stages, each with its own name and student
-        self._workers, self._force = workers, force
+        if cluster is not None:  # a machine that is lost holds its lease for a while
+            self._call = replace(self._call, patience=STALE + self._call.patience)
+        self._workers, self._force, self._cluster = workers, force, cluster
         everyone = students(recipe, root)
         self._alone = len(everyone) == 1
         of_students = [Job(n, s, s.run, s.recipe) for s in everyone for n in s.chain if s.owns(n)]
@@ -95,7 +108,9 @@ class Sweep:
             os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
         # Not where there is a GPU, or Unsloth without one: it wants to be imported before the others, and CUDA to be
         # started later.
-        self._forks = os.environ.get("UNSLOTH_ALLOW_CPU") != "1" and here() is None
+        self._forks = cluster is None and os.environ.get("UNSLOTH_ALLOW_CPU") != "1" and here() is None
+        if cluster is not None:
+            on_cluster.refuse([recipe, *(student.recipe for student in everyone)], cluster)
 
     def __call__(self) -> int:
         """Run what is not up to date. Returns 0, 2 if a stage failed, or the exit code of a stage that was stopped.
@@ -163,7 +178,7 @@ class Sweep:
             log = job.run.root / f"{job.stage}.log"
         else:
             self._line(job, "starts")
-        process = self._process(call, log)
+        process = self._process(call, log, job)
         with stopping.later():  # until the stage can obey
             try:
                 process.start()
@@ -173,8 +188,10 @@ class Sweep:
         self._running.append(Running(job, process, log, time.monotonic()))
         self._ran = True
 
-    def _process(self, call: Call, log: Path | None) -> BaseProcess:
+    def _process(self, call: Call, log: Path | None, job: Job) -> BaseProcess | ClusterProcess:
         """A process of its own. On a CPU all but the first are forked from one that imports the libraries meanwhile."""
+        if self._cluster is not None:
+            return ClusterProcess(call, log, *on_cluster.needs(job.stage, job.recipe, self._cluster))
         if self._forks and self._ran:
             return multiprocessing.get_context("forkserver").Process(target=body, args=(call, log))
         if self._forks and self._todo:

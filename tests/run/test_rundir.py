@@ -280,6 +280,6 @@ def test_a_file_system_without_locks_is_said_and_works(run, monkeypatch, capsys,
     with run.lock():
         write(run)
     said = capsys.readouterr().err
-    assert "no lock, since its file system knows none" in said
+    assert "its file system knows no locks" in said
     assert "another ssb process" not in said
     assert run.is_fresh("curate", "k1")

@@ -18,12 +18,12 @@ from ...prompts import Messages, in_question
 from ...recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
 from ..chat_template import check_prompt
 from ..control_tokens import ControlText, markers
+from ..dispatch import Dispatcher
+from ..replies import all_of
 from ..sampler import Adapter, Completion, Keep, Request
 from . import answers
-from .dispatch import CONCURRENCY, Dispatcher
 from .endpoint import Endpoint
-from .replies import all_of
-from .server import Server
+from .server import CONCURRENCY, Server
 
 REPLIES = ("The answer is 2.", "No")  # stand in turns that are rendered to see how they end
 
@@ -46,7 +46,7 @@ class ServerSampler:
     ) -> None:
         self._server = Server(server_address(model.name, "model.name"), seconds, _named)
         self._root = self._server.root
-        self._asked = Dispatcher([self._server], pause)
+        self._asked = Dispatcher([self._server], pause, CONCURRENCY)
         self._in_question = model.system == "question"  # auto: it is said what to set, and not guessed of another's
         self._is_control = functools.cache(self._is_one_token)
         self._looked_at: dict[tuple[str, ...], list[int]] = {}  # the roles of a prompt to the token that ends its reply

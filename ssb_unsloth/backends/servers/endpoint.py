@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ...errors import UserError
 from ...io.files import parse_json
+from ..dispatch import Refused, Unavailable
 
 if TYPE_CHECKING:
     import httpx
@@ -35,29 +36,6 @@ MOST_BYTES = 1 << 26  # of an answer
 MOST_WORDS = 4000  # bytes of a refusal
 
 Read = TypeVar("Read")
-
-
-class Unavailable(Exception):
-    """No answer came that may not come a moment later, or from another server."""
-
-    def __init__(self, where: str, reason: str, late: bool = False) -> None:
-        """`late`: it was waited for as long as anybody may."""
-        super().__init__(where, reason)
-        self.where, self.reason, self.late = where, reason, late
-
-    def final(self, attempts: int) -> UserError:
-        """What to say where there is nobody else to ask."""
-        if self.late:
-            return UserError(f"{self.where} {self.reason}. Is the server up?")
-        return UserError(f"{self.where} does not answer after {attempts} attempts ({self.reason}). Is the server up?")
-
-
-class Refused(UserError):
-    """The server says no, in its own words, and will say so again."""
-
-    def __init__(self, where: str, status: int, said: str) -> None:
-        super().__init__(f"{where} refused: {said}")
-        self.status, self.said = status, said
 
 
 class Endpoint:

@@ -11,9 +11,10 @@ import re
 
 from ...errors import UserError
 from ..adapters import WEIGHTS
+from ..dispatch import Refused
 from ..sampler import Adapter
 from ..sources import adapter_config, highest_rank
-from .endpoint import AGAIN, Endpoint, Refused
+from .endpoint import AGAIN, Endpoint
 
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 LASTS = AGAIN - {500}  # vLLM's answer to an adapter that it cannot put on

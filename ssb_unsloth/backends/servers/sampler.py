@@ -11,14 +11,14 @@ from ...io.addresses import server_address
 from ...prompts import Messages
 from ...recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
 from ..chat_template import completion, render, stop_ids
+from ..dispatch import Dispatcher
+from ..replies import all_of
 from ..sampler import Adapter, Completion, Keep, Request
 from ..sources import check_rank
 from ..transformers import load_generation_config, load_tokenizer
-from .dispatch import CONCURRENCY, Dispatcher
 from .identity import Identity, refuse_doubles
 from .lora import served_name
-from .replies import all_of
-from .server import Server
+from .server import CONCURRENCY, Server
 
 
 class ServersSampler:
@@ -37,7 +37,7 @@ class ServersSampler:
         refuse_doubles(addresses)
         check = Identity(model, self._tokenizer, config.max_model_len, self._stop).check
         self._servers = [Server(address, 60 * config.server_timeout, check) for address in addresses]
-        self._asked = Dispatcher(self._servers, pause)
+        self._asked = Dispatcher(self._servers, pause, CONCURRENCY)
         self._names: dict[Adapter, str] = {}  # under which adapters are served
         self._asked.start()
 

@@ -11,9 +11,12 @@ from typing import TypeVar
 from ...errors import UserError
 from ...io.addresses import Address
 from ...recipe.schema import SamplingConfig
+from ..dispatch import Refused, Unavailable
 from ..sampler import Adapter, Completion, Request
 from . import answers, lora
-from .endpoint import Endpoint, Refused, Unavailable
+from .endpoint import Endpoint
+
+CONCURRENCY = 64  # requests under way at a server at a time; it makes batches of them
 
 Read = TypeVar("Read")
 Check = Callable[[Endpoint, str, Sequence[answers.Served]], str]  # (…, name behind the #, what is served) -> the name

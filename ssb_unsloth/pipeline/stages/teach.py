@@ -12,6 +12,7 @@ from ...recipe.schema import Recipe
 from ...run import keys
 from ...run.rundir import Work
 from ..stage import Scope, Stage
+from ..teaching import LoadedTeacher, taught_by_replicas
 
 if TYPE_CHECKING:
     from ...method.brought_targets import Published
@@ -40,25 +41,24 @@ class Teach(Stage):
         if recipe.teach.targets_from is not None:
             work.summary = _brought(scope, recipe.teach.targets_from, work.folder)
             return
-        backend = TrainingBackend(recipe.model)  # first: Unsloth has to be imported before transformers
-        from ...backends.chat_template import pad_id
+        spread = recipe.sampler.engine == "ray"
+        backend = None if spread else TrainingBackend(recipe.model)  # first: Unsloth comes before transformers
         from ...backends.transformers import load_tokenizer
-        from ...backends.wrapped import embedded
         from ...method.examples import render_examples, taught_lessons
-        from ...method.selfchecks import check_teacher
         from ...method.targets import TargetWriter
-        from ...method.teach import teach
 
         tokenizer = load_tokenizer(recipe.model)
         taught = taught_lessons(recipe, scope.run, tokenizer)
-        writer, kept = TargetWriter(work.folder), {}
+        writer, kept, name = TargetWriter(work.folder), {}, backend.name if backend is not None else "none"
         if taught and recipe.teach.targets != "online":
             examples = render_examples(recipe, taught, tokenizer)
             temperature = recipe.train.teacher_temperature
-            model = backend.load(recipe.sampler.max_model_len)
-            pad = pad_id(tokenizer, embedded(model))
-            check_teacher(recipe, model, examples)
-            told = teach(model, examples, recipe.teach, temperature, pad, writer)
+            if backend is None:
+                told, name = taught_by_replicas(recipe, examples, writer)
+            else:
+                loaded = LoadedTeacher(recipe, backend)
+                loaded.check(examples)
+                told, name = loaded.teach(examples, writer), backend.name
             work.tokens = told.tokens
             if told.mean_mass is not None:
                 kept = {"mean_mass": told.mean_mass, "least_mass": told.least_mass, "mass_temperature": temperature}
@@ -68,7 +68,7 @@ class Teach(Stage):
             "targets": recipe.teach.targets,
             "pairs": len(taught),
             "reply_tokens": replies,
-            "backend": backend.name,
+            "backend": name,
             **kept,
         }
 

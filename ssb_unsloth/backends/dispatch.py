@@ -13,24 +13,41 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from ...errors import UserError
-from ...io.progress import say
-from ...io.waiting import as_they_come
-from .endpoint import Refused, Unavailable
+from ..errors import UserError
+from ..io.progress import say
+from ..io.waiting import as_they_come
 
-CONCURRENCY = 64  # questions under way at a server at a time; it makes batches of them
 ATTEMPTS = 4
 LONGEST = 30.0  # seconds for which a server is left alone at most
 KEPT = "What has arrived is kept, and the same command goes on from there."
 
 
+class Unavailable(Exception):
+    """No answer came that may not come a moment later, or from another site."""
+
+    def __init__(self, where: str, reason: str, late: bool = False) -> None:
+        """`late`: it was waited for as long as anybody may."""
+        super().__init__(where, reason)
+        self.where, self.reason, self.late = where, reason, late
+
+
+class Refused(UserError):
+    """A site says no, in its own words, and will say so again. `status`: HTTP's."""
+
+    def __init__(self, where: str, status: int, said: str) -> None:
+        super().__init__(f"{where} refused: {said}")
+        self.status, self.said = status, said
+
+
 class Site(Protocol):
     @property
-    def root(self) -> str: ...
+    def root(self) -> str:
+        """What it is called in messages."""
+        ...
 
     def look(self) -> None:
-        """Whether the server can be asked. Raises Unavailable where it does not answer, UserError where it is no server
-        for this model."""
+        """Whether it can be asked. Raises Unavailable where it does not answer, UserError where it is none for this
+        model."""
         ...
 
 
@@ -40,7 +57,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(eq=False)
 class _State(Generic[Here]):
-    """A server. What is said of it is read and changed under the dispatcher's lock."""
+    """A site. What is said of it is read and changed under the dispatcher's lock."""
 
     site: Here
     busy: int = 0  # questions under way
@@ -54,19 +71,20 @@ class _State(Generic[Here]):
 
 
 class Dispatcher(Generic[Here]):
-    """`pause`: seconds for which a server that fails is left alone the first time."""
+    """`pause`: seconds for which a site that fails is left alone the first time. `abreast`: questions under way at one
+    site. `kind`: what a site is, in messages."""
 
-    def __init__(self, sites: Sequence[Here], pause: float) -> None:
+    def __init__(self, sites: Sequence[Here], pause: float, abreast: int, kind: str = "server") -> None:
         self._states = [_State(site) for site in sites]
-        self._pause = pause
+        self._pause, self._abreast, self._kind = pause, abreast, kind
         self._changed = threading.Condition()
-        self._wrong: Exception | None = None  # what a server that came back is; whoever asks next is told
+        self._wrong: Exception | None = None  # what a site that came back is; whoever asks next is told
 
     def start(self) -> None:
-        """Look at all servers, once each, and again at those that do not answer.
+        """Look at all sites, once each, and again at those that do not answer.
 
         Raises:
-            UserError: one is no server for this model, or none answers.
+            UserError: one is none for this model, or none answers.
         """
         for _ in as_they_come(self._first_look, self._states, len(self._states)):
             pass
@@ -77,7 +95,7 @@ class Dispatcher(Generic[Here]):
                 self._tell(state)
 
     def everywhere(self, do: Callable[[Here], None]) -> None:
-        """`do` at each server that works; one that fails at it is left alone."""
+        """`do` at each site that works; one that fails at it is left alone."""
         for state in [state for state in self._states if state.works]:
             try:
                 do(state.site)
@@ -85,12 +103,12 @@ class Dispatcher(Generic[Here]):
                 self._fail(state, state.term, error)
 
     def ask(self, question: Callable[[Here], Answer]) -> Answer:
-        """What `question` comes to at the least busy server, or at another one where that fails.
+        """What `question` comes to at the least busy site, or at another one where that fails.
 
         Raises:
             UserError: what `question` raises; or nobody answers it.
         """
-        left = ATTEMPTS * len(self._states)  # so that a question that fells servers does not fell them for ever
+        left = ATTEMPTS * len(self._states)  # so that a question that fells sites does not fell them for ever
         tried: list[_State[Here]] = []
         while True:
             state, term = self._take(tried)
@@ -104,7 +122,7 @@ class Dispatcher(Generic[Here]):
                 left -= ATTEMPTS if error.late else 1
                 self._fail(state, term, error)
                 if left <= 0:
-                    raise UserError(f"{error.final(ATTEMPTS)} {KEPT}") from None
+                    raise UserError(f"{self._final(error)} {KEPT}") from None
             finally:
                 with self._changed:
                     state.busy -= 1
@@ -112,7 +130,7 @@ class Dispatcher(Generic[Here]):
                     self._changed.notify_all()
 
     def _take(self, tried: Sequence[_State[Here]]) -> tuple[_State[Here], int]:
-        """The least busy server, and one that has not failed at the same question before one that has."""
+        """The least busy site, and one that has not failed at the same question before one that has."""
         with self._changed:
             while True:
                 if self._wrong is not None:
@@ -120,7 +138,7 @@ class Dispatcher(Generic[Here]):
                 now = time.monotonic()
                 self._look_where_due(now)
                 working = [state for state in self._states if state.works]
-                free = [state for state in working if state.busy < CONCURRENCY]
+                free = [state for state in working if state.busy < self._abreast]
                 if free:
                     chosen = min(free, key=lambda state: (state in tried, state.busy))
                     chosen.busy += 1
@@ -150,7 +168,7 @@ class Dispatcher(Generic[Here]):
             self._tell(state)
 
     def _look_where_due(self, now: float) -> None:
-        """In threads of their own: a server that is gone may let those wait who look."""
+        """In threads of their own: a site that is gone may let those wait who look."""
         for state in self._states:
             if not state.works and not state.looking and state.due <= now:
                 if state.failures >= ATTEMPTS and all(s.failures >= ATTEMPTS and not s.works for s in self._states):
@@ -201,8 +219,14 @@ class Dispatcher(Generic[Here]):
     def _nobody(self) -> UserError:
         errors = [state.last for state in self._states if state.last is not None]
         if len(self._states) == 1:
-            return UserError(f"{errors[0].final(ATTEMPTS)}{f' {KEPT}' if self._states[0].term else ''}")
+            return UserError(f"{self._final(errors[0])}{f' {KEPT}' if self._states[0].term else ''}")
         reasons = "; ".join(
             f"{state.site.root}: {error.reason}" for state, error in zip(self._states, errors, strict=True)
         )
-        return UserError(f"None of the {len(self._states)} servers answers ({reasons}). {KEPT}")
+        return UserError(f"None of the {len(self._states)} {self._kind}s answers ({reasons}). {KEPT}")
+
+    def _final(self, error: Unavailable) -> str:
+        """What to say where there is nobody else to ask."""
+        if error.late:
+            return f"{error.where} {error.reason}. Is the {self._kind} up?"
+        return f"{error.where} does not answer after {ATTEMPTS} attempts ({error.reason}). Is the {self._kind} up?"
