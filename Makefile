@@ -12,7 +12,7 @@ GPU    := HF_HUB_OFFLINE=1 python -m benchmarks
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help python setup tests lock demo reproduce evidence evidence-full test test-slow chaos test-gpu check bench bench-gpu
+.PHONY: help python setup tests lock docs demo reproduce evidence evidence-full test test-slow chaos test-gpu check bench bench-gpu
 .PHONY: gpu-checks clean
 
 help: ## list these targets
@@ -66,6 +66,10 @@ check: tests ## format, lint, no warning of the compiler's, types, and make test
 	$(BIN)/python -W error -m compileall -qq -f ssb_unsloth scripts benchmarks examples tests
 	$(BIN)/mypy
 	@$(MAKE) --no-print-directory test
+
+docs: tests ## write the pages that come from the source again, and build the site of docs/ in build/site
+	@for page in keys library messages house; do $(BIN)/python scripts/$$page.py || exit; done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 EVIDENCE := $(BIN)/ssb sweep --workers 2 recipes
 

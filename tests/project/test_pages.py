@@ -1,7 +1,10 @@
 """The pages that are written from the source are the source's, and the site lists every page."""
 
 import ast
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -50,6 +53,19 @@ def test_a_message_is_findable_by_its_words():
 def test_the_site_has_every_page_once():
     nav = in_nav(yaml.safe_load((messages.ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
     assert sorted(nav) == sorted(path.name for path in DOCS.glob("*.md"))
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    """Strictly: a link to nowhere, a page that is in no menu, an anchor that is none are errors."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=messages.ROOT, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    page = (tmp_path / "keys" / "index.html").read_text(encoding="utf-8")
+    assert "train.kd_temperature" in page
+    assert "http" not in re.sub(
+        r'(?:href|xmlns)="[^"]*"|<a [^>]*>', "", page.partition("<body")[0]
+    )  # nothing is loaded
 
 
 def test_every_page_but_the_home_page_is_linked_from_it_and_from_the_readme():
