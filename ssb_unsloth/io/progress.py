@@ -28,7 +28,7 @@ ON_THE_WAY = "{desc}{n_fmt}/{total_fmt} after {elapsed}, {remaining} left{postfi
 def bar(description: str, unit: str, total: int | None = None, **kwargs: Any) -> Bar:
     """A bar on standard error; a line there where that is no terminal."""
     return Bar(
-        desc=f"{visible(description):<24}", unit=unit, total=total, mininterval=OFTEN, dynamic_ncols=True, **kwargs
+        desc=f"{visible(description):<23} ", unit=unit, total=total, mininterval=OFTEN, dynamic_ncols=True, **kwargs
     )
 
 
@@ -77,7 +77,7 @@ class Batch(Bar):
         """`limit`: the most tokens that a reply can have."""
         self.limit, self._tokens, self._shortest, self._left = limit, 0, limit, ""
         super().__init__(
-            desc=f"{visible(description):<24}",
+            desc=f"{visible(description):<23} ",
             unit="reply",
             total=total,
             dynamic_ncols=True,
