@@ -158,7 +158,7 @@ class Task:
         import ray
 
         # A process for each, which ends with it, so that nothing of one is left for the next.
-        asks = {"num_cpus": cpus, "num_gpus": cards, "max_retries": attempts, "max_calls": 1}
+        asks: dict[str, Any] = {"num_cpus": cpus, "num_gpus": cards, "max_retries": attempts, "max_calls": 1}
         self._answer = ray.remote(**asks)(_joined).remote(function, arguments)
 
     def result(self) -> Any:
