@@ -137,7 +137,7 @@ def test_the_less_busy_server_is_asked(serve, requests, undisturbed):
 
 def test_a_server_that_dies_has_its_requests_sent_elsewhere(serve, requests, undisturbed, capfd):
     dying, other = serve(), serve()
-    dying.dies_after, dying.seconds, other.seconds = 20, 0.02, 0.02
+    dying.dies_after, dying.seconds, other.seconds = 20, 0.02, 0.3  # time enough to be found dead for good
     assert made(dying, other).sample(requests, DECODING) == undisturbed
     assert len(other.asked) >= len(requests) - 20
     said = capfd.readouterr().err

@@ -189,7 +189,7 @@ def finished(tmp_path, monkeypatch):
             os.close(self.sentinel)
 
     def go(*arguments: str, code: int = 0):
-        monkeypatch.setattr(sweep.Sweep, "_process", lambda self, call, log: Process(call, code))
+        monkeypatch.setattr(sweep.Sweep, "_process", lambda self, call, log, job: Process(call, code))
         return cli.main(["run", POCKET, "--runs", str(tmp_path), *arguments]), started
 
     return go
@@ -206,9 +206,9 @@ def test_on_a_cpu_all_stages_but_the_first_are_forked_from_one_that_imports_mean
         monkeypatch.setattr(sweep, "here", lambda card=card: card)
         monkeypatch.setenv("UNSLOTH_ALLOW_CPU", unsloth)
         job = sweep.Sweep(load(Path(POCKET)), POCKET, [], tmp_path, 1, False)
-        first = job._process(job._call, None)
+        first = job._process(job._call, None, job._todo[0])
         job._ran = True
-        assert [type(first).__name__, type(job._process(job._call, None)).__name__] == kinds
+        assert [type(first).__name__, type(job._process(job._call, None, job._todo[1])).__name__] == kinds
         assert started == begun
 
 

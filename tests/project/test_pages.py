@@ -55,17 +55,36 @@ def test_the_site_has_every_page_once():
     assert sorted(nav) == sorted(path.name for path in DOCS.glob("*.md"))
 
 
-def test_the_site_is_built_without_a_warning(tmp_path):
-    """Strictly: a link to nowhere, a page that is in no menu, an anchor that is none are errors."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Built strictly: a link to nowhere, a page that is in no menu, an anchor that is none are errors."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--no-directory-urls", "--site-dir", str(folder)]
     env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=messages.ROOT, env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
-    page = (tmp_path / "keys" / "index.html").read_text(encoding="utf-8")
-    assert "train.kd_temperature" in page
-    assert "http" not in re.sub(
-        r'(?:href|xmlns)="[^"]*"|<a [^>]*>', "", page.partition("<body")[0]
-    )  # nothing is loaded
+    return folder
+
+
+def test_the_site_is_built_without_a_warning(site):
+    assert "train.kd_temperature" in (site / "keys.html").read_text(encoding="utf-8")
+    assert (site / "idea.svg").is_file()
+
+
+@pytest.mark.slow
+def test_on_a_phone_no_page_is_wider_than_the_screen_and_none_loads_anything_from_elsewhere(site):
+    try:
+        from browser import Browser
+    except ImportError as error:
+        pytest.skip(f"There is no browser here: {error}")
+    browser = Browser(390, 840)
+    try:
+        for page in sorted(site.glob("*.html")):
+            browser.open(page)
+            assert browser.js("document.documentElement.scrollWidth") <= 390, page.name
+            assert [url for url in browser.requests if not url.startswith("file:")] == []
+    finally:
+        browser.close()
 
 
 def test_every_page_but_the_home_page_is_linked_from_it_and_from_the_readme():

@@ -120,7 +120,7 @@ def test_the_example_of_the_documentation_works(tmp_path, monkeypatch, capsys):
     (tmp_path / "replies.jsonl").write_text(line + "\n")
     monkeypatch.chdir(tmp_path)
     assert main(["grade", "replies.jsonl", "--verifier", "mine:Anagram"]) == 0
-    assert re.search(r"replies.jsonl\s+1\s+-\s+100", capsys.readouterr().out)
+    assert re.search(r"\n1\s+-\s+100\.0 %.* replies\.jsonl\n", capsys.readouterr().out)
     spaced = verifier_for({"name": "mine:Anagram", "spaces": True})
     assert spaced.grade(r"\boxed{a gentleman}", "elegant man").verdict == "right"
     assert spaced.grade(r"\boxed{agentleman}", "elegant man").verdict == "wrong"
