@@ -5,8 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -476,3 +480,34 @@ def test_trl_chunked_divergence() -> None:
         close(ours.kl, rows.detach())
         theirs = torch.autograd.grad((4 * made.weights * rows).sum(), made.student)
         close(torch.autograd.grad(ours.loss, made.student), theirs)
+
+
+# Unsloth changes what is imported after it, so it has a process of its own.
+UNSLOTH = """
+import torch
+import unsloth
+from unsloth_zoo.rl_replacements import distillation_chunked_jsd
+from ssb_unsloth.method.distributions import Head
+from ssb_unsloth.method.losses import kd_loss
+torch.manual_seed(0)
+n, h, v = 70, 24, 301
+weight, teacher = torch.randn(v, h), torch.randn(n, h)
+for beta, kind in ((0.0, {}), (1.0, {"divergence": "reverse"}), (0.3, {"divergence": "jsd", "beta": 0.3})):
+    student = torch.randn(n, h, requires_grad=True)
+    mask, options = torch.ones(1, n), {"beta": beta, "temperature": 2.0, "chunk_size": 32}
+    theirs = 4 * distillation_chunked_jsd(student[None], teacher[None], weight, weight, mask, **options)[0]
+    ours = kd_loss(student, teacher, Head(weight), torch.full((n,), 1 / n), temperature=2.0, **kind).loss
+    torch.testing.assert_close(ours, theirs.reshape(()), rtol=1e-4, atol=1e-6)
+    found, expected = (torch.autograd.grad(loss, student)[0] for loss in (ours, theirs))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-7)
+    print("agrees", beta)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Unsloth is installed on Linux alone")
+def test_unsloths_chunked_jsd(tmp_path):
+    """Its family is TRL's, by beta alone, and without T²."""
+    env = {**os.environ, "UNSLOTH_ALLOW_CPU": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", UNSLOTH], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.count("agrees") == 3, done.stderr[-2000:]
