@@ -62,3 +62,15 @@ def pytest_sessionfinish(session):
     if os.environ.get("CI") and reporter and reporter.stats.get("skipped"):  # a process of several has no reporter
         reporter.write_line("CI: a test was skipped, and none may be here.", red=True)
         session.exitstatus = 1
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A window of a real browser, which the tests of a file share; `resize` gives it another size."""
+    try:
+        from browser import Browser
+    except ImportError as error:  # no wheels for this machine, or its system lacks a library of Chromium's
+        pytest.skip(f"There is no browser here: {error}")
+    window = Browser()
+    yield window
+    window.close()

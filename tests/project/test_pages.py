@@ -72,19 +72,12 @@ def test_the_site_is_built_without_a_warning(site):
 
 
 @pytest.mark.slow
-def test_on_a_phone_no_page_is_wider_than_the_screen_and_none_loads_anything_from_elsewhere(site):
-    try:
-        from browser import Browser
-    except ImportError as error:
-        pytest.skip(f"There is no browser here: {error}")
-    browser = Browser(390, 840)
-    try:
-        for page in sorted(site.glob("*.html")):
-            browser.open(page)
-            assert browser.js("document.documentElement.scrollWidth") <= 390, page.name
-            assert [url for url in browser.requests if not url.startswith("file:")] == []
-    finally:
-        browser.close()
+def test_on_a_phone_no_page_is_wider_than_the_screen_and_none_loads_anything_from_elsewhere(site, browser):
+    browser.resize(390, 840)
+    for page in sorted(site.glob("*.html")):
+        browser.open(page)
+        assert browser.js("document.documentElement.scrollWidth") <= 390, page.name
+        assert [url for url in browser.requests if not url.startswith("file:")] == []
 
 
 def test_every_page_but_the_home_page_is_linked_from_it_and_from_the_readme():

@@ -175,17 +175,6 @@ def made_row(pair, pieces, before, after):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    try:
-        from browser import Browser
-    except ImportError as error:  # no wheels for this machine, or its system lacks a library of Chromium's
-        pytest.skip(f"There is no browser here: {error}")
-    window = Browser()
-    yield window
-    window.close()
-
-
-@pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """The page of two small pairs, the second of them nasty; and one of a reply of 6,000 tokens."""
     folder = tmp_path_factory.mktemp("pages")
