@@ -239,8 +239,11 @@ def _start() -> None:
     os.environ.setdefault(LOOPBACK, "0")
     os.environ.setdefault("RAY_AUTH_MODE", "token")  # else whoever is on this machine could run what they like
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    imported = "ray" in sys.modules  # by vLLM, or by whoever uses this as a library
     import ray
 
+    if imported:
+        _read_again()
     folder = tempfile.mkdtemp(prefix="ssb-ray-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for last in (False, True):  # Ray gives itself half a minute, which a busy machine may not have
@@ -256,6 +259,17 @@ def _start() -> None:
             ray.shutdown()
             if last:
                 raise UserError(f"Ray cannot be started on this machine: {_first_line(error)}") from None
+
+
+def _read_again() -> None:
+    """What Ray (2.60) reads when it is imported, as the environment is now: its address and the token. Without, it
+    would listen on every address and turn down its own process.
+    """
+    from ray._private import ray_constants
+    from ray._raylet import Config
+
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(LOOPBACK, False)
+    Config.initialize("")
 
 
 def _cores() -> int:

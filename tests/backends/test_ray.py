@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -146,6 +147,37 @@ def test_answers_in_order_are_never_many_at_a_time():
         held.discard(number)
     assert most <= 5 + 1
     assert not held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["", "import ray"], ids=["", "imported-before"])
+def test_a_cluster_of_this_machine_listens_on_the_loopback_address_and_takes_nobody_without_its_token(before, tmp_path):
+    """Whoever imported Ray first, as vLLM does: it reads its settings when it is imported."""
+    code = f"""{before}
+import os, subprocess, sys
+import psutil
+from ssb_unsloth.backends.cluster import connect
+
+connect()
+import ray
+for process in psutil.Process().children(recursive=True) + [psutil.Process()]:
+    for socket in process.net_connections("inet"):
+        if socket.status == psutil.CONN_LISTEN:
+            print("listens", socket.laddr.ip)
+stranger = {{name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}}
+stranger["HOME"] = {str(tmp_path)!r}
+script = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)"
+address = ray.get_runtime_context().gcs_address
+print("stranger", subprocess.run([sys.executable, "-c", script, address], env=stranger, capture_output=True).returncode)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment)
+    said = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr[-2000:]
+    listening = {line.split()[1].removeprefix("::ffff:") for line in said if line.startswith("listens")}
+    assert listening == {"127.0.0.1"}
+    assert [line for line in said if line.startswith("stranger")] != ["stranger 0"]
+    assert said[-1].startswith("stranger")
 
 
 # -- What replicas give
