@@ -74,14 +74,12 @@ def test_an_index_page_takes_both_and_has_no_dead_link(built):
 
 
 def test_links_of_an_index_page_lead_to_the_address_if_there_is_one():
-    text = (
-        "![A picture](docs/a.svg)\n\n\nSee [data](docs/data.md#csv), [the paper](https://arxiv.org/) and [below](#b)."
-    )
+    text = "![A picture](docs/a.svg)\n\n\nSee [data](docs/data.md#csv), [the paper](https://arxiv.org/) and [here](#b)."
     assert index_readme.readme(text, "https://example.org/we/ssb/") == (
         "![A picture](https://example.org/we/ssb/raw/main/docs/a.svg)\n\nSee "
-        "[data](https://example.org/we/ssb/blob/main/docs/data.md#csv), [the paper](https://arxiv.org/) and [below](#b)."
+        "[data](https://example.org/we/ssb/blob/main/docs/data.md#csv), [the paper](https://arxiv.org/) and [here](#b)."
     )
-    assert index_readme.readme(text, None) == "\n\nSee data, [the paper](https://arxiv.org/) and [below](#b)."
+    assert index_readme.readme(text, None) == "\n\nSee data, [the paper](https://arxiv.org/) and [here](#b)."
     whole = index_readme.readme((ROOT / "README.md").read_text(encoding="utf-8"), "https://example.org/we/ssb")
     files = [to for _, _, to in index_readme.LINK.findall(whole) if "example.org" in to]
     assert len(files) > 20
