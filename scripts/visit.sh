@@ -80,10 +80,7 @@ case ${1:-1} in
   check unsloth-train 240 unsloth-train memory-caps
   ;;
 2)
-  # What is right or wrong, not timed, side by side; of the tests those that are named, which are worth another look.
-  [ -z "${TESTS:-}" ] || tests &
   check numerics 160 numerics
-  wait
   check kd-kernel 90 kd-kernel
   step kd-divergence 130 python3 -m benchmarks.kd_loss --out "$OUT/kd-divergence.json" --divergences forward reverse jsd $family
   check kd-parts 80 kd-parts
