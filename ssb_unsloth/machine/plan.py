@@ -20,7 +20,8 @@ from .cards import CARDS, Card, card_named
 from .findings import wrong_formats, wrong_lengths
 from .geometry import Geometry, geometry, needs_gpu
 from .lora_targets import spell
-from .planner import Plan, Planner, StagePlan
+from .planned import Plan, StagePlan
+from .planner import Planner
 
 
 def make_plan(recipe: Recipe, card: Card | None) -> Plan:

@@ -27,7 +27,9 @@ from .cards import Card
 from .geometry import geometry
 from .hardware import stated
 from .plan import refusals
-from .planner import Plan, Planner, StagePlan, question_count, target_bytes
+from .planned import Plan, StagePlan
+from .planner import Planner
+from .reckoning import question_count, target_bytes
 
 MOST_CARDS = 65_536
 PAYS = 0.75  # of the speed that so many cards should have: with less, they have stopped to pay

@@ -27,7 +27,7 @@ from ssb_unsloth.machine.auto import KEPT_FREE_MIB
 from ssb_unsloth.machine.cards import CARDS, Card
 from ssb_unsloth.machine.geometry import SHIPPED, from_config, geometry
 from ssb_unsloth.machine.plan import beside, card_for, describe, make_plan, span
-from ssb_unsloth.machine.planner import target_bytes
+from ssb_unsloth.machine.reckoning import target_bytes
 from ssb_unsloth.machine.scaling import Cluster, make_scale
 from ssb_unsloth.pipeline import process
 from ssb_unsloth.pipeline.stage import Stage
