@@ -20,7 +20,7 @@ class StagePlan:
     read: float = 0.0  # tokens: prompts, or whole texts where nothing is sampled
     sampled: float = 0.0  # tokens
     seconds: tuple[float, float] | None = None
-    cards: int = 1  # that do it; the memory is that of one
+    cards: int = 1  # that do it, and the memory is that of one; 0: servers do
     fits: bool | None = None  # None: no card to fit into, or one whose memory is not told
     advice: list[str] = field(default_factory=list)
     note: str = ""

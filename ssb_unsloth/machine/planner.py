@@ -185,6 +185,7 @@ class Planner(Reckoning):
     def _sampling_time(self, stage: StagePlan, replies: float, waited: float) -> None:
         if self.engine == "servers":
             count = len(self.recipe.sampler.servers)
+            stage.cards = 0
             stage.note += f"; sampled by {count} server{'s' * (count != 1)}, whose memory and time are not planned"
             return
         if self.card is None or not self.card.tflops or not self.card.bandwidth or not replies:

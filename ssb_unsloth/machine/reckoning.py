@@ -153,7 +153,7 @@ class Reckoning:
 
     def share(self, stage: StagePlan) -> float:
         """Of its speed that each card has; those that vLLM splits one model over wait for each other."""
-        split = self.recipe.sampler.tensor_parallel > 1 and stage.name in ("curate", "evaluate")
+        split = self.recipe.sampler.tensor_parallel > 1 and stage.name.partition(" ")[0] in ("curate", "evaluate")
         return SPLIT if split else 1.0
 
 

@@ -93,6 +93,7 @@ def _training_memory(p: Reckoning, tokens: float) -> dict[str, float]:
 
 def _say_processes(p: Reckoning, stage: StagePlan) -> None:
     if (count := p.recipe.train.processes) > 1:
+        stage.cards = count
         stage.note += f"; {count} processes, memory is that of one; what they tell each other takes time besides"
 
 
