@@ -108,7 +108,7 @@ def test_what_answers_and_is_no_cluster_is_not_waited_for_longer_than_so_long(mo
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{mute.getsockname()[1]}")
         begun = time.monotonic()
-        (finding,) = [f for f in doctor_replicas.replicas(recipe(), make_plan(recipe(), None), "pocket", False)][1:]
+        (finding,) = list(doctor_replicas.replicas(recipe(), make_plan(recipe(), None), "pocket", False))[1:]
     assert time.monotonic() - begun < 20
     assert finding.name == "cluster"
     assert finding.fix
