@@ -90,14 +90,16 @@ def test_the_evaluation_of_an_adapter_by_two_replicas_is_that_of_one_process_tho
     with torch.no_grad():  # of a fresh adapter B is zero, and the student the base
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(0, 0.2)
+                parameter.normal_(0, 0.1)
     model.save_pretrained(tmp_path / "adapter")
 
     def evaluated(out, *more):
         words = ["evaluate", "pocket", "--benchmark", "pocket-test", "--adapter", f"student={tmp_path / 'adapter'}"]
         limits = ["evaluate.benchmarks.pocket-test.limit=80", "sampler.batch_size=8", "model.backend=transformers"]
         assert main([*words, "--out", str(out), *limits, *more]) == 0
-        return files(out / "evaluate")
+        found = files(out / "evaluate")
+        del found["origins.json"]  # which the engine is part of
+        return found
 
     alone = evaluated(tmp_path / "alone", *ALONE)
     replied = {name: alone[name] for name in alone if name.endswith(".jsonl") and not name.startswith("problems")}
