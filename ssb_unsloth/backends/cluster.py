@@ -352,9 +352,11 @@ def _asked(address: str, script: str, seconds: float, *words: str) -> str:
 def _init(**how: Any) -> None:
     """Ray, with this process's own way to end left as it is."""
     import ray
-    from ray._private import auto_init_hook
+    from ray._private import auto_init_hook, worker
 
     auto_init_hook.enable_auto_connect = False  # else whoever asks while this process ends starts another cluster
+    says = worker.print_to_stdstream  # of processes that died, between the lines of what a command puts out
+    worker.print_to_stdstream = lambda data, ignore_prefix: says({**data, "is_err": True}, ignore_prefix)
     with _signals_kept():
         ray.init(configure_logging=False, log_to_driver=False, namespace="ssb", **how)
     atexit.register(ray.shutdown)

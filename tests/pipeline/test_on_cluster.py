@@ -85,7 +85,7 @@ def killed_on_the_way(folder):
 
 
 @pytest.mark.slow
-def test_the_evaluation_of_an_adapter_by_two_replicas_is_that_of_one_process_though_one_is_killed(tmp_path):
+def test_the_evaluation_of_an_adapter_by_two_replicas_is_that_of_one_process_though_one_is_killed(tmp_path, capfd):
     model = TrainingBackend(ModelConfig(name="pocket", backend="transformers")).load(512, LoraConfig(), seed=3)
     with torch.no_grad():  # of a fresh adapter B is zero, and the student the base
         for name, parameter in model.named_parameters():
@@ -109,6 +109,7 @@ def test_the_evaluation_of_an_adapter_by_two_replicas_is_that_of_one_process_tho
         killer = killed_on_the_way(tmp_path / "spread")
         assert evaluated(tmp_path / "spread", *SPREAD) == alone
     assert not killer.is_alive()
+    assert "raylet" not in capfd.readouterr().out  # which says that it died
 
 
 def marked(mark):
