@@ -208,10 +208,8 @@ def share_out(planner: Planner, plan: Plan) -> None:
     students = {p.name: p for p in (planner, *planner.variants())}
     for stage in plan.stages:
         kind, _, name = stage.name.partition(" ")
-        if not stage.memory or kind not in ("curate", "teach", "evaluate"):
-            continue
         p = students[name]
-        if not on_replicas(p, kind):
+        if not stage.memory or not on_replicas(p, kind):
             continue
         said, split = p.recipe.sampler.replicas, cards_of(p.recipe.sampler, engine_of(p, kind))
         stage.cards = split * (said or 1)

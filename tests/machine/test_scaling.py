@@ -228,6 +228,7 @@ def test_the_teachers_pass_and_the_evaluation_are_shared_and_training_is_not():
         assert eight.seconds[1] - START[1] - RAY[1] < (one.seconds[1] - START[1]) / 2
         assert eight.cards == 8
     assert planned("train", *RAY_RECIPE, "sampler.replicas=8") == planned("train")
+    assert planned("train", *RAY_RECIPE, "train.processes=4").cards == 4
 
 
 @pytest.mark.parametrize("replicas", [1, 3, 8])
