@@ -13,6 +13,7 @@ from ray_here import ray_here, replicas
 
 from ssb_unsloth.backends import cluster, engine_of, load_sampler
 from ssb_unsloth.backends.cluster import Cluster
+from ssb_unsloth.backends.dispatch import Unavailable
 from ssb_unsloth.backends.replicas import refuse_replicas
 from ssb_unsloth.backends.sampler import Request
 from ssb_unsloth.cli import main
@@ -148,6 +149,13 @@ def test_answers_in_order_are_never_many_at_a_time():
         held.discard(number)
     assert most <= 5 + 1
     assert not held
+
+
+def test_a_replica_that_was_closed_is_not_started_again_by_a_thread_that_asks_it():
+    replica = cluster.Replica(1, dict, 0, {})
+    replica.close()
+    with pytest.raises(Unavailable, match="has been closed"):
+        replica.ask("keys")
 
 
 @pytest.mark.slow
