@@ -356,6 +356,9 @@ def test_after_a_stage_on_a_gpu_the_plan_stands_beside_what_was_used(three_b):
     assert f"901,000 tokens (planned {planned['train'].read:,.0f})" in said
     assert "vLLM takes all" in beside(recipe, "evaluate", used, card)
     assert f"(planned {planned['evaluate'].sampled:,.0f})" in beside(recipe, "evaluate", used, card)  # all students'
+    spread = three_b("sampler.engine=ray", "sampler.replicas=2")
+    assert "by replicas, whose memory is not seen from here (planned" in beside(spread, "curate", used, card)
+    assert "12.00 GiB by torch" in beside(spread, "train", used, card)
     assert "no time planned" in beside(recipe, "teach", used, UNKNOWN)
     assert beside(recipe, "report", used, card) == ""
     assert beside(three_b("model.name=no/model"), "train", used, card) == ""
