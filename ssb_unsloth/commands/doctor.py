@@ -105,7 +105,12 @@ def _recipe(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
         yield from _template(recipe, kind)
     for said, fix in wrong_lengths(recipe):
         yield Finding("length", said, fix, (kind,))
-    yield from _engine(recipe, kind, machine_only)
+    if recipe.sampler.engine == "ray":
+        from .doctor_replicas import replicas
+
+        yield from replicas(recipe, plan, kind, machine_only)
+    else:
+        yield from _engine(recipe, kind, machine_only)
     for stage in plan.stages:
         if stage.fits is False:
             said = f"{stage.name} needs {stage.bytes / 2**30:.1f} GiB on the card, more than there is"

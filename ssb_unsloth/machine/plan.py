@@ -20,7 +20,9 @@ from .cards import CARDS, Card, card_named
 from .findings import wrong_formats, wrong_lengths
 from .geometry import Geometry, geometry, needs_gpu
 from .lora_targets import spell
-from .planner import Plan, Planner, StagePlan
+from .planned import Plan, StagePlan
+from .planner import Planner
+from .spread import share_out
 
 
 def make_plan(recipe: Recipe, card: Card | None) -> Plan:
@@ -30,7 +32,9 @@ def make_plan(recipe: Recipe, card: Card | None) -> Plan:
         UserError: the model's config cannot be had.
     """
     shape, source = geometry(recipe.model)
-    plan = Planner(recipe, card, shape).plan(source)
+    planner = Planner(recipe, card, shape)
+    plan = planner.plan(source)
+    share_out(planner, plan)
     plan.refused = refusals(recipe, card)
     for stage in plan.stages:
         if stage.fits is False:
@@ -245,9 +249,12 @@ def beside(recipe: Recipe, stage: str, used: Mapping[str, Any], card: Card) -> s
     sampling = stage in ("curate", "evaluate") or (stage == "train" and METHODS[recipe.train.method].samples)
     sampling = sampling and recipe.sampler.samples_by not in ("transformers", "servers")
     vllm = ", of which vLLM takes all that it is given" if sampling else ""
+    memory = f"{used['peak_device_bytes'] / GIB:.2f} GiB by torch{vllm} (planned {planned.bytes / GIB:.2f},"
+    memory += f" {KEPT_FREE_MIB / 1024:.1f} of it beside torch)"
+    if recipe.sampler.engine == "ray" and stage != "train":
+        memory = f"by replicas, whose memory is not seen from here (planned {planned.bytes / GIB:.2f} GiB a card)"
     return (
-        f"{stage}: {used['seconds'] / 60:.1f} min ({time}); {used['peak_device_bytes'] / GIB:.2f} GiB by torch{vllm}"
-        f" (planned {planned.bytes / GIB:.2f}, {KEPT_FREE_MIB / 1024:.1f} of it beside torch);"
+        f"{stage}: {used['seconds'] / 60:.1f} min ({time}); {memory};"
         f" {used['tokens']:,} tokens (planned {planned.sampled or planned.read:,.0f})"
     )
 

@@ -7,7 +7,8 @@ from ..io.terminal import folded
 from .assumptions import GIB
 from .cards import card_named
 from .plan import span
-from .scaling import PAYS, Cluster, Row, Scale
+from .scaling import Cluster, Row, Scale
+from .spread import PAYS
 
 INDENT = 4 * " "
 
@@ -38,7 +39,7 @@ def describe_scale(scale: Scale) -> str:
     if plan.before is not None:
         lines.append(f"  {'before':<36}{span(plan.before):>17}")
     lines += map(_line, scale.rows)
-    lines += [f"  {name:<14}  does not fit on any number of a node's cards" for name in scale.too_large]
+    lines += [f"  {name:<14}  {_too_large(name, scale)}" for name in scale.too_large]
     if scale.fits:
         lines.append(f"  {'in all':<36}{span(scale.seconds):>17}")
     lines.append("")
@@ -47,13 +48,27 @@ def describe_scale(scale: Scale) -> str:
         lines.append(f"  {row.name}: more than {row.pays_up_to:,} do not pay.")
         lines.append(folded(why, INDENT, INDENT))
     lines += ["", *(folded(f"It cannot run there. {reason}.", "  ", INDENT) for reason in plan.refused)]
+    lines += _not_planned(scale)
     lines += _cost(scale)
     lines += [
         f"  Cards pay while they have {PAYS:.0%} of the speed that so many times one would have.",
         "  `2 x 4`: 2 replicas of a model that is split over 4 cards; `3 of`: seeds.",
-        "  Only reckoned: this package runs on one card (docs/scale.md).",
+        "  Only reckoned: no time on several cards was measured (docs/scale.md).",
     ]
     return "\n".join(lines)
+
+
+def _too_large(name: str, scale: Scale) -> str:
+    if scale.spread and not name.startswith("train"):
+        return "does not fit in a replica (sampler.tensor_parallel)"
+    return "does not fit on any number of a node's cards"
+
+
+def _not_planned(scale: Scale) -> list[str]:
+    """What servers do, of which nothing is known."""
+    stages = [stage.name for stage in scale.plan.stages if stage.cards == 0]
+    said = f"{', '.join(stages)}: sampled by servers, whose memory and time are not planned."
+    return [folded(said, "  ", INDENT)] if stages else []
 
 
 def _line(row: Row) -> str:

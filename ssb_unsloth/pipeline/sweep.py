@@ -22,7 +22,7 @@ from pathlib import Path
 from ..backends.cluster import Cluster
 from ..io.progress import say
 from ..machine.hardware import here
-from ..machine.planner import question_count
+from ..machine.reckoning import question_count
 from ..recipe.schema import Recipe
 from ..run.lease import STALE
 from ..run.manifests import Damage

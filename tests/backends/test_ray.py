@@ -1,5 +1,6 @@
 """Ray: replicas give what one process gives, whatever happens to them; and what is refused before any is started."""
 
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from ray_here import ray_here, replicas
 
 from ssb_unsloth.backends import cluster, engine_of, load_sampler
 from ssb_unsloth.backends.cluster import Cluster
+from ssb_unsloth.backends.dispatch import Unavailable
 from ssb_unsloth.backends.replicas import refuse_replicas
 from ssb_unsloth.backends.sampler import Request
 from ssb_unsloth.cli import main
@@ -149,6 +151,13 @@ def test_answers_in_order_are_never_many_at_a_time():
     assert not held
 
 
+def test_a_replica_that_was_closed_is_not_started_again_by_a_thread_that_asks_it():
+    replica = cluster.Replica(1, dict, 0, {})
+    replica.close()
+    with pytest.raises(Unavailable, match="has been closed"):
+        replica.ask("keys")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("before", ["", "import ray"], ids=["", "imported-before"])
 def test_a_cluster_of_this_machine_listens_on_the_loopback_address_and_takes_nobody_without_its_token(before, tmp_path):
@@ -216,6 +225,38 @@ def test_two_replicas_reply_as_one_process_does_and_when_one_is_killed(here, req
         assert sampler.sample(requests, DECODING) == expected
     finally:
         sampler.close()
+
+
+ONE_VLLM = """
+import json, sys
+from ssb_unsloth.backends import load_sampler
+from ssb_unsloth.backends.sampler import Request
+from ssb_unsloth.recipe.schema import ModelConfig, SamplerConfig, SamplingConfig
+
+if __name__ == "__main__":
+    model, config = ModelConfig(name="pocket", dtype="float32"), SamplerConfig(engine="vllm", max_model_len=512)
+    sampler = load_sampler(model, config, 0, adapters=False)
+    requests = [Request(ids, seed) for ids, seed in json.load(open(sys.argv[1]))]
+    replies = sampler.sample(requests, SamplingConfig(temperature=0.8, max_tokens=40))
+    json.dump([[r.token_ids, r.text, r.finish_reason] for r in replies], open(sys.argv[2], "w"))
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_of_the_real_vllm_reply_as_one_vllm_does(here, requests, tmp_path):
+    many = [replace(request, seed=request.seed + 1000 * n) for n in range(5) for request in requests]  # three batches
+    script, asked, answered = (tmp_path / name for name in ("one.py", "asked.json", "answered.json"))
+    script.write_text(ONE_VLLM)
+    asked.write_text(json.dumps([[request.prompt_ids, request.seed] for request in many]))
+    subprocess.run([sys.executable, script, asked, answered], check=True, timeout=600)
+    config = SamplerConfig(engine="ray", replica_engine="vllm", replicas=2, max_model_len=512)
+    sampler = load_sampler(POCKET, config, 0, adapters=False)
+    try:
+        assert len(replicas(os.getpid())) == 2
+        found = [[reply.token_ids, reply.text, reply.finish_reason] for reply in sampler.sample(many, DECODING)]
+    finally:
+        sampler.close()
+    assert found == json.loads(answered.read_text())
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from ssb_unsloth.machine.auto import KEPT_FREE_MIB
 from ssb_unsloth.machine.cards import CARDS, Card
 from ssb_unsloth.machine.geometry import SHIPPED, from_config, geometry
 from ssb_unsloth.machine.plan import beside, card_for, describe, make_plan, span
-from ssb_unsloth.machine.planner import target_bytes
+from ssb_unsloth.machine.reckoning import target_bytes
 from ssb_unsloth.machine.scaling import Cluster, make_scale
 from ssb_unsloth.pipeline import process
 from ssb_unsloth.pipeline.stage import Stage
@@ -356,6 +356,9 @@ def test_after_a_stage_on_a_gpu_the_plan_stands_beside_what_was_used(three_b):
     assert f"901,000 tokens (planned {planned['train'].read:,.0f})" in said
     assert "vLLM takes all" in beside(recipe, "evaluate", used, card)
     assert f"(planned {planned['evaluate'].sampled:,.0f})" in beside(recipe, "evaluate", used, card)  # all students'
+    spread = three_b("sampler.engine=ray", "sampler.replicas=2")
+    assert "by replicas, whose memory is not seen from here (planned" in beside(spread, "curate", used, card)
+    assert "12.00 GiB by torch" in beside(spread, "train", used, card)
     assert "no time planned" in beside(recipe, "teach", used, UNKNOWN)
     assert beside(recipe, "report", used, card) == ""
     assert beside(three_b("model.name=no/model"), "train", used, card) == ""

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from ssb_unsloth import cli
-from ssb_unsloth.machine.assumptions import LINK, REDUCE, SPLIT, START
+from ssb_unsloth.machine.assumptions import BANDWIDTH, LINK, RAY, REDUCE, SPLIT, START
 from ssb_unsloth.machine.cards import CARDS
 from ssb_unsloth.machine.plan import make_plan
 from ssb_unsloth.machine.scaled import describe_scale
-from ssb_unsloth.machine.scaling import Cluster, Task, make_scale
+from ssb_unsloth.machine.scaling import Cluster, make_scale
+from ssb_unsloth.machine.spread import Task
 from ssb_unsloth.recipe.loading import load
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -197,6 +198,112 @@ def test_the_page_has_80_columns_and_json_the_same_numbers(overrides, capsys):
     for r in found["scale"]["rows"]:
         assert f"{r['pays_up_to']:,}" in page
         assert math.isfinite(sum(r["seconds"]))
+
+
+# -- Replicas on a Ray cluster
+
+RAY_RECIPE = ["variants=null", "sampler.engine=ray", "sampler.replica_engine=vllm"]
+
+
+def planned(name, *overrides, card=CARDS["h100"]):
+    stages = make_plan(load(PAPER, ["variants=null", "sampler.engine=vllm", *overrides]), card).stages
+    return next(stage for stage in stages if stage.name == name)
+
+
+def test_replicas_share_the_work_and_none_of_the_waiting():
+    """By hand: 8 waves of 128 questions, each waiting for a rollout of 2,048 tokens and a refinement of 3,072."""
+    one, four = planned("curate"), planned("curate", *RAY_RECIPE, "sampler.replicas=4")
+    reading = 2 * 3_085_938_688 / (1e9 * 3350)
+    for k, share in ((0, 1 / 3), (1, 1.0)):
+        alone = 8 * (2048 + 3072) * share * reading / BANDWIDTH[k]
+        work = one.seconds[k] - START[k] - alone
+        assert four.seconds[k] == pytest.approx(START[k] + RAY[k] + alone + work / 4, rel=1e-3)
+    assert (four.cards, four.bytes) == (4, one.bytes)
+    assert "4 replicas, memory is that of one card" in four.note
+
+
+def test_the_teachers_pass_and_the_evaluation_are_shared_and_training_is_not():
+    for name in ("teach", "evaluate"):
+        one, eight = planned(name), planned(name, *RAY_RECIPE, "sampler.replicas=8")
+        assert eight.seconds[1] - START[1] - RAY[1] < (one.seconds[1] - START[1]) / 2
+        assert eight.cards == 8
+    assert planned("train", *RAY_RECIPE, "sampler.replicas=8") == planned("train")
+    assert planned("train", *RAY_RECIPE, "train.processes=4").cards == 4
+
+
+@pytest.mark.parametrize("replicas", [1, 3, 8])
+@pytest.mark.parametrize("split", [1, 2])
+@pytest.mark.parametrize("more", [[], ["seeds=[1,2]", "rounds=2"]])
+def test_the_plan_of_replicas_and_the_plan_of_as_many_cards_agree(replicas, split, more):
+    said = [*RAY_RECIPE, f"sampler.replicas={replicas}", f"sampler.tensor_parallel={split}", *more]
+    scale = scaled(replicas * split, *said)
+    for name in ("curate", "teach", "evaluate"):
+        stage, r = planned(name, *said), row(scale, name)
+        seeds = 1 if name == "evaluate" else max(1, len(load(PAPER, said).seeds))
+        assert [seeds * s for s in r.seconds] == pytest.approx(stage.seconds)
+        assert r.memory == pytest.approx(stage.bytes)
+        assert r.cards == stage.cards == replicas * (1 if name == "teach" else split)
+
+
+def test_where_nobody_says_how_many_replicas_all_cards_have_one():
+    scale = scaled(8, *RAY_RECIPE, "sampler.tensor_parallel=4", nodes=2)
+    assert [(row(scale, name).cards, row(scale, name).split) for name in ("curate", "teach")] == [(16, 4), (16, 1)]
+    alone = planned("curate", *RAY_RECIPE)
+    assert alone.cards == 1
+    assert "planned for one replica, of which there will be one for each card" in alone.note
+
+
+def test_two_students_have_their_replicas_one_after_the_other_where_there_is_no_room_for_both():
+    words = [*RAY_RECIPE, "sampler.replicas=4", "seeds=[1,2]"]
+    narrow, wide = scaled(4, *words), scaled(8, *words)
+    assert narrow.walls[0][1] == pytest.approx(2 * row(narrow, "curate").seconds[1])
+    assert wide.walls[0][1] == pytest.approx(row(wide, "curate").seconds[1])
+
+
+def test_a_replica_that_does_not_hold_the_model_is_said():
+    scale = scaled(8, *RAY_RECIPE, *HUGE)
+    assert "curate" in scale.too_large
+    assert "curate          does not fit in a replica (sampler.tensor_parallel)" in describe_scale(scale)
+    assert "curate" not in scaled(8, *RAY_RECIPE, *HUGE, "sampler.tensor_parallel=4").too_large
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "--gpus 2 sampler.replicas=4",
+            "sampler.replicas: 4 take 4 GPUs, and the planned cluster has 2; set sampler.replicas=2.",
+        ),
+        (
+            "--gpus 3 --nodes 2 sampler.replicas=3 sampler.tensor_parallel=2",
+            "sampler.replicas: 3 take 6 GPUs, and the planned cluster has 4; set sampler.replicas=2.",
+        ),
+        (
+            "--gpus 1 --nodes 4 sampler.tensor_parallel=2",
+            "sampler.tensor_parallel: 2 GPUs a replica, and a node has 1 (--gpus)",
+        ),
+    ],
+)
+def test_more_replicas_than_the_planned_cluster_has_cards_for_are_refused(words, said, capsys):
+    assert cli.main(["plan", str(PAPER), "--gpu", "h100", *words.split(), *RAY_RECIPE]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_what_servers_sample_is_said_to_be_left_out(capsys):
+    words = ["sampler.engine=servers", "sampler.servers=[http://a:8000/v1]", "variants=null"]
+    assert cli.main(["plan", str(PAPER), "--gpu", "h100", "--gpus", "8", *words]) == 0
+    page = capsys.readouterr().out
+    assert "curate, evaluate: sampled by servers, whose memory and time are not planned." in " ".join(page.split())
+    assert max(map(len, page.splitlines())) <= 80
+
+
+def test_cards_that_share_a_model_have_the_assumed_share_of_their_speed():
+    """Bound by its memory: half of the weights and caches on each card, read at SPLIT of its speed."""
+    one, two = planned("evaluate"), planned("evaluate", "sampler.tensor_parallel=2")
+    for k in (0, 1):
+        assert two.seconds[k] - START[k] == pytest.approx((one.seconds[k] - START[k]) / (2 * SPLIT), rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,20 @@
 """Runs on a Ray cluster of this machine: the files are those of runs without one, whatever is killed on the way."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from ray_here import MARK, ray_here, replicas
 
+from ssb_unsloth.backends import TrainingBackend
 from ssb_unsloth.backends.cluster import Cluster
 from ssb_unsloth.cli import main
 from ssb_unsloth.errors import UserError
@@ -18,6 +22,7 @@ from ssb_unsloth.method.targets import TargetWriter
 from ssb_unsloth.pipeline.on_cluster import needs
 from ssb_unsloth.pipeline.teaching import Agreement
 from ssb_unsloth.recipe.loading import load
+from ssb_unsloth.recipe.schema import LoraConfig, ModelConfig
 from ssb_unsloth.recipe.shipped import find
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +66,98 @@ def test_pairs_and_targets_of_two_replicas_are_those_of_one_process(tmp_path, mo
         targets = stage("teach", tmp_path / "spread", *SPREAD)
     assert len(added) > 4
     assert files(targets) == files(alone[1])
+
+
+def killed_on_the_way(folder):
+    """A thread that kills one of two replicas as soon as something is kept below the folder; ends when it has."""
+
+    def kill():
+        while True:
+            at_work = replicas(os.getpid())
+            if len(at_work) == 2 and any(path.stat().st_size for path in folder.glob("**/kept/*")):
+                os.kill(at_work[0], signal.SIGKILL)
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.slow
+def test_the_evaluation_of_an_adapter_by_two_replicas_is_that_of_one_process_though_one_is_killed(tmp_path, capfd):
+    model = TrainingBackend(ModelConfig(name="pocket", backend="transformers")).load(512, LoraConfig(), seed=3)
+    with torch.no_grad():  # of a fresh adapter B is zero, and the student the base
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    model.save_pretrained(tmp_path / "adapter")
+
+    def evaluated(out, *more):
+        words = ["evaluate", "pocket", "--benchmark", "pocket-test", "--adapter", f"student={tmp_path / 'adapter'}"]
+        limits = ["evaluate.benchmarks.pocket-test.limit=80", "sampler.batch_size=8", "model.backend=transformers"]
+        assert main([*words, "--out", str(out), *limits, *more]) == 0
+        found = files(out / "evaluate")
+        del found["origins.json"]  # which the engine is part of
+        return found
+
+    alone = evaluated(tmp_path / "alone", *ALONE)
+    replied = {name: alone[name] for name in alone if name.endswith(".jsonl") and not name.startswith("problems")}
+    base, student = ([json.loads(line)["text"] for line in replied[name].splitlines()] for name in sorted(replied))
+    assert base != student
+    with ray_here():
+        killer = killed_on_the_way(tmp_path / "spread")
+        assert evaluated(tmp_path / "spread", *SPREAD) == alone
+    assert not killer.is_alive()
+    assert "raylet" not in capfd.readouterr().out  # which says that it died
+
+
+def marked(mark):
+    """All processes that were started with that mark, the dead that nobody has asked for left out."""
+    found = {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if f"{MARK}={mark}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                    found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_command_and_all_of_ray_and_the_same_command_resumes(tmp_path):
+    words = ["curate", str(ROOT / "recipes" / "pocket.yaml"), *SETTINGS, "problems.limit=60"]
+    assert main([*words, *ALONE, "--runs", str(tmp_path / "alone")]) == 0
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), MARK: str(tmp_path)}
+    environment = {name: value for name, value in environment.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-m", "ssb_unsloth", *words, *SPREAD, "sampler.batch_size=8"]
+
+    def start():
+        return subprocess.Popen(
+            [*command, "--runs", str(tmp_path / "spread")],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=tmp_path,
+            start_new_session=True,
+        )
+
+    first = start()
+    while first.poll() is None and not any(p.stat().st_size for p in tmp_path.glob("spread/**/kept/*.rollouts.jsonl")):
+        time.sleep(0.02)
+    os.killpg(first.pid, signal.SIGINT)  # as a terminal's
+    begun = time.monotonic()
+    _, said = first.communicate(timeout=30)
+    assert first.returncode == 130, said
+    assert said.count("ssb: stopped. What was finished is kept; the same command resumes from there.") == 1
+    assert "Traceback" not in said
+    assert "SIGTERM handler is not set" not in said  # which Ray says where it starts once more
+    while marked(tmp_path) and time.monotonic() - begun < 20:
+        time.sleep(0.1)
+    assert not marked(tmp_path)
+    second = start()
+    _, said = second.communicate(timeout=300)
+    assert second.returncode == 0, said
+    assert files(tmp_path / "spread" / "pocket" / "curate") == files(tmp_path / "alone" / "pocket" / "curate")
 
 
 @pytest.mark.slow

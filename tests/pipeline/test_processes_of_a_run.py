@@ -154,12 +154,15 @@ def test_two_processes_of_the_command_train_as_one_killed_stopped_and_resumed(ta
     assert "Traceback" not in said
     assert all_end(process.pid)
 
+    measured = json.loads((two / "pocket" / "train.partial" / ".spent.first").read_text())["measuring"]
+    assert measured > 0
     said = run(*several)
     assert said.count("train: done") == 1
     assert_same(one, two)
     manifests = [json.loads((runs / "pocket" / "train" / "manifest.json").read_text()) for runs in (one, two)]
     assert manifests[0]["summary"].keys() == manifests[1]["summary"].keys()
     assert manifests[0]["cost"]["tokens"] == manifests[1]["cost"]["tokens"]
+    assert manifests[1]["spent"]["measuring"] > measured  # what was spent before Ctrl-C is kept
     assert manifests[1]["cost"]["peak_rss_bytes"] > manifests[0]["cost"]["peak_rss_bytes"]
     followed = [(runs / "pocket" / "train" / "tokens.jsonl").read_text().count("\n") for runs in (one, two)]
     assert followed[0] == followed[1] > 0

@@ -16,7 +16,7 @@ from ...recipe.methods import METHODS
 from ...recipe.schema import Recipe
 from ...records import write_jsonl
 from ...run import clock, keys
-from ...run.rundir import RunDir, Work, peak_memory
+from ...run.rundir import SPENT_BY_FIRST, RunDir, Work, peak_memory
 from ..stage import Scope, Stage
 from ..together import Seat, together
 
@@ -50,16 +50,17 @@ class Done:
     """What one of several processes hands back."""
 
     result: tuple[int, dict[str, Any]]
-    spent: dict[str, float]
+    spent: dict[str, float]  # of the first; earlier attempts included
     peak: dict[str, int]
 
 
 def _one_of_several(seat: Seat, recipe: Recipe, run: RunDir, folder: Path) -> Done:
     from ...training.group import join, leave
 
-    with explained("train", recipe, run.stage("train")):
+    watch = clock.Watch(folder / SPENT_BY_FIRST) if seat.is_first else None
+    with explained("train", recipe, run.stage("train")), watch or contextlib.nullcontext():
         join(seat.number, seat.processes, seat.meeting, recipe.train.sharding == "fsdp")
-        done = Done(_trained(recipe, run, folder), clock.spent(), peak_memory())
+        done = Done(_trained(recipe, run, folder), watch.spent if watch else {}, peak_memory())
         leave()
         return done
 
