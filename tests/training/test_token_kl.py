@@ -292,6 +292,24 @@ def test_a_narrow_window_needs_no_scrolling_sideways(small):
     small.until("innerWidth > 1000")
 
 
+def test_on_a_phone_the_card_and_the_reply_are_seen_and_neither_covers_the_other(browser, pages):
+    browser.resize(390, 844)
+    browser.open(pages / "long.html")
+    browser.until("innerWidth <= 400")
+    browser.js("showToken(5000, true); spans[5000].scrollIntoView({ block: 'center' })")
+    browser.js("document.querySelector('#reply').scrollIntoView({ block: 'start' })")
+    browser.until("Math.abs(document.querySelector('#reply').getBoundingClientRect().top) < 5")
+    boxes = "for (const name of ['#reply', '#card']) found.push(document.querySelector(name).getBoundingClientRect());"
+    top = browser.js(f"(() => {{ const found = []; {boxes} return found.map((box) => [box.top, box.bottom]); }})()")
+    reply, card = top
+    assert reply[1] <= card[0]
+    assert card[1] <= 844
+    token = browser.js("spans[5000].getBoundingClientRect().top")
+    assert reply[0] <= token <= reply[1]
+    browser.resize(1200, 900)
+    browser.until("innerWidth > 1000")
+
+
 def dark(browser, on):
     """Put the page's dark colours on or off: the condition of its one rule for dark systems is made always true."""
     condition = "all" if on else "(prefers-color-scheme: dark)"
