@@ -296,7 +296,7 @@ def test_on_a_phone_the_card_and_the_reply_are_seen_and_neither_covers_the_other
     browser.resize(390, 844)
     browser.open(pages / "long.html")
     browser.until("innerWidth <= 400")
-    browser.js("showToken(5000, true); spans[5000].scrollIntoView({ block: 'center' })")
+    browser.js("showPair(1); showToken(5000, true); spans[5000].scrollIntoView({ block: 'center' })")
     browser.js("document.querySelector('#reply').scrollIntoView({ block: 'start' })")
     browser.until("Math.abs(document.querySelector('#reply').getBoundingClientRect().top) < 5")
     boxes = "for (const name of ['#reply', '#card']) found.push(document.querySelector(name).getBoundingClientRect());"
