@@ -59,9 +59,10 @@ class Ssb:
         return self._run(next(word for word in words if not word.startswith("-")), [*words], until)
 
     def _run(self, name: str, words: list[str], until: str) -> str:
-        from IPython.display import Markdown, display
+        from IPython.display import DisplayHandle, Markdown
 
-        shown, lines, interrupted = display(Markdown(f"`{name}` starts ..."), display_id=True), [""], False
+        shown, lines, interrupted = DisplayHandle(), [""], False
+        shown.display(Markdown(f"`{name}` starts ..."))
         with tempfile.TemporaryFile("w+", encoding="utf-8") as printed:
             command, environment = [str(self._python), *words], self._variables()
             process = subprocess.Popen(
