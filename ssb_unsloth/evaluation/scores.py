@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from statistics import fmean, stdev
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import UserError
 from ..recipe.schema import BASE, BenchmarkConfig
@@ -27,6 +29,7 @@ from ..verifier.verifiers import MATH, Spec, verifier_for
 from .stats import bootstrap_mean, holm, majority, mcnemar_exact, paired_bootstrap, pass_at_k, wilson
 
 ALPHA = 0.05
+Values = NDArray[np.float64]  # one number a question
 SCORINGS: dict[str, Callable[[Verifier, Generation], bool]] = {
     "string": lambda verifier, g: g.finish_reason != "length" and verifier.string_equal(answer_part(g.text), g.gold),
     "equivalent": lambda _, g: g.verdict == Verdict.RIGHT,
@@ -101,29 +104,41 @@ class Difference:
 class Run:
     """One model and seed on one benchmark under one decoding: what its replies come to, in numbers and short answers.
 
-    Replies are added one at a time, and none of their texts is held: a reply takes some fifty bytes and its answer.
+    Replies are added one at a time, and none of their texts is held: a reply takes some twenty bytes and its answer.
+    When all are there, what is asked for has one number for each of `questions`, in their order.
     """
 
-    def __init__(self, first: Generation, verifier: Spec = MATH) -> None:
-        """`first`: of its replies, which says how all of them were sampled; it is not added yet."""
+    def __init__(self, first: Generation, verifier: Spec, places: dict[str, int]) -> None:
+        """`first`: of its replies, which says how all of them were sampled; it is not added yet. `places`: the place of
+        each question of the benchmark, in the order in which they come; shared by all runs on it.
+        """
         self.first, self.verifier = replace(first, text=""), verifier_for(verifier)
-        self.places: dict[str, int] = {}  # question -> its place, in the order in which they come
+        self._places = places
         # By reply: its question's place, which sample it is, its tokens; whether it is right, by scoring.
-        self._of, self._samples, self.tokens = array("q"), array("q"), array("q")
-        self.right: dict[str, array[int]] = {scoring: array("b") for scoring in SCORINGS}
-        self._answers: list[str | None] = []  # those that vote
+        self._of, self._samples, self._tokens = array("i"), array("i"), array("i")
+        self._right: dict[str, array[int]] = {scoring: array("b") for scoring in SCORINGS}
+        # The answers that vote, end to end, and the bytes of each reply's; -1 for one that does not vote.
+        self._answers, self._lengths = bytearray(), array("i")
         self.verdicts: Counter[str] = Counter()
         self.undecided = 0
 
     def add(self, g: Generation) -> None:
-        self._of.append(self.places.setdefault(g.problem_id, len(self.places)))
+        self._of.append(self._places.setdefault(g.problem_id, len(self._places)))
         self._samples.append(g.sample)
-        self.tokens.append(g.n_tokens)
+        self._tokens.append(g.n_tokens)
         for scoring, rule in SCORINGS.items():
-            self.right[scoring].append(rule(self.verifier, g))
-        self._answers.append(g.answer or "" if g.verdict in (Verdict.RIGHT, Verdict.WRONG) else None)
+            self._right[scoring].append(rule(self.verifier, g))
+        votes = g.verdict in (Verdict.RIGHT, Verdict.WRONG)
+        answer = (g.answer or "").encode("utf-8", "surrogatepass") if votes else b""
+        self._answers += answer
+        self._lengths.append(len(answer) if votes else -1)
         self.verdicts[g.verdict] += 1
         self.undecided += g.note is not None
+
+    @cached_property
+    def questions(self) -> NDArray[np.int64]:
+        """Their places, from the smallest on."""
+        return np.unique(np.asarray(self._of)).astype(np.int64)
 
     @cached_property
     def n_samples(self) -> int:
@@ -132,9 +147,10 @@ class Run:
         Raises:
             UserError: not all have as many, or one stands there twice.
         """
-        counts = np.bincount(self._of)
-        order = np.lexsort((self._samples, self._of))
-        twice = int(((np.diff(np.array(self._of)[order]) == 0) & (np.diff(np.array(self._samples)[order]) == 0)).sum())
+        of, samples = np.asarray(self._of), np.asarray(self._samples)
+        counts = np.bincount(of)[self.questions]
+        order = np.lexsort((samples, of))
+        twice = int(((np.diff(of[order]) == 0) & (np.diff(samples[order]) == 0)).sum())
         if counts.min() < counts.max() or twice:
             raise UserError(
                 f"Generations of {self.first.model!r} on {self.first.benchmark!r} (T={self.first.temperature:g}, seed"
@@ -146,29 +162,40 @@ class Run:
     def __len__(self) -> int:
         return len(self._of)
 
-    def shares(self, scoring: str) -> dict[str, float]:
-        """Share of right replies, by question."""
-        return {id_: count / self.n_samples for id_, count in self._counts(scoring)}
+    def shares(self, scoring: str) -> Values:
+        """Share of right replies."""
+        return self._counts(scoring) / self.n_samples
 
-    def pass_at(self, k: int) -> dict[str, float]:
-        return {id_: pass_at_k(self.n_samples, count, k) for id_, count in self._counts("equivalent")}
+    def pass_at(self, k: int) -> Values:
+        by_count = np.array([pass_at_k(self.n_samples, count, k) for count in range(self.n_samples + 1)])
+        return by_count[self._counts("equivalent").astype(np.int64)]
 
-    def _counts(self, scoring: str) -> Iterator[tuple[str, int]]:
-        """Each question with how many of its replies are right."""
-        counts = np.bincount(self._of, weights=self.right[scoring], minlength=len(self.places))
-        return zip(self.places, map(int, counts), strict=True)
+    def _counts(self, scoring: str) -> Values:
+        """How many replies are right."""
+        counts = np.bincount(np.asarray(self._of), weights=np.asarray(self._right[scoring])).astype(np.float64)
+        return counts[self.questions]
 
-    def majority(self) -> dict[str, float]:
+    def majority(self) -> Values:
         """A vote among the answers; replies without one, or cut off, do not vote. No vote at all is wrong."""
-        votes: list[list[int]] = [[] for _ in self.places]  # the replies that vote, by question
-        for reply, (place, answer) in enumerate(zip(self._of, self._answers, strict=True)):
-            if answer is not None:
-                votes[place].append(reply)
-        return {id_: self._voted(replies) for id_, replies in zip(self.places, votes, strict=True)}
+        of, lengths, right = map(np.asarray, (self._of, self._lengths, self._right["equivalent"]))
+        ends = np.cumsum(np.maximum(lengths, 0), dtype=np.int64)
+        votes = np.flatnonzero(lengths >= 0)
+        votes = votes[np.argsort(of[votes], kind="stable")]
+        bounds = np.searchsorted(of[votes], [*self.questions, np.iinfo(np.int64).max])
+        values = np.zeros(len(self.questions))
+        for number, (begin, end) in enumerate(pairwise(bounds)):
+            if replies := votes[begin:end].tolist():
+                answers = [self._answers[ends[reply] - lengths[reply] : ends[reply]] for reply in replies]
+                classes = self.verifier.answer_classes([answer.decode("utf-8", "surrogatepass") for answer in answers])
+                values[number] = majority(classes, [bool(right[reply]) for reply in replies])
+        return values
 
-    def _voted(self, replies: Sequence[int]) -> float:
-        classes = self.verifier.answer_classes([self._answers[reply] or "" for reply in replies])
-        return majority(classes, [bool(self.right["equivalent"][reply]) for reply in replies]) if replies else 0.0
+    def mean_tokens(self, scoring: str | None = None, right: bool = True) -> float | None:
+        """Of all replies, or of those that are right, or are not; None without any."""
+        tokens = np.asarray(self._tokens, dtype=np.int64)
+        if scoring is not None:
+            tokens = tokens[np.asarray(self._right[scoring]).astype(bool) == right]
+        return int(tokens.sum()) / len(tokens) if len(tokens) else None
 
 
 Runs = dict[tuple[str, str, float], dict[int, Run]]  # (model, benchmark, temperature) -> seed -> run
@@ -181,11 +208,12 @@ def runs_of(generations: Iterable[Generation], benchmarks: Mapping[str, Benchmar
         UserError: questions, or seeds of a model, without the same number of replies.
     """
     names = {name: config.verifier for name, config in benchmarks.items()}
+    places: dict[str, dict[str, int]] = {}
     runs: Runs = {}
     for g in generations:
         by_seed = runs.setdefault((g.model, g.benchmark, g.temperature), {})
         if g.run_seed not in by_seed:
-            by_seed[g.run_seed] = Run(g, names.get(g.benchmark, MATH))
+            by_seed[g.run_seed] = Run(g, names.get(g.benchmark, MATH), places.setdefault(g.benchmark, {}))
         by_seed[g.run_seed].add(g)
     for (model, benchmark, temperature), seeds in runs.items():
         if len(counts := sorted({run.n_samples for run in seeds.values()})) > 1:
@@ -222,7 +250,7 @@ def _scores(by_seed: Mapping[int, Run], benchmarks: Mapping[str, BenchmarkConfig
     rows = []
     any_run = next(iter(by_seed.values()))
     config = benchmarks.get(any_run.first.benchmark)
-    metrics: list[tuple[str, str, Callable[[Run], dict[str, float]]]] = [
+    metrics: list[tuple[str, str, Callable[[Run], Values]]] = [
         (scoring, "pass@1", lambda run, scoring=scoring: run.shares(scoring))  # type: ignore[misc]
         for scoring in SCORINGS
     ]
@@ -237,14 +265,14 @@ def _scores(by_seed: Mapping[int, Run], benchmarks: Mapping[str, BenchmarkConfig
         own = [_row(run, scoring, metric, measure(run), config, seed) for run in by_seed.values()]
         rows += own
         if len(own) > 1:
-            values = _mean_over_seeds([measure(run) for run in by_seed.values()])
+            values = _mean_over_seeds(by_seed, measure)
             low, high, interval = _interval(values, False, seed)
             rows.append(
                 replace(
                     own[0],
                     seed=None,
                     n_seeds=len(own),
-                    value=fmean(values.values()),
+                    value=fmean(values),
                     low=low,
                     high=high,
                     interval=interval,
@@ -260,12 +288,9 @@ def _scores(by_seed: Mapping[int, Run], benchmarks: Mapping[str, BenchmarkConfig
     return rows
 
 
-def _row(
-    run: Run, scoring: str, metric: str, values: Mapping[str, float], config: BenchmarkConfig | None, seed: int
-) -> Score:
+def _row(run: Run, scoring: str, metric: str, values: Values, config: BenchmarkConfig | None, seed: int) -> Score:
     first, n = run.first, len(values)
     low, high, interval = _interval(values, metric == "pass@1" and run.n_samples == 1, seed)
-    verdicts = list(zip(run.tokens, run.right[scoring], strict=True))
     return Score(
         model=first.model,
         benchmark=first.benchmark,
@@ -282,7 +307,7 @@ def _row(
         max_tokens=first.max_tokens,
         n_questions=n,
         n_samples=run.n_samples,
-        value=fmean(values.values()),
+        value=fmean(values),
         low=low,
         high=high,
         interval=interval,
@@ -290,22 +315,22 @@ def _row(
         no_answer=run.verdicts[Verdict.NO_ANSWER] / len(run),
         truncated=run.verdicts[Verdict.TRUNCATED] / len(run),
         undecided=run.undecided,
-        mean_tokens=fmean(run.tokens),
-        tokens_right=_mean([tokens for tokens, right in verdicts if right]),
-        tokens_wrong=_mean([tokens for tokens, right in verdicts if not right]),
+        mean_tokens=run.mean_tokens() or 0.0,
+        tokens_right=run.mean_tokens(scoring, True),
+        tokens_wrong=run.mean_tokens(scoring, False),
     )
 
 
-def _interval(values: Mapping[str, float], counted: bool, seed: int) -> tuple[float, float, str]:
+def _interval(values: Values, counted: bool, seed: int) -> tuple[float, float, str]:
     """The interval of the mean over questions, and its kind.
 
     Wilson's too where every question is right in all of its replies, or none in any: a bootstrap of that has no width,
     and would be as sure about 30 questions as about 30,000.
     """
-    total, n = sum(values.values()), len(values)
+    total, n = sum(values.tolist()), len(values)
     if counted or total in (0, n):
         return *wilson(total, n), "wilson"
-    return *bootstrap_mean(list(values.values()), seed=seed), "bootstrap"
+    return *bootstrap_mean(values, seed=seed), "bootstrap"
 
 
 def compare(runs: Runs, against: Sequence[tuple[str, str]], scoring: str, seed: int) -> list[Difference]:
@@ -328,17 +353,21 @@ def compare(runs: Runs, against: Sequence[tuple[str, str]], scoring: str, seed: 
 
 def _difference(ours: Mapping[int, Run], theirs: Mapping[int, Run], scoring: str, seed: int) -> Difference:
     first, reference = next(iter(ours.values())).first, next(iter(theirs.values())).first
-    sides = [{s: run.shares(scoring) for s, run in side.items()} for side in (ours, theirs)]
-    a, b = (_mean_over_seeds(list(side.values())) for side in sides)
-    if set(a) != set(b):
+    a, b = (_mean_over_seeds(side, lambda run: run.shares(scoring)) for side in (ours, theirs))
+    questions, others = (next(iter(side.values())).questions for side in (ours, theirs))
+    if not np.array_equal(questions, others):
         raise UserError(
             f"Benchmark {first.benchmark!r}: {first.model!r} and {reference.model!r} answered different questions"
-            f" ({len(set(a) - set(b)):,} only the first, {len(set(b) - set(a)):,} only the second)."
+            f" ({len(np.setdiff1d(questions, others)):,} only the first,"
+            f" {len(np.setdiff1d(others, questions)):,} only the second)."
         )
-    paired = paired_bootstrap(list(a.values()), [b[id_] for id_ in a], seed=seed)
+    paired = paired_bootstrap(a, b, seed=seed)
     single = all(len(side) == 1 and run.n_samples == 1 for side in (ours, theirs) for run in side.values())
-    gained = sum(a[id_] > b[id_] for id_ in a) if single else None
-    lost = sum(a[id_] < b[id_] for id_ in a) if single else None
+    gained = int((a > b).sum()) if single else None
+    lost = int((a < b).sum()) if single else None
+    by_seed = [
+        fmean(run.shares(scoring)) - fmean(theirs[s].shares(scoring) if s in theirs else b) for s, run in ours.items()
+    ]
     return Difference(
         model=first.model,
         reference=reference.model,
@@ -349,7 +378,7 @@ def _difference(ours: Mapping[int, Run], theirs: Mapping[int, Run], scoring: str
         value=paired.value,
         low=paired.low,
         high=paired.high,
-        by_seed=[fmean(v.values()) - fmean(sides[1].get(s, b).values()) for s, v in sides[0].items()],
+        by_seed=by_seed,
         gained=gained,
         lost=lost,
         test="bootstrap" if gained is None else "mcnemar",
@@ -359,15 +388,18 @@ def _difference(ours: Mapping[int, Run], theirs: Mapping[int, Run], scoring: str
     )
 
 
-def _mean_over_seeds(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _mean_over_seeds(by_seed: Mapping[int, Run], measure: Callable[[Run], Values]) -> Values:
     """Question by question, the mean over the seeds.
 
     Raises:
         UserError: the seeds answered different questions.
     """
-    if any(set(run) != set(runs[0]) for run in runs):
+    runs = list(by_seed.values())
+    if any(not np.array_equal(run.questions, runs[0].questions) for run in runs):
         raise UserError("The seeds of a model answered different questions, so there is no mean over them.")
-    return {id_: fmean(run[id_] for run in runs) for id_ in runs[0]}
+    if len(runs) == 1:
+        return measure(runs[0])
+    return np.fromiter(map(fmean, zip(*map(measure, runs), strict=True)), np.float64, len(runs[0].questions))
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -112,8 +112,9 @@ def test_a_server_killed_in_the_middle_of_curation_changes_no_byte(servers, tmp_
     thread, seen = kill_after(other, run, 60)
     said = process.communicate(timeout=1200)[1]
     assert process.returncode == 0, said[-3000:]
-    assert f"{other.url[:-3]} does not answer" in said
-    thread.join(10)
+    thread.join(
+        10
+    )  # that it does not answer is told after its fourth time: test_servers.py, which has a clock of its own
     assert 60 <= seen[0] < len(expected["rollouts.jsonl"].splitlines())
     assert made_by(run) == expected
     other.start()

@@ -62,6 +62,31 @@ def test_bootstrap_mean_covers_as_often_as_it_says():
     assert 0.85 <= covered / 400 <= 0.95
 
 
+@pytest.mark.parametrize("n", [stats.MANY, 300_000])
+def test_of_many_questions_the_interval_is_that_of_the_mean_and_the_p_that_of_the_t_test(n):
+    rng = np.random.default_rng(1)
+    base = rng.binomial(4, 0.3, size=n) / 4
+    other = np.where(rng.random(n) < 0.03, 1.0, base)
+    low, high = stats.bootstrap_mean(base, seed=2)
+    error = scipy_stats.sem(base)
+    assert (low + high) / 2 == pytest.approx(base.mean(), abs=0.1 * error)
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.05)
+    assert stats.paired_bootstrap(base, base, seed=2).p == 1
+    assert stats.paired_bootstrap(other, base, seed=2).p < 1e-50
+    shuffled = rng.permutation(base)
+    found, expected = stats.paired_bootstrap(shuffled, base, seed=2), scipy_stats.ttest_rel(shuffled, base)
+    assert found.p == pytest.approx(expected.pvalue, abs=0.02)
+    interval = expected.confidence_interval()
+    width = interval.high - interval.low
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=0.05 * width)
+
+
+def test_many_questions_that_are_all_different_are_drawn_one_by_one():
+    values = np.random.default_rng(1).random(stats.MANY)
+    low, high = stats.bootstrap_mean(values, seed=2, resamples=500)
+    assert (high - low) / 2 == pytest.approx(1.96 * scipy_stats.sem(values), rel=0.15)
+
+
 def test_bootstrap_is_seeded_and_does_not_depend_on_chunks(monkeypatch):
     values = np.random.default_rng(4).random(50)
     whole = stats.bootstrap_mean(values, seed=5)
@@ -135,6 +160,11 @@ def test_paired_bootstrap_refuses_different_questions():
 def test_mcnemar_matches_scipy(b, c):
     expected = scipy_stats.binomtest(b, b + c).pvalue if b + c else 1.0
     assert stats.mcnemar_exact(b, c) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("b", "c"), [(10_400, 10_050), (9_000, 11_500), (60_000, 60_300), (0, 25_000)])
+def test_mcnemar_of_many_questions_matches_scipy(b, c):
+    assert stats.mcnemar_exact(b, c) == pytest.approx(scipy_stats.binomtest(b, b + c).pvalue, rel=1e-7)
 
 
 def test_mcnemar_examples():

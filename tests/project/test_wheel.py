@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts import index_readme
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.slow
@@ -43,6 +45,46 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(built):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert tracked("ssb_unsloth", "recipes", "README.md", "LICENSE", "pyproject.toml") <= names
+
+
+def description(wheel: Path) -> str:
+    """What an index page shows."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return archive.read(name).decode().partition("\n\n")[2]
+
+
+def test_an_index_page_takes_both_and_has_no_dead_link(built):
+    files = [str(path) for path in built.iterdir() if path.suffix in (".whl", ".gz")]
+    assert len(files) == 2
+    checked = subprocess.run(
+        [sys.executable, "-m", "uv", "tool", "run", "twine", "check", "--strict", *files],
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert checked.stdout.count("PASSED") == 2
+    (wheel,) = built.glob("*.whl")
+    page = description(wheel)
+    assert "# ssb_unsloth" in page
+    assert "Semantic Soft Bootstrapping" in page
+    links = index_readme.LINK.findall(page)
+    assert links
+    assert [to for _, _, to in links if "://" not in to] == []
+
+
+def test_links_of_an_index_page_lead_to_the_address_if_there_is_one():
+    text = "![A picture](docs/a.svg)\n\n\nSee [data](docs/data.md#csv), [the paper](https://arxiv.org/) and [here](#b)."
+    assert index_readme.readme(text, "https://example.org/we/ssb/") == (
+        "![A picture](https://example.org/we/ssb/raw/main/docs/a.svg)\n\nSee "
+        "[data](https://example.org/we/ssb/blob/main/docs/data.md#csv), [the paper](https://arxiv.org/) and [here](#b)."
+    )
+    assert index_readme.readme(text, None) == "\n\nSee data, [the paper](https://arxiv.org/) and [here](#b)."
+    whole = index_readme.readme((ROOT / "README.md").read_text(encoding="utf-8"), "https://example.org/we/ssb")
+    files = [to for _, _, to in index_readme.LINK.findall(whole) if "example.org" in to]
+    assert len(files) > 20
+    for to in files:
+        assert (ROOT / to.partition("/main/")[2]).exists(), to
 
 
 def test_recipes_run_by_name_from_the_wheel(built, tmp_path):
