@@ -376,7 +376,8 @@ def token_kl(kinds: Sequence[Row], path: Path) -> tuple[Figure, Path]:
         (0.2, "after", "after: KL(teacher ‖ student)", BLUE),
     ):
         bars = axes.bar([x + shift for x in places], [k[key] for k in kinds], 0.38, color=colour, label=label)
-        axes.bar_label(bars, fmt="%.2g", padding=2, fontsize=8)
+        said = [f"{k[key]:.2g}" if k[key] >= 0.001 else "≈ 0" for k in kinds]  # 2.4e-06 is wider than its bar
+        axes.bar_label(bars, labels=said, padding=2, fontsize=8)
     axes.set_xticks(places, [f"{k['kind']}\n{k['tokens']:,} tokens" for k in kinds])
     axes.margins(y=0.12)
     axes.set_ylabel("mean KL a token, nats")
