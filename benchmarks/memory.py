@@ -36,12 +36,14 @@ SAMPLES = 4
 SEED = 1
 STEPS = " ".join(f"Step {step}: the {step} before are counted once more and written down." for step in range(1, 11))
 MODELS = ("base", "ssb")
+PARTS = ("curate", "grade", "score", "report")
 BENCHMARK = {"test": BenchmarkConfig(source="test", samples=SAMPLES, temperature=0.8, max_tokens=200)}
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = common.parser(__doc__, repeats=1)
     parser.add_argument("--questions", type=int, nargs="+", default=[2_000, 10_000])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="report needs what curate leaves")
     parser.add_argument("--folder", type=Path, help="where the files lie; default: a new one, removed at the end")
     args = parser.parse_args(argv)
     if args.measure_peak:
@@ -51,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     for count in args.questions:
         with tempfile.TemporaryDirectory(dir=args.folder) as name:
             write(Path(name), count)
-            for part in parts(Path(name)):
+            for part in args.parts:
                 peak = common.peak_in_fresh_process("benchmarks.memory", {"folder": name}, part)
                 if peak is None:
                     raise SystemExit("Peak memory is not to be had on this machine (no /proc).")

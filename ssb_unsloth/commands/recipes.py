@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..recipe.origins import Leaf
 
 ORIGIN = 44  # column of where a value comes from
+WIDTH = 80
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -60,7 +61,7 @@ def listed() -> str:
 
 def shown(path: Path, found: Sequence[Leaf]) -> str:
     """A recipe as YAML that can be run, each line with where its value comes from."""
-    lines = [f"# {path}: every key, and where its value comes from"]
+    lines = [f"# {path}:", "# every key, and where its value comes from"]
     before: tuple[str, ...] = ()
     for keys, value, origin in found:
         *sections, key = keys
@@ -68,7 +69,11 @@ def shown(path: Path, found: Sequence[Leaf]) -> str:
             if before[: depth + 1] != tuple(sections[: depth + 1]):
                 lines.append(f"{'  ' * depth}{section}:")
         before = keys
-        lines.append(f"{'  ' * len(sections)}{key}: {_value(value)}".ljust(ORIGIN - 1) + f" # {origin}")
+        indent, line = "  " * len(sections), f"{key}: {_value(value)}"
+        if len(f"{indent}{line} # {origin}") > WIDTH:  # only a value by itself may be longer
+            lines += [f"{indent}# {origin}:", indent + line]
+        else:
+            lines.append(f"{indent}{line}".ljust(ORIGIN - 1) + f" # {origin}")
     return "\n".join(lines)
 
 

@@ -91,6 +91,13 @@ def test_recipes_are_listed_with_what_they_are_for(capsys, monkeypatch, tmp_path
         assert f" {path.stem} " + path.read_text().splitlines()[0].lstrip("# ") in words
 
 
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml")))
+def test_a_recipe_is_shown_in_80_columns_but_for_a_value_that_is_longer(capsys, recipe):
+    assert cli.main(["recipes", "show", recipe]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if len(line) > 80 and " # " in line] == []
+
+
 # -- Mistakes ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The examples run as they stand, without a network, and the documents' Python is theirs."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -58,6 +59,35 @@ def test_the_examples_are_typed_strictly(tmp_path):
         command, env=os.environ | {"MYPYPATH": str(ROOT)}, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow  # fetched from the package registry, and reads transformers and peft
+def test_the_examples_pass_pyright(tmp_path):
+    """By basedpyright, which is pyright with all that it needs in its wheel."""
+    for example in EXAMPLES:
+        shutil.copy(example, tmp_path)
+    settings = {
+        "include": [path.name for path in EXAMPLES],
+        "extraPaths": [str(ROOT)],
+        "pythonVersion": "3.11",
+        "typeCheckingMode": "standard",
+    }
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "tool",
+        "run",
+        "basedpyright",
+        "--pythonpath",
+        sys.executable,
+        "--outputjson",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["summary"]["filesAnalyzed"] == len(EXAMPLES), done.stderr
+    assert [line["message"] for line in found["generalDiagnostics"] if line["severity"] == "error"] == []
 
 
 def test_the_python_in_the_documents_is_that_of_the_examples():

@@ -1,6 +1,7 @@
 """The wheel and the sdist hold what they need, and work where there is no checkout."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -113,3 +114,12 @@ def test_recipes_run_by_name_from_the_wheel(built, tmp_path):
     run = ssb("run", "pocket", *small)
     assert run.returncode == 0, run.stderr
     assert (work / "runs" / "pocket" / "report" / "report.md").is_file()
+    # README's snippet, on the pairs of a run of one's own.
+    for path in (ROOT / "examples" / "train_by_hand.py", work / "runs" / "pocket" / "curate" / "pairs.jsonl"):
+        shutil.copy(path, work)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
+    snippet = subprocess.run(
+        [sys.executable, "train_by_hand.py"], cwd=work, env=environment, capture_output=True, text=True
+    )
+    assert snippet.returncode == 0, snippet.stderr
+    assert (work / "student" / "adapter_model.safetensors").is_file()
