@@ -198,8 +198,9 @@ def draw() -> str:
             f' orient="auto">{HEAD}</marker></defs>',
             f'<rect class="page" width="{wide}" height="{tall}"/>',
             f'<text class="name" x="{GAP}" y="32">{title}</text>',
-            f'<text x="{GAP}" y="54">Imports run downwards. A blue line lists all that a room imports; arrows show'
-            " those that no way through another room implies. Every room may import the ground floor.</text>",
+            f'<text x="{GAP}" y="52">Imports run downwards, and every room may import the ground floor.</text>',
+            f'<text x="{GAP}" y="70">A blue line lists all that a room imports; arrows show those that no way through'
+            " another room implies.</text>",
             *(_arrow(a, b, place, drawn) for a, b in drawn if b in ROOMS[a]),
             *boxes,
             *(_arrow(a, b, place, drawn) for a, b in drawn if b not in ROOMS[a]),
