@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssb_unsloth.report import figures
+
 from .common import RESULTS, check_row
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
@@ -363,38 +365,55 @@ def line_of(row: Row) -> str:
     return row["contestant"] + (f", {option}" if option.isalpha() else "")
 
 
+LINES = {  # of the plot: colour, marker, name
+    "ours": (figures.BLUE, "o", "ours"),
+    "unsloth": (figures.ORANGE, "s", "Unsloth's JSD"),
+    "trl": ("#c2609a", "^", "TRL, chunked"),
+    "trl, dense": ("#c2609a", "v", "TRL, dense"),
+    "liger": ("#2a9d8f", "D", "Liger"),
+    "dense": (figures.GREY, "P", "dense autograd"),
+    "paper": (figures.GREY, "X", "the paper's code"),
+    "ours, torch": (figures.BLUE, ".", "ours, plain torch"),
+    "raw": (figures.INK, "_", "matrix products alone"),
+}
+
+
 def plot(rows: Sequence[Row], path: Path = PLOT) -> None:
     """Time and memory of the loss against the number of rows, on both scales logarithmic; one line a contestant."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     results = Results(rows)
     machines = [found for found in (results.find("kd-loss"), latest(results.find("kd-loss", gpu=True))) if found]
     if not machines:
         return
-    figure, axes = plt.subplots(len(machines), 2, figsize=(9, 3.6 * len(machines)), layout="constrained", squeeze=False)
-    for pair, found in zip(axes, machines, strict=True):
-        for number, name in enumerate(dict.fromkeys(map(line_of, found))):
-            same = sorted((row for row in found if line_of(row) == name), key=lambda row: row["rows"])
-            best = {row["rows"]: row for row in same}
-            style = {"marker": "o", "ms": 4, "lw": 2 if name == "ours" else 1, "ls": "--" if name == "raw" else "-"}
-            style["color"] = f"C{number}"  # the same in both panels
-            pair[0].plot(list(best), [row["seconds"]["min"] for row in best.values()], label=name, **style)
-            peaks = {n: row["peak_bytes"] / 2**20 for n, row in best.items() if row["peak_bytes"]}
-            if peaks:
-                pair[1].plot(list(peaks), list(peaks.values()), label=name, **style)
-        for axis, label in zip(pair, ("seconds", "peak memory above the inputs, MiB"), strict=True):
-            axis.set(xscale="log", yscale="log", xlabel="rows (reply tokens)", ylabel=label)
-            axis.set_title(f"loss + gradient, {found[0]['device']}, {found[0]['dtype']}", fontsize=9)
-            ticks = sorted({row["rows"] for row in found})
-            axis.set_xticks(ticks, [f"{n:,}" for n in ticks], minor=False)
-            axis.set_xticks([], minor=True)
-            axis.grid(alpha=0.3)
-            axis.legend(frameon=False, fontsize=8)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
+    with rc_context(figures.STYLE):
+        figure = Figure(figsize=(figures.WIDTH, 3.6 * len(machines)))
+        axes = figure.subplots(len(machines), 2, squeeze=False)
+        for pair, found in zip(axes, machines, strict=True):
+            for name in sorted(set(map(line_of, found)), key=list(LINES).index):
+                same = sorted((row for row in found if line_of(row) == name), key=lambda row: row["rows"])
+                best = {row["rows"]: row for row in same}
+                colour, marker, label = LINES[name]
+                style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 5, "label": label}
+                style |= {"lw": 2.5 if name == "ours" else 1.2, "ls": "--" if name in ("raw", "ours, torch") else "-"}
+                pair[0].plot(list(best), [1000 * row["seconds"]["min"] for row in best.values()], **style)
+                peaks = {n: row["peak_bytes"] / 2**20 for n, row in best.items() if row["peak_bytes"]}
+                if peaks:
+                    pair[1].plot(list(peaks), list(peaks.values()), **style)
+            for axis, quantity in zip(pair, ("milliseconds", "peak memory above the inputs, MiB"), strict=True):
+                axis.set(xscale="log", yscale="log", xlabel="rows (reply tokens)", ylabel=quantity)
+                axis.set_title(f"loss + gradient, {found[0]['device']}, {found[0]['dtype']}")
+                ticks = sorted({row["rows"] for row in found})
+                axis.set_xticks(ticks, [f"{n:,}" for n in ticks], minor=False)
+                axis.set_xticks([], minor=True)
+                axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+                axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+                axis.yaxis.set_minor_formatter(NullFormatter())
+                axis.grid(axis="y")
+            pair[0].legend(ncols=2, fontsize=8)
+        figure.savefig(path, metadata={"Software": ""})
 
 
 def main() -> None:
