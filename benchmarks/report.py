@@ -412,7 +412,8 @@ def plot(rows: Sequence[Row], path: Path = PLOT) -> None:
                 axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
                 axis.yaxis.set_minor_formatter(NullFormatter())
                 axis.grid(axis="y")
-            pair[0].legend(ncols=2, fontsize=8)
+            pair[0].set_ylim(top=4 * pair[0].get_ylim()[1])  # room for the legend
+            pair[0].legend(ncols=2, fontsize=8, loc="upper left")
         figure.savefig(path, metadata={"Software": ""})
 
 
