@@ -79,7 +79,7 @@ NAMED: list[tuple[str, str, str, str]] = [  # module, right, wrong, tests beyond
     ("training.common", '"warmup_steps": config.warmup_steps,', "", ""),
     ("training.common", '"lr_scheduler_type": config.lr_scheduler,', "", ""),
     ("training.common", '"seed": seed,', "", ""),
-    ("evaluation.scores", "[b[id_] for id_ in a]", "list(b.values())", ""),
+    ("evaluation.scores", "places.setdefault(g.benchmark, {})", "{}", ""),
     ("method.modeling", "Head(layer.weight, layer.bias,", "Head(layer.weight, None,", ""),
     # The wrong teacher subtracted, or added; the hint of the reply itself; a window that is a token off.
     ("method.guidance", "bare + guidance * (hinted - unhinted)", "bare + guidance * (hinted - bare)", ""),
