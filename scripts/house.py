@@ -226,7 +226,9 @@ def _box(name: str, x: int, y: int, width: int, found: Counter[tuple[str, str]])
     about = textwrap.wrap(sentence(name), width=(width - 20) // 7, max_lines=lines, placeholder=" …")
     said = [f'<text x="{x + 10}" y="{y + 39 + 16 * i}">{_escaped(line)}</text>' for i, line in enumerate(about)]
     if to:
-        said.append(f'<text class="to" x="{x + 10}" y="{y + HEIGHT - 7}">→ {to}</text>')
+        # A line that a wide font would carry out of the box is given its length.
+        held = f' textLength="{width - 20}" lengthAdjust="spacingAndGlyphs"' if 6 * len(to) > width - 20 else ""
+        said.append(f'<text class="to" x="{x + 10}" y="{y + HEIGHT - 7}"{held}>→ {to}</text>')
     return "\n".join(
         [
             f'<rect class="box" x="{x}" y="{y}" width="{width}" height="{HEIGHT}" rx="4"/>',
