@@ -1,7 +1,11 @@
 """Programs are graded by tests that they cannot reach, and held by the sandbox whatever they do."""
 
+import contextlib
+import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -24,16 +28,25 @@ def fenced(program):
     return f"I think:\n\n```python\n{program}```\nThat is it."
 
 
-def processes():
-    """Every process that a runner started, or that something within it did."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if b"ssb_unsloth.verifier.runner" in status.read_bytes():
-                found.append(int(status.parent.name))
-        except OSError:
-            continue
-    return found
+@pytest.fixture
+def started(monkeypatch):
+    """Every process that a runner of this test started, or that something within it did. Other tests run beside this
+    one and have runners of their own, so these bear a mark.
+    """
+    mark, popen = {"SSB_TEST_MARK": str(uuid.uuid4())}, subprocess.Popen
+    sandbox.POOL.stop()
+    monkeypatch.setattr(subprocess, "Popen", lambda words, *, env, **rest: popen(words, env=env | mark, **rest))
+
+    def processes():
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if "=".join(*mark.items()).encode() in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return found
+
+    yield processes
+    sandbox.POOL.stop()
 
 
 # -- Replies and tests ------------------------------------------------------------------------------------------------
@@ -211,11 +224,12 @@ BOMBS = {
     ),
     "depth in C": ("import sys\nsys.setrecursionlimit(10**9)\ndef double(x): return eval('(' * 10**5)\n", "failed"),
     "one large file": (
-        "def double(x):\n    with open('f', 'wb') as f:\n        while True: f.write(bytes(1 << 20))\n",
+        "def double(x):\n    with open('of-a-bomb', 'wb') as f:\n        while True: f.write(bytes(1 << 20))\n",
         "failed",
     ),
     "a disk of files": (
-        "def double(x):\n    for n in range(10**6):\n        with open(f'f{n}', 'wb') as f: f.write(bytes(1 << 16))\n",
+        "def double(x):\n    for n in range(10**6):\n"
+        "        with open(f'of-a-bomb-{n}', 'wb') as f: f.write(bytes(1 << 16))\n",
         "failed",
     ),
     "a flood": (
@@ -234,18 +248,19 @@ BOMBS = {
 
 @pytest.mark.slow  # half of a minute, most of it waiting for what never ends
 @pytest.mark.skipif(sys.platform != "linux", reason="what holds programs is Linux's")
-def test_bombs_are_contained_and_leave_nothing():
-    before, temporary = len(processes()), set(Path("/tmp").iterdir())
+def test_bombs_are_contained_and_leave_nothing(started):
     for name, (program, wanted) in BOMBS.items():
         start = time.monotonic()
         found = outcome(program, memory=256)
         assert found.outcome == wanted or wanted is None, (name, found)
         assert time.monotonic() - start < 60, name
         assert outcome(RIGHT, seconds=5).outcome == "passed", name  # the next program is graded as ever
+    assert started()  # the one that has just graded
     sandbox.POOL.stop()
     time.sleep(0.5)
-    assert len(processes()) <= before
-    assert not [path for path in set(Path("/tmp").iterdir()) - temporary if path.name.startswith(("box", "ssb"))]
+    assert not started()
+    for folder in (Path(), Path.home(), *map(Path, ("/", "/tmp", "/dev/shm", tempfile.gettempdir()))):
+        assert not list(folder.glob("of-a-bomb*"))
 
 
 def test_a_bomb_of_each_kind_is_contained():
