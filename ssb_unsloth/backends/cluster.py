@@ -26,6 +26,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..errors import UserError
+from ..io.limits import cores
 from ..machine.environment import prepare
 from .dispatch import Unavailable
 
@@ -300,11 +301,6 @@ def _read_again() -> None:
 
     ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(LOOPBACK, False)  # type: ignore[attr-defined]
     Config.initialize("")
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _join(address: str) -> None:

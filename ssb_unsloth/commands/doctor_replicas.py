@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
 from ..backends import engine_of
-from ..backends.cluster import Cluster, cores, look_at, versions
+from ..backends.cluster import Cluster, look_at, versions
 from ..errors import UserError
+from ..io import limits
 from ..machine import hardware
 from ..machine.assumptions import GIB
 from ..machine.auto import choose
@@ -31,7 +32,7 @@ def replicas(recipe: Recipe, plan: Plan, kind: str, machine_only: bool) -> Itera
             return
         yield Finding("ray", f"{installed('ray')}; RAY_ADDRESS is {address or 'not set: this machine alone'}")
     if not address:
-        yield _room(recipe, plan, kind, Cluster("", cores(), len(hardware.find_cards().cards)))
+        yield _room(recipe, plan, kind, Cluster("", limits.cores(), len(hardware.find_cards().cards)))
     elif not machine_only:
         try:
             cluster, machines = look_at(address, SECONDS)
@@ -74,7 +75,7 @@ def _room(recipe: Recipe, plan: Plan, kind: str, cluster: Cluster) -> Finding:
     if cluster.gpus:
         return Finding("replicas", f"{many}, {cards} GPU{'s' * (cards > 1)} each, of {cluster.gpus} on {cluster}")
     said = f"{many}, of which {cluster} has cores for {cluster.cpus}"
-    free = None if cluster.address else hardware.free_memory()
+    free = None if cluster.address else limits.free_memory()
     if free is None or plan.card is not None:
         return Finding("replicas", said)
     each = max(s.bytes for s in plan.stages if s.name.partition(" ")[0] in ("curate", "teach", "evaluate"))

@@ -146,16 +146,6 @@ def torch_build() -> tuple[str, str | None] | None:
     return version[1] if version else "?", cuda[1] if cuda else None
 
 
-def free_memory() -> int | None:
-    """Bytes that this machine could give to programs, None where the system does not say."""
-    try:
-        said = Path("/proc/meminfo").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", said, re.M)
-    return 1024 * int(found[1]) if found else None
-
-
 @functools.cache
 def here() -> Card | None:
     """The card that a stage started here would compute on, None where that is the CPU. Asked once a process."""

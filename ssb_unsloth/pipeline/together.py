@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from ..errors import UserError
 from ..io import disk
+from ..io.limits import cores
 from ..io.progress import hush, of_one_process
 from ..machine.environment import prepare
 from . import stopping
@@ -72,13 +73,13 @@ class Word:
 def together(work: Callable[..., Any], arguments: tuple[Any, ...], processes: int, threads: int | None) -> list[Any]:
     """`work(seat, *arguments)` in so many processes. Returns what each returned, in their order.
 
-    `threads`: of the CPU, for all of them; None: all that there are.
+    `threads`: of the CPU, for all of them; None: all that this process may use.
 
     Raises:
         UserError: one of them refuses its work, or was ended by somebody else.
         RuntimeError: one of them failed; with its traceback.
     """
-    each = max(1, (threads or os.cpu_count() or 1) // processes)
+    each = max(1, (threads or cores()) // processes)
     context, members = multiprocessing.get_context("spawn"), list[Member]()
     with tempfile.TemporaryDirectory(prefix="ssb-") as folder:
         try:

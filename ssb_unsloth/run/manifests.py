@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import UserError
+from ..io.limits import cores
 from ..io.progress import bar
 
 FORMAT = 3  # of what the stages write; a change makes every older stage stale
@@ -120,7 +120,7 @@ def hashes(paths: Sequence[Path], title: str) -> dict[Path, str | OSError]:
     total = sum(path.stat().st_size for path in paths)
     with (
         bar(title, "B", total, disable=total < SHOWN, unit_scale=True, unit_divisor=1024) as shown,
-        ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(min(16, cores())) as pool,
     ):
 
         def one(path: Path) -> str | OSError:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..io.limits import cores
 
 _START_SECONDS = 60.0
 _MOST_TASKS = 2000  # by one runner, then a fresh one
@@ -151,11 +152,6 @@ class Pool:
         self._lock, self._idle = threading.Lock(), {True: [], False: []}
 
 
-def workers() -> int:
-    """As many as this process has cores."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @functools.cache
 def _namespaces() -> str | None:
     """Why a process here can have no namespaces of its own; None if it can."""
@@ -225,4 +221,4 @@ if hasattr(os, "register_at_fork"):
 
 def run(tasks: Sequence[Task], full: bool = True, at_once: int = 0) -> list[Result]:
     """As `Pool.run`; `at_once`: how many at a time, 0 for as many as there are cores."""
-    return POOL.run(tasks, full, at_once or workers())
+    return POOL.run(tasks, full, at_once or cores())

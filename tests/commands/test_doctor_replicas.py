@@ -13,7 +13,7 @@ from ssb_unsloth import cli
 from ssb_unsloth.backends import cluster
 from ssb_unsloth.commands import doctor, doctor_replicas
 from ssb_unsloth.commands.doctor import describe, examine
-from ssb_unsloth.machine import hardware
+from ssb_unsloth.io import limits
 from ssb_unsloth.machine.plan import make_plan
 from ssb_unsloth.recipe.loading import load
 
@@ -30,7 +30,7 @@ def recipe(*more):
 def alone(monkeypatch):
     """On a machine of four cores, with Ray and without a cluster."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(doctor_replicas, "cores", lambda: 4)
+    monkeypatch.setattr(limits, "cores", lambda: 4)
 
 
 def find(findings, name):
@@ -47,7 +47,7 @@ def test_without_ray_the_command_that_installs_it_is_named(monkeypatch):
 
 
 def test_cores_and_memory_for_so_many_replicas_on_this_machine(monkeypatch):
-    monkeypatch.setattr(hardware, "free_memory", lambda: 8 * 2**30)
+    monkeypatch.setattr(limits, "free_memory", lambda: 8 * 2**30)
     findings = examine(recipe("sampler.replicas=3"))
     assert findings.can_run, describe(findings)
     assert "RAY_ADDRESS is not set: this machine alone" in find(findings, "ray").found
@@ -62,7 +62,7 @@ def test_cores_and_memory_for_so_many_replicas_on_this_machine(monkeypatch):
 @pytest.mark.parametrize(("room", "fix"), [(2.5, "set sampler.replicas=2"), (0.5, "take a larger machine")])
 def test_too_little_memory_for_so_many_is_said_with_the_number_that_fits(monkeypatch, room, fix):
     each = max(s.bytes for s in make_plan(recipe(), None).stages if s.name in ("curate", "teach", "evaluate"))
-    monkeypatch.setattr(hardware, "free_memory", lambda: int(room * each))
+    monkeypatch.setattr(limits, "free_memory", lambda: int(room * each))
     findings = examine(recipe("sampler.replicas=3"))
     assert find(findings, "replicas").fix == fix
     assert not findings.can_run
