@@ -322,7 +322,9 @@ def _rows_table(rows: Sequence[Row]) -> list[str]:
         "total_bytes": ("GB in all", "{:.1f}"),
     }
     used = {key: value for key, value in extras.items() if any(row.get(key) is not None for row in rows)}
-    head = ["contestant", "rows", "H", "V", "min s", "median s", "max s", "CPU s", "/ ours", "peak MiB"]
+    unit, scale, digits = ("ms", 1e3, 2) if max(row["seconds"]["max"] for row in rows) < 1 else ("s", 1.0, 3)
+    head = ["contestant", "rows", "H", "V", *(f"{which} {unit}" for which in ("min", "median", "max", "CPU"))]
+    head += ["/ ours", "peak MiB"]
     body = []
     for row in rows:
         same = [r for r in rows if all(r.get(key) == row.get(key) for key in ("rows", "divergence"))]
@@ -330,14 +332,13 @@ def _rows_table(rows: Sequence[Row]) -> list[str]:
         times = None if ours is None else row["seconds"]["min"] / ours["seconds"]["min"]
         cells = [name_of(row) + (" (extrapolated)" if row.get("extrapolated") else ""), f"{row['rows']:,}"]
         cells += [f"{row['hidden']:,}", f"{row['vocabulary']:,}"]
-        cells += [f"{row['seconds'][key]:.3f}" for key in ("min", "median", "max")]
-        cells += ["" if row.get("cpu_seconds") is None else f"{row['cpu_seconds']:.3f}"]
+        seconds = [row["seconds"][key] for key in ("min", "median", "max")] + [row.get("cpu_seconds")]
+        cells += ["" if taken is None else f"{scale * taken:,.{digits}f}" for taken in seconds]
         cells += ["" if times is None else f"{times:.2f}"]
         cells += ["" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:,.0f}"]
         for key, (_, form) in used.items():
             value = row.get(key)
-            scale = 1e9 if key == "total_bytes" else 1.0
-            cells.append("" if value is None else form.format(value / scale))
+            cells.append("" if value is None else form.format(value / 1e9 if key == "total_bytes" else value))
         body.append(cells)
     return table([*head, *(label for label, _ in used.values())], body)
 
