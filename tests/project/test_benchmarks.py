@@ -283,6 +283,16 @@ def test_verdicts():
     assert found["memory from 2,048 to 4,096 rows: growth, in rows of the [N, H] gradient"] == "**missed**"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "head", "cell"),
+    [(0.002871, "median ms", "2.87"), (0.25, "median ms", "250.00"), (3, "median s", "3.000")],
+)
+def test_times_are_in_a_unit_that_shows_them(seconds, head, cell):
+    table = report._rows_table([kd_row("ours", 64, seconds), kd_row("raw", 64, seconds / 2)])
+    place = table[0].split(" | ").index(head)
+    assert table[2].split(" | ")[place] == cell
+
+
 def test_a_plot_is_drawn(tmp_path):
     rows = [kd_row(name, n, n / 100, 1000 * n) for name in ("ours", "dense") for n in (64, 256)]
     report.plot(rows, tmp_path / "plot.png")
