@@ -29,8 +29,8 @@ class About:
 
 
 IN_PROCESSES = (
-    " Each stage runs in a process of its own. Stages that are up to date are skipped, so the same command resumes a run"
-    " that was stopped."
+    " Each stage runs in a process of its own. Stages that are up to date are skipped, so the same command resumes a"
+    " run that was stopped."
 )
 ABOUT = {
     "run": About(
@@ -46,8 +46,8 @@ ABOUT = {
     ),
     "base": About(
         STAGES["base"].help,
-        "The stage that begins every round but the first, in a recipe with `rounds`: the adapter that the previous round"
-        " trained is merged into the weights, which become this round's base.",
+        "The stage that begins every round but the first, in a recipe with `rounds`: the adapter that the previous"
+        " round trained is merged into the weights, which become this round's base.",
         "ssb base pocket rounds=2 --student ssb-round2-s3407",
     ),
     "curate": About(
@@ -66,8 +66,8 @@ ABOUT = {
     ),
     "train": About(
         STAGES["train"].help,
-        "The third stage: a LoRA adapter is trained to predict the targets from the questions alone, or by another method"
-        " that `train.method` names. Reads runs/NAME/curate and runs/NAME/teach, and writes the adapter to"
+        "The third stage: a LoRA adapter is trained to predict the targets from the questions alone, or by another"
+        " method that `train.method` names. Reads runs/NAME/curate and runs/NAME/teach, and writes the adapter to"
         " runs/NAME/train.",
         "ssb train pocket train.epochs=3",
     ),
@@ -112,8 +112,8 @@ ABOUT = {
     ),
     "push": About(
         "upload a run's student, pairs, targets or rollouts to the hub; asks first",
-        "Upload the student of a finished run, or its pairs, targets or rollouts, to the Hugging Face hub. The upload is"
-        " private unless you say --public, and you are asked first unless you say --yes. With --to, a data set is"
+        "Upload the student of a finished run, or its pairs, targets or rollouts, to the Hugging Face hub. The upload"
+        " is private unless you say --public, and you are asked first unless you say --yes. With --to, a data set is"
         " written to a folder, and nothing is uploaded.",
         "ssb push runs/pocket --what pairs --to my-pairs",
     ),
@@ -259,7 +259,7 @@ def _looking_commands(commands: Any) -> None:
     grading.add_argument(
         "--verifier",
         metavar="NAME",
-        help="default: the run's own, or math for files outside of a run; with options: '{name: numeric, absolute: 0.01}'",
+        help="default: the run's own, and math outside of a run; with options as '{name: numeric, absolute: 0.01}'",
     )
     plan = _command(commands, "plan")
     _recipe_words(plan)

@@ -84,7 +84,7 @@ def base_of(name: str, beside: Path) -> Path:
 
 
 def prompt_file(name: Path, folder_: Path) -> Path:
-    """The text that a recipe in `folder_` names: one there, or one of a shipped recipe, which a copy of it names too."""
+    """The text that a recipe in `folder_` names: one there, or a shipped recipe's, which a copy of it names too."""
     path, ours = folder_ / name, folder() / name
     return ours if ours.is_file() and not path.exists() else path
 
