@@ -39,7 +39,7 @@ def _parsed(words: Sequence[str]) -> argparse.Namespace:
     arguments, rest = parser().parse_known_args(words)
     # argparse takes positional words in one row only; overrides may stand before and after options.
     if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
-        parser().error(f"unknown: {' '.join(rest)}")
+        arguments.error(f"unknown: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest
     return arguments

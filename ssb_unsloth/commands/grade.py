@@ -24,6 +24,10 @@ from ..verifier.protocol import VERDICTS, Verdict, Verifier
 from ..verifier.replies import answer_part
 from ..verifier.verifiers import MATH, TOGETHER, Spec, is_own, parts, prepare, verifier_for, written, wrong_with
 
+LEGEND = """
+before, now: the share of right replies by the stored verdicts and by today's
+string: by comparing answer and gold answer character for character
+any form: right also if the answer is not in the box, or the reply was cut off"""
 SHOWN = 20  # changes listed for a file; the rest is counted
 ASKED = ("model", "run_seed", "benchmark", "temperature")  # what all replies to one set of problems share
 IDENTITY = (*ASKED, "problem_id", "sample")
@@ -264,20 +268,21 @@ def graded_again(paths: Sequence[Path], out: Path | None, verifier: Spec | None 
 
     files = files_in(paths)
     results = [regrade(path, verifier) for path in files] if out is None else _written(files, out, verifier)
-    table = [["replies", "right before", "right now", "changed", "equal as string", "box or not", "file"]]
+    together = len({path.parent for path in files}) == 1
+    table = [["replies", "before", "now", "changed", "string", "any form", "file"]]
     for r in results:
         n = r.replies
         before = "-" if r.before is None else percent(r.before / n)
         shares = (percent(r.right / n), f"{r.changed}", percent(r.string / n), percent(r.format_free / n))
-        table.append([f"{n:,}", before, *shares, str(r.path)])  # the path last: it may be long
-    lines = plain(table)
+        table.append([f"{n:,}", before, *shares, r.path.name if together else str(r.path)])  # last: it may be long
+    lines = [*[f"In {files[0].parent}:"] * together, *plain(table), LEGEND, ""]
     for r in results:
         for change in r.changes:
             answer = "no box" if change.answer is None else repr(change.answer)
             lines.append(f"{change.where}: {answer} for gold {change.gold!r}: {change.old} -> {change.new}")
         if r.changed > SHOWN:
             lines.append(f"{r.path}: {r.changed - SHOWN:,} more changes")
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip()
 
 
 def _written(files: Sequence[Path], out: Path, verifier: Spec | None) -> list[Regraded]:

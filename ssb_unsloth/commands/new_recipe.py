@@ -85,6 +85,7 @@ def new(model: str, data: str, question: str | None, answer: str | None, out: Pa
     if problems < 2:
         raise UserError(f"{data}: holds {problems} question; at least 2 are needed, one of them to be held out.")
     text = _text(path, model, data, columns, found, problems, held_out)
+    path.parent.mkdir(parents=True, exist_ok=True)
     disk.write_text(path, text)
     try:
         plan = _checked(path)

@@ -53,9 +53,9 @@ def listed() -> str:
         lines += ["", heading]
         for name in names or [name for name in recipes if name not in named]:
             lines.append(folded(describe(recipes[name]), f"  {name}".ljust(widest), " " * widest))
-    lines += ["", "ssb run NAME          runs one"]
+    lines += ["", "ssb run NAME           runs a recipe"]
     lines += ["ssb recipes show NAME  prints every key, and where its value comes from"]
-    lines += ["ssb recipes copy NAME  puts its file here, to change it"]
+    lines += ["ssb recipes copy NAME  copies its file into this folder, to change it"]
     return "\n".join(lines[1:])
 
 
@@ -88,7 +88,8 @@ def _value(value: Any) -> str:
 
 
 def copied(name: str, out: Path | None) -> Path:
-    """Write a copy of a recipe's file into the working directory. A `base` in it is found by its name.
+    """Write a copy of a recipe's file into the working directory. A `base` in it is found by its name, and so are the
+    prompts and questions that come with the recipe.
 
     Raises:
         UserError: there is no such recipe, or something is in the copy's place.
@@ -101,5 +102,6 @@ def copied(name: str, out: Path | None) -> Path:
         raise UserError(f"--out {path}: a recipe's name ends in .yaml.")
     if path.exists() or path.is_symlink():
         raise UserError(f"{path}: is there already, and stays; name another with --out.")
+    path.parent.mkdir(parents=True, exist_ok=True)
     disk.write_text(path, read_text(source, MOST_BYTES))
     return path

@@ -169,5 +169,6 @@ def _describe(root: Path, stages: Stages, wrong: Sequence[str]) -> tuple[str, bo
     unfinished = sorted(path for path in root.rglob("*.partial") if path.is_dir())
     lines += [f"{path}: not finished; the same command resumes it" for path in unfinished]
     differ = len(wrong) + sum(len(found.wrong) for found in stages.values())
-    last = f"{files:,} files, {size / 1e6:,.1f} MB: " + (f"{differ:,} differences." if differ else "all as written.")
+    came_to = f"{differ:,} difference{'s' * (differ > 1)}." if differ else "all as written."
+    last = f"{files:,} files, {size / 1e6:,.1f} MB: {came_to}"
     return "\n".join([*plain(table), "", *lines, *[""] * bool(lines), last]), not differ

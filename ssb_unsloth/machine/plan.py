@@ -157,7 +157,7 @@ def describe(plan: Plan) -> str:
     total = "" if plan.seconds is None else span(plan.seconds)
     lines += [f"  {'in all':<12}{'':>10}{_gb(plan.disk):>10}{'':>26}   {total}".rstrip(), ""]
     if plan.seconds is not None and plan.before is not None:
-        lines.append(_line("before: packages and model, where they are missing"))
+        lines.append(_line("before: installing the packages and downloading the model, if missing"))
     for stage in plan.stages:
         parts = ", ".join(f"{what} {_gib(value)}" for what, value in stage.memory.items())
         if told := "; ".join(filter(None, [stage.note, parts])):
@@ -180,23 +180,23 @@ def _rests_on(plan: Plan) -> Iterator[str]:
     """What of it is downloaded, what it costs, and what memory and times rest on."""
     card, a = plan.card, plan.assumptions
     if plan.download:
-        environment = f", and {_gb(ENVIRONMENT_BYTES)} for the packages" if card is not None else ""
-        yield f"Disk: {_gb(plan.download)} of it is the model's download{environment}."
+        environment = f"; the packages take another {_gb(ENVIRONMENT_BYTES)}" if card is not None else ""
+        yield f"Disk: {_gb(plan.download)} of this is the model's download{environment}."
     if card is not None or plan.price is not None:
         yield cost(plan)
     reply = "a third" if math.isclose(a.reply, 1 / 3) else f"{a.reply:.0%}"
     yield (
         f"Memory is for the longest replies that the recipe allows. Expected: replies of {reply} of their limit,"
-        f" {a.question} tokens a question, {a.pairs:.2f} pairs a question."
+        f" {a.question} tokens and {a.pairs:.2f} pairs per question."
     )
     if plan.seconds is not None and card is not None:
         yield (
-            f"Times are unmeasured: operations over {100 * PEAK[1]:.0f} to {100 * PEAK[0]:.0f} % of the card's peak,"
-            f" and starting up. Its peak: {card.tflops:g}e12 operations and {card.bandwidth:g}e9 bytes a second"
-            f" ({card.source})."
+            f"Times are calculated, not measured: operations at {100 * PEAK[1]:.0f} to {100 * PEAK[0]:.0f} % of the"
+            f" card's peak speed, and start-up. Its peak: {card.tflops:g}e12 operations and {card.bandwidth:g}e9 bytes"
+            f" a second ({card.source})."
         )
     elif card is None:
-        yield "No time is given for a CPU, which states no peak."
+        yield "No times are given: the peak speed of a CPU is not known."
     else:
         yield (
             "No time is given: the speed of this card is not in the table. State it (its data sheet's dense 16-bit peak"
@@ -229,9 +229,9 @@ def cost(plan: Plan) -> str:
     if plan.seconds is None:
         return "Cost: the speed is not known here, so neither time nor money can be said."
     if plan.money is None:
-        return f"Cost: {span(plan.seconds)}. With card.price=1.50, the price of an hour, it is said in money."
+        return f"Cost: {span(plan.seconds)}. To see it in money, give the card's price per hour, as in card.price=1.50."
     low, high = plan.money
-    return f"Cost: {span(plan.seconds)}, at {plan.price:g} an hour {low:,.2f} to {high:,.2f}."
+    return f"Cost: {span(plan.seconds)}; at {plan.price:g} per hour, {low:,.2f} to {high:,.2f}."
 
 
 def beside(recipe: Recipe, stage: str, used: Mapping[str, Any], card: Card) -> str:

@@ -196,7 +196,8 @@ class Planner(Reckoning):
             self.share(stage),
         )
         abreast = max(1.0, min(AT_A_TIME, replies, self.cache_tokens(stage) / mean))
-        stage.note += f"; room for {self.cache_tokens(stage):,.0f} tokens, {abreast:.0f} replies at a time"
+        replies_said = f"{abreast:.0f} replies" if abreast >= 1.5 else "1 reply"
+        stage.note += f"; room for {self.cache_tokens(stage):,.0f} tokens, {replies_said} at a time"
         operations = self.shape.forward_operations(stage.read + stage.sampled, stage.sampled, mean) / cards
         a_step = stage.memory["weights"] + abreast * self.cache(mean, cards)
         moved = a_step * stage.sampled / abreast

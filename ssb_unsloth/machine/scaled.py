@@ -83,7 +83,7 @@ def _cost(scale: Scale) -> list[str]:
     if not scale.fits:
         return ["  Not every stage fits: take more cards in a node, or cards with more memory."]
     if scale.money is None:
-        return ["  With card.price=2.50, the price of a card for an hour, it is said in money."]
+        return ["  To see the cost in money, give a card's price per hour, as in card.price=2.50."]
     low, high = scale.money
     price = f"{scale.plan.price:g}"
     return [f"  Cost: all cards for all of that time, at {price} a card and hour: {low:,.2f} to {high:,.2f}."]

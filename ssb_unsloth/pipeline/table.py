@@ -20,11 +20,11 @@ class Row:
 
 
 STAGES = {
-    "base": Row("merge the student of the round before into the weights (recipes with rounds)"),
-    "curate": Row("sample rollouts, contrast them, keep verified refinements as pairs"),
-    "teach": Row("run the hinted teacher over the pairs and store its targets"),
-    "train": Row("train the LoRA student on the bare questions"),
-    "evaluate": Row("sample base and student on the benchmarks and grade every reply", of_all=True),
+    "base": Row("merge the previous round's student into the weights (recipes with rounds)"),
+    "curate": Row("sample answers, and let the model write better ones, checked, to learn from"),
+    "teach": Row("store what the teacher, which sees a hint, predicts at each token"),
+    "train": Row("train the LoRA student on the questions without hints"),
+    "evaluate": Row("let base and student answer the benchmarks, and grade every reply", of_all=True),
     "report": Row("write tables, figures and worked examples", of_all=True),
 }
 OF_A_STUDENT = tuple(name for name, row in STAGES.items() if not row.of_all)

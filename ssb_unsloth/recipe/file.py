@@ -22,6 +22,7 @@ from ..errors import UserError
 from ..io.credentials import refuse_credentials
 from ..io.files import control_character, local, read_text
 from .renamed import todays_name
+from .shipped import prompt_file
 
 MOST_BYTES = 1 << 17  # of a recipe's text; the longest here has a twentieth
 MOST_VALUES = 20_000  # in a recipe, those behind aliases and references counted as often as they stand there
@@ -130,7 +131,7 @@ def _prose(value: Any, key: str, folder: Path) -> Any:
     if not isinstance(value, str):
         return value
     if _names_a_file(value):
-        path = folder / local(value, key)
+        path = prompt_file(local(value, key), folder)
         text = read_text(path, PROSE_BYTES).replace("\r\n", "\n").rstrip("\n")
         if "${" in text:
             raise UserError(f"{path}: holds ${{, which is a reference in a recipe; put a blank between the two signs.")

@@ -23,7 +23,7 @@ from .file import item_of, merged, overrides_merged, read, with_prose, with_refe
 from .presets import PRESETS
 from .renamed import RENAMED, todays_name, with_todays_names
 from .schema import BASE, DEFAULT_PROMPT, BenchmarkConfig, Recipe
-from .shipped import base_of
+from .shipped import base_of, data_file
 
 LARGEST = 2**31 - 1  # number that a recipe can hold; seeds go up to it
 DEFAULTS = typing.cast(dict[str, Any], OmegaConf.to_container(OmegaConf.structured(Recipe)))
@@ -70,6 +70,7 @@ def resolve(given: dict[str, Any], overrides: Sequence[str], where: str, servers
     for section, key in ((whole.get("evaluate"), "benchmarks"), (whole, "variants")):
         if isinstance(section, dict) and key in section:
             section[key] = _without_nulls(section[key])
+    _find_data(whole)
 
     wrong: list[str] = []
     recipe = _resolve(with_references(whole, DEFAULTS, wrong), wrong)
@@ -84,6 +85,15 @@ def resolve(given: dict[str, Any], overrides: Sequence[str], where: str, servers
         heading = f"{where}: {len(wrong)} thing{'s' * (len(wrong) > 1)} to fix:"
         raise UserError("\n".join([heading, *(f"  {line}" for line in wrong)]))
     return recipe
+
+
+def _find_data(whole: dict[str, Any]) -> None:
+    """Put the package's files in place of those that a shipped recipe names, where ssb runs outside of a checkout."""
+    evaluated = whole.get("evaluate")
+    benchmarks = evaluated.get("benchmarks") if isinstance(evaluated, dict) else None
+    for section in (whole.get("problems"), *(benchmarks.values() if isinstance(benchmarks, dict) else ())):
+        if isinstance(section, dict) and isinstance(source := section.get("source"), str):
+            section["source"] = data_file(source)
 
 
 def variant(recipe: Recipe, name: str) -> Recipe:

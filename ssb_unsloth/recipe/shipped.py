@@ -56,10 +56,14 @@ def find(name: str) -> Path:
         return path
     if (known := _shipped(name)) is not None:
         return known
-    recipes = shipped()
-    near = difflib.get_close_matches(path.stem if path.suffix in ENDINGS else path.name, recipes, n=1)
+    raise none_such(name, path)
+
+
+def none_such(name: str, path: Path) -> UserError:
+    """What to say where no file is at `path`, and no shipped recipe has its name."""
+    near = difflib.get_close_matches(path.stem if path.suffix in ENDINGS else path.name, shipped(), n=1)
     meant = f" Did you mean {near[0]}?" if near else ""
-    raise UserError(f"{name}: no such recipe.{meant} `ssb recipes` lists those that come with the package.")
+    return UserError(f"{name}: no such recipe.{meant} `ssb recipes` lists those that come with the package.")
 
 
 def is_recipe(word: str) -> bool:
@@ -68,9 +72,29 @@ def is_recipe(word: str) -> bool:
 
 
 def base_of(name: str, beside: Path) -> Path:
-    """The file that `base: name` of the recipe `beside` means: one beside that file, or a shipped one."""
+    """The file that `base: name` of the recipe `beside` means: one beside that file, or a shipped one.
+
+    Raises:
+        UserError: there is neither.
+    """
     path = beside.parent / local(name, f"{beside}: base")
-    return path if path.exists() else _shipped(name) or path
+    if (found := path if path.exists() else _shipped(name)) is None:
+        raise none_such(f"{beside}: base: {name}", path)
+    return found
+
+
+def prompt_file(name: Path, folder_: Path) -> Path:
+    """The text that a recipe in `folder_` names: one there, or a shipped recipe's, which a copy of it names too."""
+    path, ours = folder_ / name, folder() / name
+    return ours if ours.is_file() and not path.exists() else path
+
+
+def data_file(source: str) -> str:
+    """A `source` as it is; where it is one of a shipped recipe (`recipes/...`) and not in the working directory, the
+    package's own file, so that such a recipe runs anywhere.
+    """
+    ours = folder() / source.removeprefix("recipes/")
+    return str(ours) if source.startswith("recipes/") and not local(source).exists() and ours.is_file() else source
 
 
 def describe(path: Path) -> str:

@@ -142,8 +142,8 @@ def gains(
             [max(0.0, total - 100 * d["low"]) for total, d in zip(whole, ordered, strict=True)],
             [max(0.0, 100 * d["high"] - total) for total, d in zip(whole, ordered, strict=True)],
         ]
-        axes.barh(places, reasoning, 0.62, color=BLUE, alpha=0.7, label=f"reasoning: gained {free_words}")
-        axes.barh(places, rest, 0.3, left=reasoning, color=ORANGE, label="format: the rest")
+        axes.barh(places, reasoning, 0.62, color=BLUE, alpha=0.7, label=f"gain in reasoning (right, {free_words})")
+        axes.barh(places, rest, 0.3, left=reasoning, color=ORANGE, label="gain in format (the rest)")
         style: dict[str, Any] = {"fmt": "D", "color": INK, "markersize": 3.5, "capsize": 2.5, "linewidth": 1}
         axes.errorbar(whole, places, xerr=errors, label="whole gain, 95 % interval", **style)
         axes.axvline(0, color=INK, linewidth=0.8)
@@ -308,7 +308,8 @@ def cost(
         if "base" in here:
             axes.axvline(100 * here["base"]["value"], color=GREY, linestyle="--", linewidth=1)
         axes.set_title(_title(kind, titles or {}), fontsize=9)
-        axes.set_xlabel("accuracy, % (dashed: base)", fontsize=8)
+        asked = max(s["n_questions"] for s in boxed if _kind(s) == kind)
+        axes.set_xlabel(f"accuracy, %, n = {asked:,}\n(95 % interval; dashed: base)", fontsize=8)
         axes.set_xlim(0, 100)
         axes.set_xticks(range(0, 101, 25))
         axes.grid()
@@ -317,12 +318,12 @@ def cost(
     sampled, read, time = ([spent[name][i] for name in names] for i in range(3))
     tokens.barh(places, sampled, 0.66, color=colours, alpha=0.9)
     tokens.barh(places, read, 0.66, left=sampled, color=colours, alpha=0.4)
-    tokens.set_title("tokens to the adapter", fontsize=9)
+    tokens.set_title("tokens, with curation", fontsize=9)
     tokens.xaxis.set_major_locator(MaxNLocator(3))
     tokens.xaxis.set_major_formatter(lambda value, _: _short(value))
     tokens.set_xlabel("sampled (dark), read (pale)", fontsize=8)
     seconds.barh(places, time, 0.66, color=colours, alpha=0.6)
-    seconds.set_title("time to the adapter", fontsize=9)
+    seconds.set_title("time, with curation", fontsize=9)
     seconds.xaxis.set_major_locator(MaxNLocator(4))
     seconds.set_xlabel("seconds", fontsize=8)
     all_axes[0].set_yticks(places, names)
@@ -380,7 +381,7 @@ def token_kl(kinds: Sequence[Row], path: Path) -> tuple[Figure, Path]:
         axes.bar_label(bars, labels=said, padding=2, fontsize=8)
     axes.set_xticks(places, [f"{k['kind']}\n{k['tokens']:,} tokens" for k in kinds])
     axes.margins(y=0.12)
-    axes.set_ylabel("mean KL a token, nats")
+    axes.set_ylabel("mean KL per token, nats")
     axes.legend()
     return figure, path
 

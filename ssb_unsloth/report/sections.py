@@ -94,7 +94,7 @@ def tables_section(scores: Sequence[Row], differences: Sequence[Row], benchmarks
         parts.append(_undecided(undecided, "replies", "generations"))
     if len(samples := samples_table(scores)) > 1:
         parts += [
-            "Over the samples of a question (pass@k unbiased; ties of a vote count by their share):",
+            "Several samples per question (pass@k by the unbiased estimate; in a tied vote each answer has its share):",
             pipes(samples),
         ]
     if differences:
@@ -194,8 +194,8 @@ def document(recipe: Recipe, report: dict[str, Any]) -> str:
 {"".join(f"> {caution}{chr(10) * 2}" for caution in report["cautions"])}\
 {pipes(small_table(*scored))}
 
-Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}. What accuracy and intervals are stands\
- [below](#how-it-was-measured).
+Seed{"s" * (len(report["seeds"]) > 1)} {", ".join(map(str, report["seeds"]))}. How accuracy and intervals\
+ were measured is explained [below](#how-it-was-measured).
 
 ![Accuracy of each model with 95 % intervals](accuracy.png)
 
@@ -257,7 +257,7 @@ def curation_section(report: dict[str, Any]) -> str:
 {c["questions"]:,} questions, {c["rollouts"]:,} rollouts ({c["no_answer"]:,} without {one}, {c["truncated"]:,} cut off):
 {c["all_right"]:,} questions with only right rollouts, {c["all_wrong"]:,} with only wrong ones, {c["mixed"]:,} mixed
 ({c["repeated_wrong"]:,} of them with a repeated wrong answer). {c["refined"]:,} questions refined, {c["accepted"]:,} of
-them rightly, {c["pairs"]:,} pairs kept. The paper used {QUESTIONS} questions for its {PAIRS} pairs.
+these refinements right, {c["pairs"]:,} pairs kept. The paper used {QUESTIONS} questions for its {PAIRS} pairs.
 
 {undecided}\
 ![From questions to pairs](curation.png)
@@ -273,7 +273,7 @@ def _guarded(training: dict[str, Any]) -> str:
 
 
 def _training_section(report: dict[str, Any]) -> str:
-    table = [["student", "trained by", "steps", "first loss", "last loss", "trained parameters", "of"]]
+    table = [["student", "trained by", "steps", "first loss", "last loss", "trained parameters", "of all"]]
     for name, t in report["training"].items():
         counts = f"{t['trainable_parameters']:,}", f"{t['total_parameters']:,}"
         losses = f"{t['first_loss']:.3f}", f"{t['last_loss']:.3f}"
@@ -287,8 +287,8 @@ def _training_section(report: dict[str, Any]) -> str:
 {pipes(table)}
 
 {_layers_section(report["training"])}\
-A loss compares with others of its own method alone. The figure has the panels of the paper's Figure 2{whose};
-its length is that of the student's own greedy replies to held-out questions{others}.{_targets(report["targets"])}
+Losses can be compared only between students of one method. The figure has the panels of the paper's Figure 2{whose};
+lengths are those of the student's own greedy replies to held-out questions{others}.{_targets(report["targets"])}
 
 ![Loss, gradient norm and reply length over training](training.png)
 
@@ -317,9 +317,9 @@ def _student_section(report: dict[str, Any]) -> str:
         return ""
     return f"""## All students
 
-What each took on its way to the adapter, as if it had been made alone (stages that students share are counted for
-each); means over seeds. KL(base ‖ student) is measured on unrelated text, in nats a token: what training moved that it
-was not meant to.
+Tokens and seconds are what a student needed until it was trained, curation included, as if it had been trained alone
+(stages that students share are counted for each); means over seeds. KL(base ‖ student), in nats per token, is measured
+on unrelated text: how far training moved the student where it was not meant to.
 
 {pipes(student_table(report["students"]))}
 
@@ -339,9 +339,9 @@ def _token_section(report: dict[str, Any]) -> str:
         table.append([row["kind"], f"{row['tokens']:,}", *shares])
     return f"""## At which token
 
-[tokens.html](tokens.html) colours the replies of the first pairs token by token: what the hint told there before
-training, and what of it is left after. Mean KL in nats a token, at temperature 1, on the run's own pairs,
-none of them held out:
+[tokens.html](tokens.html) shows the solutions of the first pairs, each token in the colour of how much the hint changed
+its prediction, before training and after. The table has the mean KL in nats per token, at temperature 1, on the pairs
+that the student was trained on:
 
 {pipes(table)}
 

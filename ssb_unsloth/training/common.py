@@ -25,6 +25,7 @@ from ..backends import TrainingBackend
 from ..backends.control_tokens import markers
 from ..backends.transformers import freeze_the_rest, load_tokenizer, peft_config, save_model
 from ..io.progress import say
+from ..io.terminal import folded
 from ..machine.lora_targets import select
 from ..method.collator import Example
 from ..method.examples import lessons_of, render_examples
@@ -258,7 +259,7 @@ def _save(student: nn.Module, inputs: Inputs) -> None:
 def _with_adapter(config: LoraKeys, student: nn.Module) -> dict[str, Any]:
     """Say what the adapter is on, and put it into its dtype. Returned: what `Trained` keeps of it."""
     chosen = select(student, config.target_modules)
-    say(chosen.sentence(config))
+    say(folded(chosen.sentence(config), rest="  "))
     if config.dtype == "model":
         cast_adapter(student)
     return {"lora": {"layers": chosen.kinds, "left_out": chosen.left_out}}

@@ -37,7 +37,7 @@ def test_what_changed_is_shown_and_nothing_is_written(save, capsys):
     before = path.read_bytes()
     assert main(["grade", str(path)]) == 0
     said = capsys.readouterr().out
-    cells = re.split(r" {2,}", said.splitlines()[1])
+    cells = re.split(r" {2,}", said.splitlines()[2])
     assert cells[:-1] == ["4", "50.0 %", "50.0 %", "2", "25.0 %", "100.0 %"]
     assert "line 1: '5,600' for gold '5600': wrong -> right" in said
     assert "line 3: '12' for gold '12': right -> truncated" in said
@@ -170,7 +170,7 @@ NEAR = [{"text": r"It is \boxed{3.15}.", "gold": "3.1416"}]
 def test_a_verifier_has_its_options_on_the_command_line_as_in_a_recipe(save, capsys):
     for words, share in (("numeric", "0.0 %"), ("{name: numeric, absolute: 0.01}", "100.0 %")):
         assert main(["grade", str(save(NEAR)), "--verifier", words]) == 0
-        assert f"-             {share}" in capsys.readouterr().out
+        assert f"-       {share}" in capsys.readouterr().out
 
 
 def test_the_documentation_of_the_option_can_be_typed(save, monkeypatch, capsys):

@@ -114,6 +114,30 @@ def test_a_new_recipe_without_model_or_data_says_which(printed, given):
     assert f"{missing[0]} is missing" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("rnu pocket", "run"),
+        ("recipes shw", "show"),
+        ("export runs/x --format ggf", "gguf"),
+        ("pocket", "`ssb run pocket`"),
+    ],
+)
+def test_a_word_that_is_mistyped_is_answered_with_the_nearest(printed, words, meant):
+    code, out, err = printed(*words.split())
+    assert (code, out) == (2, "")
+    assert f"Did you mean {meant}?" in " ".join(err.split())
+    assert max(map(len, err.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", ["run", "plan", "verify", "recipes copy"])
+def test_an_option_that_is_none_is_answered_by_the_command_that_was_typed(printed, name):
+    code, _, err = printed(*example(name), "--frce")
+    assert code == 2
+    assert err.startswith(f"ssb {name}: unknown: --frce.\n")
+    assert f"`ssb {name} --help` says more" in err
+
+
 # -- The version ------------------------------------------------------------------------------------------------------
 
 

@@ -350,4 +350,4 @@ def test_an_unknown_card_can_be_used_and_the_keys_for_its_times_are_named(a_mach
     assert "card.tflops" in finding.fix
     assert finding.blocks == ()
     assert cli.main(["plan", str(tmp_path / "r.yaml"), "card.tflops=200", "card.bandwidth=900", "card.price=1"]) == 0
-    assert "at 1 an hour" in capsys.readouterr().out
+    assert "at 1 per hour" in capsys.readouterr().out

@@ -317,7 +317,7 @@ def test_every_card_gets_a_plan_with_a_range_of_time(three_b, name):
     assert 0 < low < high
     assert high < 86_400 or not plan.fits
     assert CARDS[name].name in told(plan)
-    assert "unmeasured" in told(plan)
+    assert "not measured" in told(plan)
 
 
 def test_a_faster_card_takes_less_time(three_b):
@@ -438,7 +438,7 @@ def test_every_number_that_the_plan_rests_on_stands_in_the_docs_with_its_origin(
 def test_the_cost_in_money_is_the_time_at_the_stated_price(three_b, capsys, tmp_path):
     plan = make_plan(three_b("card.price=1.5"), CARDS["a100-40gb"])
     assert plan.money == pytest.approx(tuple(1.5 * seconds / 3600 for seconds in plan.seconds))
-    assert f"at 1.5 an hour {plan.money[0]:.2f} to {plan.money[1]:.2f}." in told(plan)
+    assert f"at 1.5 per hour, {plan.money[0]:.2f} to {plan.money[1]:.2f}." in told(plan)
     assert "card.price=1.50" in told(make_plan(three_b(), CARDS["a100-40gb"]))
     assert cli.main(["plan", str(tmp_path / "three-b.yaml"), "--gpu", "t4", "--json", "card.price=0.35"]) == 0
     assert json.loads(capsys.readouterr().out)["money"] is not None

@@ -42,7 +42,7 @@ def ssb(*words, code=0):
 
 # All that a run says while it works: stages, counts, our bars.
 BARS = r"(rollouts|refinements|teacher pass|train) +\d+/\d+ (in|after) "
-OURS = rf"\[\d+/\d+\] |\w+: done|Targets |\d+ of \d+ pairs|Starting vLLM|LoRA of rank |{BARS}"
+OURS = rf"\[\d+/\d+\] |\w+: done|Targets |\d+ of \d+ pairs|Starting vLLM|LoRA of rank |  \S|{BARS}"
 
 
 def foreign(done):

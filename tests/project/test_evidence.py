@@ -6,10 +6,14 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from ssb_unsloth.pocket import corpus, problems
+from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.records import Generation, Problem, write_jsonl
+from ssb_unsloth.report import figures
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -26,6 +30,25 @@ def test_the_documents_tables_are_those_of_the_stored_rows():
     for path in STORED:
         text = evidence.tables(json.loads(path.read_text(encoding="utf-8")))
         assert evidence.rewrite(document, path.stem, text) == document, path.stem
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_the_documents_pictures_are_drawn_from_the_stored_rows_by_todays_code(path, tmp_path):
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    benchmarks = load(ROOT / "recipes" / f"{path.stem}.yaml").evaluate.benchmarks
+    titles = {name: benchmark.title for name, benchmark in benchmarks.items() if benchmark.title}
+    figures.comparison(rows["scores"], tmp_path / "accuracy.png", rows["students"], titles)
+    figures.cost(rows["scores"], rows["students"], tmp_path / "cost.png", titles)
+    if "token_kl" in rows:
+        figures.token_kl(rows["token_kl"], tmp_path / "token_kl.png")
+    if path.stem == evidence.TUNING:
+        evidence.rates.figure(rows["scores"], evidence.TUNED_AT, tmp_path / "rates.png")
+    shown = [name for name in tmp_path.glob("*.png") if (path.parent / f"{path.stem}-{name.name}").exists()]
+    assert shown
+    for drawn in shown:
+        stored = imread(path.parent / f"{path.stem}-{drawn.name}")
+        assert stored.shape[1] == 1290 or drawn.name == "token_kl.png"
+        assert np.array_equal(imread(drawn), stored), drawn.name
 
 
 def test_a_mean_in_the_table_is_the_mean_of_the_seeds():

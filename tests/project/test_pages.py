@@ -80,6 +80,15 @@ def test_on_a_phone_no_page_is_wider_than_the_screen_and_none_loads_anything_fro
         assert [url for url in browser.requests if not url.startswith("file:")] == []
 
 
+def test_the_wheels_extra_for_a_cpu_is_never_shown_without_the_index_that_has_torchs_build():
+    shown = 0
+    for page in [messages.ROOT / "README.md", *DOCS.glob("*.md")]:
+        for command in re.findall(r"pip install [^`\n]*ssb_unsloth\[cpu\][^`\n]*", page.read_text(encoding="utf-8")):
+            assert "--extra-index-url https://download.pytorch.org/whl/cpu" in command, page.name
+            shown += 1
+    assert shown >= 2
+
+
 def test_every_page_but_the_home_page_is_linked_from_it_and_from_the_readme():
     pages = {path.name for path in DOCS.glob("*.md")} - {"index.md"}
     home = set(re.findall(r"\]\(([\w-]+\.md)\)", (DOCS / "index.md").read_text(encoding="utf-8")))

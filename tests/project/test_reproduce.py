@@ -59,7 +59,7 @@ def test_what_is_wrong_with_a_machine_is_said_by_its_name(nvidia_smi):
     done = reproduce(THREE_B, "card.price=2")
     assert done.returncode == 2
     assert "cannot run on this machine: driver: 535.183.01; torch's CUDA 13.0 needs 580 or newer. To fix" in done.stdout
-    assert re.search(r"Cost: .* h, at 2 an hour \d", done.stdout)
+    assert re.search(r"Cost: .* h; at 2 per hour, \d", done.stdout)
 
 
 @pytest.mark.parametrize(

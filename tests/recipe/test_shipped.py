@@ -6,6 +6,7 @@ import pytest
 
 from ssb_unsloth import cli
 from ssb_unsloth.commands.recipes import shown
+from ssb_unsloth.data.problems import load_problems
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.recipe.loading import load
 from ssb_unsloth.recipe.origins import leaves
@@ -35,6 +36,7 @@ def test_a_file_of_ones_own_wins_and_a_folder_does_not(monkeypatch, tmp_path):
         ("pockt", "Did you mean pocket?"),
         ("recipes/pocket.yml", "Did you mean pocket?"),
         ("elsewhere/pocket.yaml", "Did you mean pocket?"),
+        ("smal-gsm8k", "Did you mean small-gsm8k?"),
         ("nothing-like-it", "no such recipe. `ssb recipes` lists"),
     ],
 )
@@ -43,6 +45,13 @@ def test_what_is_no_recipe_is_a_sentence(word, said, monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"no such recipe") as refused:
         find(word)
     assert said in str(refused.value)
+
+
+def test_a_base_that_is_none_is_named_with_the_recipe_that_names_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("base: smal-gsm8k\nname: mine\n")
+    with pytest.raises(UserError, match=r"^mine\.yaml: base: smal-gsm8k: no such recipe\. Did you mean small-gsm8k\?"):
+        load(Path("mine.yaml"))
 
 
 def test_every_name_under_a_heading_is_a_recipe():
@@ -58,6 +67,31 @@ def test_a_copy_is_loaded_like_its_original_its_base_by_name(monkeypatch, tmp_pa
     assert "is there already, and stays" in capsys.readouterr().err
     assert cli.main(["recipes", "copy", "pocket", "--out", "mine.txt"]) == 2
     assert "ends in .yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["pocket", "pocket-choice", "pocket-code", "llama-3.2-1b"])
+def test_a_recipe_can_be_copied_into_a_folder_that_is_not_there_and_its_files_are_found(monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["recipes", "copy", name, "--out", "new/mine.yaml"]) == 0
+    copy = load(Path("new/mine.yaml"))
+    assert copy == load(find(name))
+    for problems in (copy.problems, *copy.evaluate.benchmarks.values()):
+        assert Path(problems.source).is_file() or not problems.source.startswith("recipes/")
+
+
+def test_the_files_of_a_shipped_recipe_run_outside_of_a_checkout_and_ones_own_come_first(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    recipe = load(find("pocket-choice"))
+    theirs = [problem.gold for problem in load_problems(recipe.problems)]
+    assert len(theirs) > 100
+    own = tmp_path / "recipes" / "tasks" / "choices.csv"
+    own.parent.mkdir(parents=True)
+    own.write_text("question,A,B,C,D,answer\nWhich?,1,2,3,4,B\n")
+    assert load(find("pocket-choice")).problems.source == "recipes/tasks/choices.csv"
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "choices.refine.txt").write_text("<question>\n\n<right>\n\n<wrong>")
+    assert cli.main(["recipes", "copy", "pocket-choice"]) == 0
+    assert load(Path("pocket-choice.yaml")).prompts.refine == "<question>\n\n<right>\n\n<wrong>"
 
 
 @pytest.mark.parametrize("name", sorted(name for name in shipped() if "evidence-" not in name))

@@ -103,6 +103,7 @@ def test_the_table_has_means_over_seeds(everyone):
 def test_the_figure_is_drawn(everyone, tmp_path):
     rows = student_rows(everyone)
     common = {"scoring": "equivalent", "metric": "pass@1", "benchmark": "test", "temperature": 0.8, "seed": 1}
+    common |= {"n_questions": 40}
     scores = [{**common, "model": row["model"], "value": 0.5, "low": 0.4, "high": 0.6} for row in rows]
     figures.cost(scores, rows, tmp_path / "cost.png")
     few = matplotlib.image.imread(tmp_path / "cost.png")

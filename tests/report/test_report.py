@@ -186,7 +186,7 @@ def test_scores_lie_between_0_and_1(report):
 def test_report_md_says_on_which_layers_the_adapter_was(run):
     page = text(run, "report.md")
     said = "LoRA (ssb) was on 4 x qkv_proj, 4 x o_proj. Left out: the vision_tower (1,234 parameters)."
-    assert f"\n\n{said}\n\nA loss compares" in page
+    assert f"\n\n{said}\n\nLosses can be" in page
 
 
 def test_report_md_holds_the_table_and_the_figures(run, report):
