@@ -48,7 +48,8 @@ def test_the_documents_pictures_are_drawn_from_the_stored_rows_by_todays_code(pa
     for drawn in shown:
         stored = imread(path.parent / f"{path.stem}-{drawn.name}")
         assert stored.shape[1] == 1290 or drawn.name == "token_kl.png"
-        assert np.array_equal(imread(drawn), stored), drawn.name
+        # Of one drawing the libraries of two machines may smooth a line's edge differently.
+        assert np.abs(imread(drawn) - stored).mean() < 1e-3, drawn.name
 
 
 def test_a_mean_in_the_table_is_the_mean_of_the_seeds():
