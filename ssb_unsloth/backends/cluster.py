@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -33,6 +34,7 @@ from .dispatch import Unavailable
 CONNECT = 10.0  # seconds in which the cluster's port has to be open
 JOIN = 90.0  # seconds in which the cluster has to take this process in
 START = 900.0  # seconds in which a replica has to find its place and load its model
+PORT = re.compile("[0-9]{1,5}")
 STORE = 1 << 30  # bytes at most that answers on their way take of this machine's memory; more goes to the disk
 ALONE = {  # read by Ray when it is imported; what the user has set wins
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -328,11 +330,11 @@ def _asked(address: str, script: str, seconds: float, *words: str) -> str:
         raise UserError(f"RAY_ADDRESS: {address}; give the cluster's own address, as HOST:6379, and no client's.")
     host, _, port = address.rpartition(":")
     if address != "auto":
-        if not host or not port.isdigit():
+        if not host or not PORT.fullmatch(port):
             raise UserError(f"RAY_ADDRESS: {address} is no HOST:PORT.")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, UnicodeError) as error:  # a name with an empty part, which is none
             raise UserError(f"RAY_ADDRESS: {address} does not answer ({error}). Is the cluster up?") from None
     command = [sys.executable, "-c", script, address, *words]
     try:

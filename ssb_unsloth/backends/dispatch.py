@@ -36,7 +36,7 @@ class Refused(UserError):
 
     def __init__(self, where: str, status: int, said: str) -> None:
         super().__init__(f"{where} refused: {said}")
-        self.status, self.said = status, said
+        self.where, self.status, self.said = where, status, said
 
 
 class Site(Protocol):

@@ -98,6 +98,18 @@ def load_generation_config(model: ModelConfig) -> Any:
         raise unloadable(f"Model {model.name!r}", model, error) from None
 
 
+def vocabulary_size(model: ModelConfig) -> int:
+    """How many token ids the model's embedding has, those that no text makes among them.
+
+    Raises:
+        UserError: the model's config cannot be loaded.
+    """
+    try:
+        return int(config_of(model).get_text_config().vocab_size)
+    except (OSError, ValueError) as error:
+        raise unloadable(f"Model {model.name!r}", model, error) from None
+
+
 def _quantized(model: ModelConfig, dtype: Any, device: str) -> dict[str, Any]:
     """bitsandbytes' settings, the same as Unsloth's: NF4 with quantized constants, the head left as it is."""
     if model.quantization == "none":

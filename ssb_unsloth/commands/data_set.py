@@ -61,6 +61,8 @@ def write(folder: Path, what: str, to: Path) -> Path:
     Raises:
         UserError: as `files_of`; or in the folder's place lies something else.
     """
+    if not to.absolute().name:
+        raise UserError(f"--to {to}: has no name that a folder could be written under; name a folder in it.")
     refuse_in_stage(to.parent, "--to")
     if (to / manifests.NAME).is_file() and "what" not in (manifests.read(to) or {"determined_by": {}})["determined_by"]:
         raise UserError(f"--to {to}: is a stage's own folder, and stays; take another.")

@@ -138,14 +138,14 @@ def _engine(recipe: Recipe, kind: str, machine_only: bool) -> Iterator[Finding]:
     if machine_only or not sampler.servers or not find_spec("httpx"):
         return
     from ..backends.dispatch import Unavailable
-    from ..backends.servers.answers import models
+    from ..backends.servers.answers import models, names
     from ..backends.servers.endpoint import Endpoint
 
     for given in sampler.servers:
         root = server_address(given, "sampler.servers").root
         try:
             served = Endpoint(root, SERVER_SECONDS).ask("/v1/models", models)
-            yield Finding("server", f"{root} serves {', '.join(one.name for one in served) or 'no model'}")
+            yield Finding("server", f"{root} serves {names(served) or 'no model'}")
         except (UserError, Unavailable) as error:
             said = error.reason if isinstance(error, Unavailable) else str(error)
             fix = f"start it: vllm serve {recipe.model.name} --max-model-len {sampler.max_model_len}"

@@ -37,14 +37,16 @@ def server_address(given: str, key: str) -> Address:
     refuse_credentials(given, key)
     try:
         parts = urllib.parse.urlsplit(address)
-        right = parts.scheme in PORTS and bool(parts.hostname) and parts.port != 0
-        right = right and not parts.query and address.isascii() and not set(address) & set(" \t\r\n\\")
-    except ValueError:  # a port that is no number, brackets that do not close
+        host = (parts.hostname or "").rstrip(".")
+        host.encode("idna")  # as the system's resolver does
+        right = parts.scheme in PORTS and bool(host) and parts.port != 0
+        right = right and address.isascii() and address.isprintable() and not set(address) & set(" ?\\")
+    except ValueError:  # a port that is no number, brackets that do not close, a name with a part that is none
         right = False
     if not right:
         raise UserError(f"{key}: {address!r} is no server's address; expected {FORM}.")
     root = address.rstrip("/").removesuffix("/v1").rstrip("/")
-    return Address(root, served, str(parts.hostname).rstrip("."), parts.port or PORTS[parts.scheme])
+    return Address(root, served, host, parts.port or PORTS[parts.scheme])
 
 
 def is_server(name: str) -> bool:

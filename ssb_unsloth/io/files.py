@@ -31,9 +31,11 @@ def local(name: str, key: str = "") -> Path:
     `key` is what names it, for the message.
 
     Raises:
-        UserError: it cannot be the name of a file: a control character, too long, or another user's home.
+        UserError: it cannot be the name of a file: empty, a control character, too long, or another user's home.
     """
     where = f"{key}: " if key else ""
+    if not name:  # which would be the folder that the command was started in
+        raise UserError(f"{where}'' is no name of a file or folder; give one, or leave it out.")
     if (found := control_character(name)) is not None:
         raise UserError(f"{where}{name!r} holds the control character {found!r}, which no name of a file may.")
     try:

@@ -28,7 +28,7 @@ from ..backends.chat_template import render
 from ..backends.classes import config_of
 from ..backends.sources import unloadable, weight_files
 from ..errors import UserError
-from ..io.files import read_object
+from ..io.files import is_finite, read_object
 from ..prompts import student_messages
 from ..recipe.schema import ModelConfig, PromptsConfig, Recipe, TeachConfig
 from ..run import manifests
@@ -316,9 +316,11 @@ def _has_the_shape(found: Mapping[str, Any]) -> bool:
         for one in files.values()
     )
     numbers = type(found.get("hidden_size")) is int and type(found.get("count")) is int
-    figures = all(key in TOLD and isinstance(value, str if key == "backend" else float) for key, value in told.items())
-    revised = isinstance(model.get("revision"), str | None)
-    return all(isinstance(text, str) for text in texts) and named and sealed and numbers and figures and revised
+    figures = [value for key, value in told.items() if key != "backend"]
+    revised = "revision" in model and isinstance(model["revision"], str | None)
+    said = isinstance(told.get("backend"), str) and all(isinstance(one, float) and is_finite(one) for one in figures)
+    said = said and told.keys() in ({"backend"}, set(TOLD))  # what the report reads of approximate ones, or nothing
+    return all(isinstance(text, str) for text in texts) and named and sealed and numbers and said and revised
 
 
 def _shown(value: Any) -> str:

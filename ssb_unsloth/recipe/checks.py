@@ -71,6 +71,18 @@ def names_a_file(name: str, signs: str) -> bool:
     return len(name.encode()) <= LONGEST_NAME and "".join(c for c in name if c not in signs).isalnum()
 
 
+def _places(r: Recipe) -> Lines:
+    """An empty name would be that of the folder in which the command was started."""
+    places = {
+        **{"model.name": r.model.name, "model.chat_template": r.model.chat_template},
+        **{f"{key}.source": problems.source for key, problems in _with_verifiers(r).items()},
+        **{"curate.rollouts_file": r.curate.rollouts_file, "curate.pairs_file": r.curate.pairs_file},
+        **{"teach.targets_from": r.teach.targets_from, "train.drift_texts": r.train.drift_texts},
+        **{f"evaluate.adapters.{name}": path for name, path in r.evaluate.adapters.items()},
+    }
+    yield from (f"{key}: empty; give a name, or leave the key out." for key, place in places.items() if place == "")
+
+
 def _seeds(r: Recipe) -> Lines:
     if len(set(r.seeds)) < len(r.seeds):
         yield f"seeds: {r.seeds}; expected different numbers."
@@ -463,6 +475,7 @@ def _with_verifiers(r: Recipe) -> dict[str, ProblemsConfig]:
 CHECKS = (
     *(
         _names,
+        _places,
         _seeds,
         _model,
         _adapter,

@@ -337,10 +337,12 @@ class CardConfig:
     """What `ssb plan` cannot know. It changes no result."""
 
     # dense 16-bit peak of the GPU, 1e12 operations a second; null: as machine/cards.py knows it
-    tflops: float | None = number(None, above=0)
-    bandwidth: float | None = number(None, above=0)  # of its memory, 1e9 bytes a second; null: as cards.py knows it
+    tflops: float | None = number(None, at_least=1e-3, at_most=1_000_000)
+    bandwidth: float | None = number(
+        None, at_least=1e-3, at_most=1_000_000_000
+    )  # of its memory, 1e9 bytes a second; null: as cards.py knows it
     # of the machine for an hour, in any currency, and with --gpus of each card; null: no cost in money is shown
-    price: float | None = number(None, above=0)
+    price: float | None = number(None, above=0, at_most=1_000_000_000)
 
 
 BASE = "base"  # rows of every table

@@ -16,6 +16,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from ..io.files import parse_json
 from ..io.progress import say
 
 BEAT = 10.0  # seconds between two touches
@@ -100,7 +101,7 @@ def _gone(path: Path, new: Path) -> bool:
 
 def _owner(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None
     return found if isinstance(found, dict) else None

@@ -53,6 +53,10 @@ def test_without_ray_the_extra_is_named(monkeypatch, capfd, tmp_path):
         ("127.0.0.1:{closed}", "does not answer"),
         ("127.0.0.1:99999", "does not answer"),
         ("no-such-host.invalid:6379", "does not answer"),
+        ("a..b:6379", "does not answer"),
+        (f"{'h' * 64}:6379", "does not answer"),
+        ("head:²", "is no HOST:PORT"),
+        ("head:" + "9" * 5000, "is no HOST:PORT"),
     ],
 )
 def test_an_address_that_is_no_clusters_is_a_sentence(address, said):

@@ -300,7 +300,8 @@ def test_a_key_that_is_none_is_one_sentence(server, monkeypatch, key):
     [
         *("http://", "http:///v1", "http://h:x/v1", "http://h:99999/v1", "http://[::1/v1", "http://h/v1?a=b"),
         *("http://h h/", "http://ü/v1", "http://me:pw@h/v1", "http://pw@h/v1", "http://h/v1?api_key=pw"),
-        *("https://h\\@x/v1", "ftp://h/v1"),
+        *("https://h\\@x/v1", "ftp://h/v1", "http://h/v1?", "http://h/v1?#m", "http://h/v1\0"),
+        *("http://h..x:8000/v1", "http://..:8000/v1", f"http://{'h' * 64}:8000/v1"),
     ],
 )
 def test_an_address_that_is_none_is_one_sentence(address):

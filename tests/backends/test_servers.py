@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import re
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from pocket_servers import PocketServer
@@ -13,11 +15,13 @@ from stage_keys import key_of
 from ssb_unsloth.backends import load_sampler
 from ssb_unsloth.backends.adapters import assert_fits
 from ssb_unsloth.backends.sampler import Adapter, Completion, Request
+from ssb_unsloth.backends.servers.identity import refuse_doubles
 from ssb_unsloth.backends.servers.lora import served_name
 from ssb_unsloth.backends.servers.sampler import ServersSampler
 from ssb_unsloth.cli import main
 from ssb_unsloth.errors import UserError
 from ssb_unsloth.evaluation.evaluate import base_contestants, evaluate
+from ssb_unsloth.io.addresses import server_address
 from ssb_unsloth.method.curate import Curator
 from ssb_unsloth.pocket import MODEL_DIR
 from ssb_unsloth.pocket.problems import generate
@@ -242,7 +246,13 @@ def spoilt(server, **how):
         ({"template": "{{ messages[-1]['content'] }}"}, "has another chat template than the recipe's model"),
         ({"surprise": 0.5}, "are servers of different weights: they differ by"),
         ({"max_model_len": 500}, r"takes 500 tokens .* start it with --max-model-len 512"),
-        ({"max_model_len": None}, r"takes None tokens"),
+        ({"max_model_len": None}, r"no 'max_model_len' in the answer; is this a vLLM server\?"),
+        ({"surprise": float("nan")}, r"no log-probabilities of the prompt in the answer; is this a vLLM server\?"),
+        ({"surprise": float("inf")}, r"no log-probabilities of the prompt in the answer"),
+        ({"unknown": {"/tokenize"}}, r"/tokenize refused: 404 .*; is this a vLLM server, at http://HOST:PORT/v1\?"),
+        ({"unknown": {"/v1/models"}}, r"/v1/models refused: 404 .*; is this a vLLM server"),
+        ({"page": {"data": [{"id": f"{n}", "root": "", "parent": "x"} for n in range(99)]}}, "8, 9 and 89 more"),
+        ({"page": {"data": [{"id": "n" * 9999, "root": "r" * 9999, "max_model_len": 512}]}}, "serves 'n{200}' "),
         ({"page": {"object": "list"}}, r"no 'data' in the answer; is this a vLLM server\?"),
         ({"page": b"<html>"}, r"is this a vLLM server\?"),
         ({"page": {"data": []}}, "it serves none"),
@@ -253,6 +263,7 @@ def test_a_server_that_is_not_the_recipes_is_one_sentence_before_the_first_reque
     with pytest.raises(UserError, match=says) as error:
         made(right, wrong)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 700
     assert right.asked == wrong.asked == []
 
 
@@ -292,9 +303,44 @@ def test_two_names_of_one_server_are_refused(serve):
     for same in (url, url[:-3], f"{url}/", f"{url}#pocket", f"HTTP{url[4:]}"):
         with pytest.raises(UserError, match="stands there twice"):
             made(url, same)
-    for same in ("localhost", "127.0.0.2"):
+    for same in ("localhost", "127.0.0.2", "[::1]", "[::ffff:127.0.0.1]", "0x7f.1", "2130706433"):
         with pytest.raises(UserError, match="are one server; name it once"):
             made(url, url.replace("127.0.0.1", same))
+
+
+def test_all_addresses_of_this_machine_are_one_and_those_of_others_are_not():
+    routes = Path("/proc/net/fib_trie").read_text()  # the system's own table
+    own = set(re.findall(r"-- (\S+)\n +/32 host LOCAL", routes))
+    assert own
+    for number in own:
+        with pytest.raises(UserError, match="are one server; name it once"):
+            refuse_doubles([server_address(f"http://{host}:8000/v1", "k") for host in ("localhost", number)])
+    refuse_doubles([server_address(f"http://{host}:8000/v1", "k") for host in ("localhost", "198.51.100.7")])
+    refuse_doubles([server_address(f"http://{host}:8000/v1", "k") for host in ("198.51.100.8", "198.51.100.7")])
+
+
+def test_a_context_too_short_to_compare_weights_by_is_no_fault(serve):
+    server = serve()
+    for most in (1, 2):
+        ServersSampler(POCKET, SamplerConfig(engine="servers", max_model_len=most, servers=[server.url]), pause=0.02)
+
+
+@pytest.mark.parametrize("number", [528, 2**31 - 1])
+def test_a_token_that_the_model_does_not_have_is_refused_and_not_kept(serve, requests, number):
+    """The pocket's embedding has 528 rows, of which its tokenizer makes 521."""
+    server, kept = serve(), []
+    server.reply = lambda ids, seed: [5, number, server.tokenizer.eos_token_id]
+    with pytest.raises(UserError, match=f"replies with the token {number}, and the recipe's model has 528"):
+        made(server).sample(requests[:1], DECODING, keep=lambda place, reply: kept.append(reply))
+    assert kept == []
+    server.reply = lambda ids, seed: [5, 527, server.tokenizer.eos_token_id]
+    assert made(server).sample(requests[:1], DECODING)[0].token_ids[:2] == [5, 527]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_wants_a_key_is_told_where_it_is_read_from(serve, status):
+    with pytest.raises(UserError, match=rf"refused: {status} .* is read from VLLM_API_KEY\)"):
+        made(spoilt(serve(), refuses=status))
 
 
 def test_one_that_is_not_up_at_first_is_said_and_used_when_it_is(serve, requests, undisturbed, capfd):

@@ -195,6 +195,7 @@ def test_where_to_has_to_be_one_place(run, tmp_path, capsys):
     assert "`ssb export RUN --out DIR`" in refused(run, "--to", out, capsys=capsys)
     assert "--format: is a student's" in refused(run, "--what", "pairs", "--format", "gguf", "--to", out, capsys=capsys)
     assert "no such file" not in refused(tmp_path, "--what", "pairs", "--to", out, capsys=capsys)
+    assert "--to /: has no name" in refused(run, "--what", "pairs", "--to", "/", capsys=capsys)
     assert not (tmp_path / "out").exists()
 
 
@@ -435,6 +436,22 @@ def named(name):
             "origin.json is of format 2, and this version reads 1",
         ),
         (lambda folder: change_origin(folder, told=lambda _: {"code": "x"}), "origin.json is damaged, or was not"),
+        *(
+            (lambda folder, told=told: change_origin(folder, told=lambda _: told), "origin.json is damaged, or was not")
+            for told in (
+                {},
+                {"backend": 3},
+                {"backend": "x", "mean_mass": 0.9},
+                {"backend": "x", "mean_mass": float("nan"), "least_mass": 0.5, "mass_temperature": 2.0},
+            )
+        ),
+        *(
+            (lambda folder, model=model: change_origin(folder, model=model), "origin.json is damaged, or was not")
+            for model in (
+                lambda model: {"name": model["name"], "identity": model["identity"]},
+                lambda model: model | {"revision": 3},
+            )
+        ),
         (named("targets.bin"), "origin.json is damaged, or was not written by `ssb push`"),
         (named("../targets-00001.safetensors"), "origin.json is damaged, or was not written by `ssb push`"),
         (rename, "index.json names other replies than origin.json does"),

@@ -22,7 +22,7 @@ from ssb_unsloth.run.rundir import fingerprint
 ROW = '{"question": "1 + 1?", "answer": "2"}'
 
 
-@pytest.mark.parametrize("name", ["a\0b.jsonl", "~nouser/a.jsonl", "x" * 5000, "a\x1b[31m", "\ud800", "a\nb"])
+@pytest.mark.parametrize("name", ["", "a\0b.jsonl", "~nouser/a.jsonl", "x" * 5000, "a\x1b[31m", "\ud800", "a\nb"])
 def test_what_cannot_be_a_files_name_is_said(name):
     with pytest.raises(UserError, match=r"problems\.source: ") as error:
         local(name, "problems.source")

@@ -326,3 +326,32 @@ def test_what_is_no_cluster_is_one_sentence(words, said, capsys):
     error = capsys.readouterr().err
     assert said in error
     assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("card.price=1e308", "above 0 and at most 1,000,000,000."),
+        ("card.price=0", "above 0"),
+        ("card.tflops=1e-300", "at least 0.001 and at most 1,000,000."),
+        ("card.bandwidth=1e300", "at least 0.001 and at most 1,000,000,000."),
+    ],
+)
+def test_a_card_of_no_machine_is_refused(word, said, capsys):
+    """Its hours or its money would be infinite, which is no JSON."""
+    assert cli.main(["plan", str(PAPER), "--gpus", "8", "--gpu", "h100", word]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert f"{word.partition('=')[0]}: " in error
+    assert said in error
+
+
+@pytest.mark.parametrize("nodes", [1, 8192])
+def test_at_the_bounds_of_its_keys_the_plan_is_json(nodes, capsys):
+    most = ["card.price=1e9", "card.tflops=0.001", "card.bandwidth=0.001", "curate.questions=999999999"]
+    words = ["plan", str(PAPER), "--json", "--gpus", "8", "--nodes", str(nodes), "--gpu", "h100", *most]
+    assert cli.main([*words, "curate.pairs=999999999", "curate.rollouts=10000", "train.epochs=1000000"]) in (0, 2)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    json.loads(capsys.readouterr().out, parse_constant=refuse)

@@ -53,6 +53,20 @@ def test_another_machines_is_taken_over_when_nobody_renews_it(path, age, free):
         found.release()
 
 
+@pytest.mark.parametrize(
+    "held", [b"", b"x", b"\xff\x00", b"[]", b"[" * 100_000, b'{"machine": 3}', b'{"pid": ' + b"9" * 5000 + b"}"]
+)
+def test_one_that_cannot_be_read_is_a_lease_until_nobody_renews_it(path, held):
+    path.write_bytes(held)
+    assert taken(path) is None
+    assert path.read_bytes() == held
+    aged(path, STALE + 5)
+    found = taken(path)
+    assert found is not None
+    found.release()
+    assert list(path.parent.iterdir()) == []
+
+
 def test_that_of_a_process_of_this_machine_that_is_gone_is_taken_over_at_once(path):
     script = f"import pathlib; from ssb_unsloth.run.lease import taken; taken(pathlib.Path({str(path)!r}))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

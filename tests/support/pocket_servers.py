@@ -36,6 +36,8 @@ class PocketServer(ThreadingHTTPServer):
         self.statuses = []  # of the next answers to /v1/completions
         self.moved = ""  # where it sends whoever asks
         self.page = None  # answers this, whatever it is asked
+        self.unknown = set()  # paths that it does not have
+        self.refuses = None  # with this status whoever asks
         self.ends_early = False  # as by a generation_config with an end that the recipe's model does not have
         self.adapters, self.lora, self.blind = {}, True, False
         self.asked, self.loads, self.unloads, self.keys, self.connections = [], [], [], set(), 0
@@ -97,7 +99,9 @@ class Handler(BaseHTTPRequestHandler):
             self.say(307, {}, Location=server.moved + self.path)
         elif server.page is not None:
             self.say(200, server.page)
-        elif (do := getattr(self, self.path.strip("/").replace("/", "_"), None)) is None:
+        elif server.refuses is not None:
+            self.say(server.refuses, {"error": "Unauthorized"})
+        elif self.path in server.unknown or (do := getattr(self, self.path.strip("/").replace("/", "_"), None)) is None:
             self.say(404, {"detail": "Not Found"})
         else:
             do(body)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...io.files import is_finite
 from ..sampler import Completion
 
 LARGEST_ID = 2**31 - 1
+MOST_NAMES, LONGEST_NAME = 10, 200  # of what is served, in a sentence; characters
 
 Answer = dict[str, Any]
 
@@ -35,6 +38,12 @@ def models(answer: Answer) -> list[Served]:
         )
         for entry in found
     ]
+
+
+def names(served: Sequence[Served]) -> str:
+    """For a sentence, which does not grow with what a server says."""
+    more = f" and {len(served) - MOST_NAMES:,} more" if len(served) > MOST_NAMES else ""
+    return ", ".join(one.name[:LONGEST_NAME] for one in served[:MOST_NAMES]) + more
 
 
 def tokens(answer: Answer) -> list[int]:
@@ -68,11 +77,14 @@ def completion(answer: Answer, max_tokens: int) -> Completion:
 
 def log_probs(answer: Answer, ids: list[int]) -> list[float]:
     """The log-probability of each of a prompt's ids but the first, nats."""
-    found = _list(_choice(answer), "prompt_logprobs")
+    rows = _list(_choice(answer), "prompt_logprobs")
     try:
-        return [float(row[str(number)]["logprob"]) for number, row in zip(ids[1:], found[1:], strict=True)]
+        found = [row[str(number)]["logprob"] for number, row in zip(ids[1:], rows[1:], strict=True)]
     except (TypeError, KeyError, ValueError):
-        raise ValueError("no log-probabilities of the prompt") from None
+        found = [None]
+    if not all(type(one) in (int, float) and is_finite(one) for one in found):
+        raise ValueError("no log-probabilities of the prompt")
+    return [float(one) for one in found]
 
 
 def _choice(answer: Answer) -> Answer:

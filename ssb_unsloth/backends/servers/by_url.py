@@ -125,12 +125,11 @@ class ServerSampler:
 
 def _named(endpoint: Endpoint, wanted: str, served: Sequence[answers.Served]) -> str:
     """The model or adapter that the address names, or the first."""
-    names = [one.name for one in served]
-    if wanted and wanted not in names:
-        raise UserError(f"{endpoint.root} does not serve {wanted!r}; it serves {', '.join(names)}.")
-    if not names:
+    if wanted and wanted not in [one.name for one in served]:
+        raise UserError(f"{endpoint.root} does not serve {wanted!r}; it serves {answers.names(served) or 'none'}.")
+    if not served:
         raise UserError(f"{endpoint.root} serves no model.")
-    return wanted or names[0]
+    return wanted or served[0].name
 
 
 def _plain(text: str) -> dict[str, Any]:

@@ -92,6 +92,8 @@ class Endpoint:
         if 300 <= status < 400:
             raise UserError(f"{where} answers {said}: it redirects; name the address that it leads to.")
         said += f": {_words(content)}"
+        if status in (401, 403):
+            said += " (a server's key is read from VLLM_API_KEY)"
         if status in again:
             raise Unavailable(where, said)
         raise Refused(where, status, said)

@@ -38,6 +38,7 @@ TEXTS = (
 )
 SYSTEM: Messages = [{"role": "system", "content": "Answer in one word."}]
 ASKED: Messages = [{"role": "user", "content": "What is 12 + 30?"}]
+ROOT = 200  # characters of where a served model lies, in a sentence
 FURTHEST = 0.25  # ours: nats a token by which two servers may differ on one text; 16 bits differ by hundredths
 
 
@@ -60,7 +61,9 @@ class Identity:
             Unavailable: it does not answer.
         """
         model = self._model(endpoint.root, wanted, served)
-        if model.max_model_len is None or model.max_model_len < self.max_model_len:
+        if model.max_model_len is None:
+            raise UserError(f"{endpoint.root}/v1/models: no 'max_model_len' in the answer; is this a vLLM server?")
+        if model.max_model_len < self.max_model_len:
             raise UserError(
                 f"{endpoint.root} takes {model.max_model_len} tokens of prompt and reply, fewer than"
                 f" sampler.max_model_len ({self.max_model_len}): start it with --max-model-len {self.max_model_len}, or"
@@ -74,15 +77,15 @@ class Identity:
     def _model(self, root: str, wanted: str, served: Sequence[Served]) -> Served:
         found = [one for one in served if one.name == wanted or not (wanted or one.is_adapter)]
         if not found:
-            there = ", ".join(one.name for one in served) or "none"
-            raise UserError(f"{root} does not serve the model {wanted!r}; it serves {there}.")
+            there = answers.names(served) or "none"
+            raise UserError(f"{root} does not serve the model {wanted or self.model.name!r}; it serves {there}.")
         model = found[0]
         if model.is_adapter:
             raise UserError(f"{root}: {model.name} is an adapter; name the model that it is put on.")
         if not is_model(self.model, model):
             raise UserError(
-                f"{root} serves {model.name!r} ({model.root}), and the recipe's model is {self.model.name!r}; where"
-                f" they are the same, start it with --served-model-name {self.model.name}"
+                f"{root} serves {answers.names([model])!r} ({model.root[:ROOT]}), and the recipe's model is"
+                f" {self.model.name!r}; where they are the same, start it with --served-model-name {self.model.name}"
             )
         return model
 
@@ -112,6 +115,8 @@ class Identity:
 
     def _check_weights(self, endpoint: Endpoint, name: str) -> None:
         ids = self.tokenizer.encode(" ".join(TEXTS), add_special_tokens=False)[: self.max_model_len - 1]
+        if len(ids) < 2:  # nothing stands before the first token, which tells of nothing
+            return
         body = {"model": name, "prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
         found = endpoint.ask("/v1/completions", partial(answers.log_probs, ids=ids), body)
         with self._lock:
@@ -164,9 +169,17 @@ def _numbers(address: Address) -> set[str]:
         found = {str(entry[4][0]) for entry in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)}
     except OSError:  # it will not answer either
         return {address.host}
-    return {"here" if _is_here(number) else number for number in found}
+    numbers = (ipaddress.ip_address(number.partition("%")[0]) for number in found)
+    plain = (getattr(number, "ipv4_mapped", None) or number for number in numbers)
+    return {"here" if _is_here(number) else str(number) for number in plain}
 
 
-def _is_here(number: str) -> bool:
-    one = ipaddress.ip_address(number.partition("%")[0])
-    return one.is_loopback or one.is_unspecified
+def _is_here(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if number.is_loopback or number.is_unspecified:
+        return True
+    try:
+        with socket.socket(socket.AF_INET if number.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as asked:
+            asked.connect((str(number), 9))  # sends nothing; the system only says from where it would
+            return str(asked.getsockname()[0]) == str(number)
+    except OSError:  # no way leads there
+        return False

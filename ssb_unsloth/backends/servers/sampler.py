@@ -15,7 +15,7 @@ from ..dispatch import Dispatcher
 from ..replies import all_of
 from ..sampler import Adapter, Completion, Keep, Request
 from ..sources import check_rank
-from ..transformers import load_generation_config, load_tokenizer
+from ..transformers import load_generation_config, load_tokenizer, vocabulary_size
 from .identity import Identity, refuse_doubles
 from .lora import served_name
 from .server import CONCURRENCY, Server
@@ -32,6 +32,7 @@ class ServersSampler:
     def __init__(self, model: ModelConfig, config: SamplerConfig, pause: float = 1.0) -> None:
         self._max_lora_rank = config.max_lora_rank
         self._tokenizer = load_tokenizer(model)
+        self._vocabulary = max(len(self._tokenizer), vocabulary_size(model))
         self._stop = stop_ids(self._tokenizer, load_generation_config(model))
         addresses = [server_address(given, "sampler.servers") for given in config.servers]
         refuse_doubles(addresses)
@@ -76,6 +77,11 @@ class ServersSampler:
 
     def _completion(self, server: Server, reply: Completion) -> Completion:
         """Made of the reply's ids, as those of every other sampler."""
+        if (largest := max(reply.token_ids, default=0)) >= self._vocabulary:
+            raise UserError(
+                f"{server.root} replies with the token {largest}, and the recipe's model has {self._vocabulary:,} of"
+                " them, numbered from 0: serve that model."
+            )
         made = completion(self._tokenizer, reply.token_ids, self._stop)
         if (reply.finish_reason, made.finish_reason) == ("stop", "length"):
             last = self._tokenizer.decode(reply.token_ids[-1:])

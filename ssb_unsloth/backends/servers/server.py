@@ -40,8 +40,14 @@ class Server:
 
     def look(self) -> None:
         """As `dispatch.Site.look`."""
-        served = self._served()
-        name = self._check(self.endpoint, self._wanted, served)
+        try:
+            served = self._served()
+            name = self._check(self.endpoint, self._wanted, served)
+        except Refused as error:
+            if error.status in (401, 403):
+                raise
+            why = f"{error.said}; is this a vLLM server, at http://HOST:PORT/v1?"
+            raise Refused(error.where, error.status, why) from None
         self._model = next(one for one in served if one.name == name)
 
     def look_again(self) -> None:
