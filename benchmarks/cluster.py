@@ -5,10 +5,11 @@ python -m benchmarks.cluster
 Nothing is measured, and no model is asked: events of fake samplers. Each card samples up to AT_A_TIME replies side by
 side, a token of each in a step; a step takes what reading the weights and the caches takes, or what its operations do.
 Cards take replies from one queue, in waves of the recipe, rollouts before refinements, and nobody begins a phase before
-all replies of the last are there. Cards differ: each one's shares of the peak and of the bandwidth, and the seconds of
-each start, are drawn from the plan's ranges. Replies have exponential lengths with the plan's mean, cut at the limit.
-Cards fail: a failed one starts again, the replies that it had not finished go back into the queue, and finished ones
-are kept (`kept` of the curate stage). The same seed gives the same figures.
+all replies of the last are there and graded, one after another. Cards differ: each one's shares of the peak and of the
+bandwidth, and the seconds of each start, are drawn from the plan's ranges, and so is what grading a reply takes.
+Replies have exponential lengths with the plan's mean, cut at the limit. Cards fail: a failed one starts again, the
+replies that it had not finished go back into the queue, and finished ones are kept (`kept` of the curate stage). The
+same seed gives the same figures.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ssb_unsloth.machine.assumptions import AT_A_TIME, BANDWIDTH, PEAK, START
+from ssb_unsloth.machine.assumptions import AT_A_TIME, BANDWIDTH, CHECK, PEAK, START
 from ssb_unsloth.machine.cards import CARDS, Card
 from ssb_unsloth.machine.geometry import Geometry, geometry
 from ssb_unsloth.machine.planner import Planner
@@ -123,6 +124,7 @@ class Simulation:
                     self.samplers[waiting].now = max(self.samplers[waiting].now, sampler.now)
                     heapq.heappush(turn, (self.samplers[waiting].now, waiting))
                 idle = []
+        end += sum(self.rng.uniform(*CHECK) for _ in replies)  # graded and written by one process
         for sampler in self.samplers:
             self.outcome.idle += max(0.0, end - sampler.now)
             sampler.now = max(sampler.now, end)

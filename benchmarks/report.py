@@ -264,6 +264,7 @@ TITLES = {
     "curate": "Curation",
     "problems": "Reading problems",
     "memory": "Memory by questions",
+    "replicas": "Spreading over replicas",
     "startup": "Start",
 }
 
@@ -318,6 +319,8 @@ def _rows_table(rows: Sequence[Row]) -> list[str]:
         "bytes_per_token": ("bytes a token", "{:,.0f}"),
         "pairs_per_second": ("pairs/s", "{:.2f}"),
         "tokens_per_second": ("tokens/s", "{:,.0f}"),
+        "replicas": ("replicas", "{:,}"),
+        "replies_per_second": ("replies/s", "{:,.0f}"),
         "gradient_apart": ("gradient from first", "{:.0e}"),
         "total_bytes": ("GB in all", "{:.1f}"),
     }

@@ -16,6 +16,7 @@ PEAK = (0.5, 0.15)  # share of the stated peak: at best, at worst
 BANDWIDTH = (0.8, 0.4)  # the same of the stated bandwidth
 START = (30.0, 180.0)  # seconds to import, load and warm up, a stage with a model on a GPU
 RAY = (10.0, 60.0)  # seconds that a stage with replicas takes longer to start: Ray, and their processes
+CHECK = (0.0004, 0.004)  # seconds to grade and write a reply: the stage's one process does, however many cards sample
 STEP = (0.01, 0.05)  # seconds for a token of the length probe, which transformers samples: bound by launches
 AT_A_TIME = 256  # vLLM's sequences at a time
 BATCHED_TOKENS = 8192  # vLLM's tokens of a step

@@ -19,6 +19,7 @@ class StagePlan:
     disk: float = 0.0
     read: float = 0.0  # tokens: prompts, or whole texts where nothing is sampled
     sampled: float = 0.0  # tokens
+    replies: float = 0.0  # that are sampled or brought, and graded
     seconds: tuple[float, float] | None = None
     cards: int = 1  # that do it, and the memory is that of one; 0: servers do
     fits: bool | None = None  # None: no card to fit into, or one whose memory is not told

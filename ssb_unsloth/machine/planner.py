@@ -21,6 +21,7 @@ from .assumptions import (
     AT_A_TIME,
     BANDWIDTH,
     BATCHED_TOKENS,
+    CHECK,
     ENVIRONMENT_DOWNLOAD,
     GIB,
     INSTALL,
@@ -92,6 +93,7 @@ class Planner(Reckoning):
         times = max(1, len(self.recipe.seeds)) * self.recipe.rounds
         stage.name += f" {self.name}" if self.name else ""
         stage.disk, stage.read, stage.sampled = (times * x for x in (stage.disk, stage.read, stage.sampled))
+        stage.replies *= times
         stage.seconds = (times * stage.seconds[0], times * stage.seconds[1]) if stage.seconds else None
         stage.note += f"; {times} times (seeds, rounds)" if times > 1 else ""
         return stage
@@ -183,6 +185,7 @@ class Planner(Reckoning):
         return max(0.0, share - rest) / max(1, self.cache_bytes(self.recipe.sampler.tensor_parallel))
 
     def _sampling_time(self, stage: StagePlan, replies: float, waited: float) -> None:
+        stage.replies = replies
         if self.engine == "servers":
             count = len(self.recipe.sampler.servers)
             stage.cards = 0
@@ -205,7 +208,10 @@ class Planner(Reckoning):
         moving = [moved / (1e9 * self.card.bandwidth * share * at) for at in BANDWIDTH]
         best, worst = (max(pair) for pair in zip(computing, moving, strict=True))
         last = self.waits(stage, waited)
-        stage.seconds = (START[0] + best + last[0], START[1] + worst + last[1])
+        stage.seconds = (
+            START[0] + best + last[0] + replies * CHECK[0],
+            START[1] + worst + last[1] + replies * CHECK[1],
+        )
 
 
 def _before(download: float) -> tuple[float, float]:

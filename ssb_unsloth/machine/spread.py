@@ -2,9 +2,10 @@
 
     time on N cards = starting + what nothing shortens + work / N + waiting for the storage + all-reduces
 
-What one replica of the model does is the planner's. Curating, teaching and evaluating go question by question, so that
-each replica works on its share; training shares out the examples of a batch and sums the gradients after each step.
-Standard library and OmegaConf only.
+What nothing shortens is waiting for the last replies, and grading, which the stage's one process does. What one replica
+of the model does is the planner's. Curating, teaching and evaluating go question by question, so that each replica
+works on its share; training shares out the examples of a batch and sums the gradients after each step. Standard library
+and OmegaConf only.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 from ..recipe.methods import METHODS
-from .assumptions import BETWEEN, LINK, RAY, REDUCE, START, STEP, STORAGE
+from .assumptions import BETWEEN, CHECK, LINK, RAY, REDUCE, START, STEP, STORAGE
 from .planned import Plan, StagePlan
 from .planner import Planner
 from .reckoning import Reckoning, question_count, target_bytes
@@ -31,6 +32,7 @@ class Task:
     Attributes:
         work: seconds on one replica that replicas share.
         alone: seconds that no replica shortens.
+        checks: seconds in which the stage's one process grades and writes replies.
         starts: how often the stage begins (rounds).
         split: cards of one replica.
         width: parts that can be worked on side by side.
@@ -44,6 +46,7 @@ class Task:
 
     work: Range
     alone: Range
+    checks: Range
     starts: int
     split: int
     width: int
@@ -64,7 +67,7 @@ class Task:
     @property
     def busy(self) -> tuple[float, int]:
         """By which one split is better than another: for how long cards are busy in all, to a hundredth; how many."""
-        return round(math.log(self.split * (sum(self.work) + sum(self.alone))), 2), self.split
+        return round(math.log(self.split * (sum(self.work) + sum(self.alone) + sum(self.checks))), 2), self.split
 
     def parts(self, cards: int, gpus: int, k: int) -> dict[str, float]:
         """The seconds on so many cards in nodes of `gpus`, at best (k = 0) or at worst (k = 1), by what they go to."""
@@ -78,8 +81,9 @@ class Task:
             "starting": self.starts * self.start[k],
             "loading": self.starts * more_nodes * self.weights / STORAGE[k],
             "alone": self.alone[k],
+            "checks": self.checks[k],
             "work": work,
-            "storage": max(0.0, self.stored / STORAGE[k] - work - self.alone[k]),
+            "storage": max(0.0, self.stored / STORAGE[k] - work - self.alone[k] - self.checks[k]),
             "all-reduces": self.reduces * (ring + REDUCE[k]) if replicas > 1 else 0.0,
         }
 
@@ -116,6 +120,7 @@ class Task:
 SAID = {
     "starting": "starting up takes as long on any number of cards",
     "loading": "each node reads the weights from the shared storage first",
+    "checks": "one process grades and writes all replies",
     "storage": "the shared storage reads and writes no faster",
     "all-reduces": "the gradients are summed over all cards after each step",
 }
@@ -130,7 +135,8 @@ def task_of(p: Reckoning, stage: StagePlan, kind: str, split: int, replicas: int
     r, tasks = p.recipe, seeds_of(p, kind)
     rounds = 1 if kind == "evaluate" else r.rounds
     alone, waits = _alone(p, stage, kind)
-    whole = [s / tasks - rounds * START[k] for k, s in enumerate(stage.seconds)]
+    checks = stage.replies / tasks * CHECK[0], stage.replies / tasks * CHECK[1]
+    whole = [s / tasks - rounds * START[k] - checks[k] for k, s in enumerate(stage.seconds)]
     kept = [min(rounds * alone[k], whole[k]) for k in (0, 1)]
     width, narrow = _width(p, kind)
     trains = kind == "train"
@@ -138,6 +144,7 @@ def task_of(p: Reckoning, stage: StagePlan, kind: str, split: int, replicas: int
     return Task(
         work=(whole[0] - kept[0], whole[1] - kept[1]),
         alone=(kept[0], kept[1]),
+        checks=checks,
         starts=rounds,
         split=split,
         width=width,

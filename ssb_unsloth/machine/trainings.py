@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..recipe.methods import METHODS
-from .assumptions import BANDWIDTH, LOSS_BLOCK, LOSS_ROWS, STEP, TEXT_BYTES
+from .assumptions import BANDWIDTH, CHECK, LOSS_BLOCK, LOSS_ROWS, STEP, TEXT_BYTES
 from .planned import StagePlan
 from .reckoning import Reckoning
 
@@ -50,6 +50,7 @@ def plan_grpo(p: Reckoning) -> StagePlan:
     if p.card is not None and g.use_vllm is not False and several == 1:
         stage.memory["vLLM beside it"] = g.gpu_memory_utilization * p.card.memory_mib * 2**20
     reply = p.assume.reply * g.max_tokens
+    stage.replies = float(steps * a_step)
     stage.sampled = steps * a_step * reply
     stage.read = steps * a_step * (p.student_prompt + reply)
     stage.disk, stage.note = 16.0 * p.lora, f"{steps:,} steps of {a_step} replies"
@@ -60,6 +61,7 @@ def plan_grpo(p: Reckoning) -> StagePlan:
         # A step waits for its longest reply, and each of its tokens for a reading of the weights.
         moved = steps * g.max_tokens * stage.memory["weights"] / (1e9 * p.card.bandwidth)
         stage.seconds = (stage.seconds[0] + moved / BANDWIDTH[0], stage.seconds[1] + moved / BANDWIDTH[1])
+        _add_checks(stage, stage.replies)
         _add_probes(p, stage)
     _add_guard(p, stage, steps, g.max_tokens)
     return stage
@@ -139,8 +141,15 @@ def _add_refresh(p: Reckoning, stage: StagePlan, lessons: StagePlan) -> None:
 
 def _add_sampled(p: Reckoning, stage: StagePlan, replies: float, most: int) -> None:
     """Replies by transformers beside the trainer: a batch takes as many steps as its longest one has tokens."""
+    stage.replies += replies
     stage.sampled += replies * p.assume.reply * most
     stage.read += replies * p.student_prompt
     if stage.seconds is not None:
         waited = math.ceil(replies / p.recipe.sampler.batch_size) * most
         stage.seconds = (stage.seconds[0] + waited * STEP[0], stage.seconds[1] + waited * STEP[1])
+        _add_checks(stage, replies)
+
+
+def _add_checks(stage: StagePlan, replies: float) -> None:
+    if stage.seconds is not None:
+        stage.seconds = (stage.seconds[0] + replies * CHECK[0], stage.seconds[1] + replies * CHECK[1])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssb_unsloth import cli
-from ssb_unsloth.machine.assumptions import BANDWIDTH, LINK, RAY, REDUCE, SPLIT, START
+from ssb_unsloth.machine.assumptions import BANDWIDTH, CHECK, LINK, RAY, REDUCE, SPLIT, START
 from ssb_unsloth.machine.cards import CARDS
 from ssb_unsloth.machine.plan import make_plan
 from ssb_unsloth.machine.scaled import describe_scale
@@ -60,8 +60,16 @@ def test_more_cards_never_take_longer_and_are_never_faster_than_they_are_many(ov
 
 
 def task(**change):
-    own = {"work": (100.0, 400.0), "alone": (0.0, 0.0), "starts": 1, "split": 1, "width": 10**6, "weights": 0.0}
-    own |= {"stored": 0.0, "reduces": 0, "reduced": 0.0, "waits": "waits", "narrow": "narrow"}
+    own = {"work": (100.0, 400.0), "alone": (0.0, 0.0), "checks": (0.0, 0.0), "starts": 1, "split": 1}
+    own |= {
+        "width": 10**6,
+        "weights": 0.0,
+        "stored": 0.0,
+        "reduces": 0,
+        "reduced": 0.0,
+        "waits": "waits",
+        "narrow": "narrow",
+    }
     return Task(**own | change)
 
 
@@ -91,6 +99,7 @@ def test_a_step_ends_with_the_card_that_has_most_examples():
     [
         ({"width": 4, "work": (1e6, 1e6)}, "narrow"),
         ({"alone": (500.0, 2000.0), "starts": 0}, "waits"),
+        ({"checks": (500.0, 2000.0), "starts": 0}, "grades"),
         ({}, "starting up"),
         ({"stored": 1e14, "work": (1e5, 1e5)}, "storage"),
         ({"work": (1e4, 1e4), "reduces": 10**6, "reduced": 1e9}, "gradients"),
@@ -121,7 +130,8 @@ def test_a_batch_is_shared_by_no_more_cards_than_it_has_examples():
 def test_larger_waves_keep_more_cards_busy():
     many = ["problems.source=my/questions", "curate.questions=100000", "curate.pairs=100000", "variants=null"]
     small, large = (row(scaled(64, *many, f"curate.wave={wave}"), "curate") for wave in (128, 16384))
-    assert large.pays_up_to > 4 * small.pays_up_to
+    assert large.pays_up_to >= 4 * small.pays_up_to
+    assert "grades" in large.why
     assert large.seconds[1] < small.seconds[1]
     assert "782 waves" in small.why
 
@@ -211,13 +221,15 @@ def planned(name, *overrides, card=CARDS["h100"]):
 
 
 def test_replicas_share_the_work_and_none_of_the_waiting():
-    """By hand: 8 waves of 128 questions, each waiting for a rollout of 2,048 tokens and a refinement of 3,072."""
+    """By hand: 8 waves of 128 questions, each waiting for a rollout of 2,048 tokens and a refinement of 3,072, and all
+    replies graded here."""
     one, four = planned("curate"), planned("curate", *RAY_RECIPE, "sampler.replicas=4")
     reading = 2 * 3_085_938_688 / (1e9 * 3350)
     for k, share in ((0, 1 / 3), (1, 1.0)):
         alone = 8 * (2048 + 3072) * share * reading / BANDWIDTH[k]
-        work = one.seconds[k] - START[k] - alone
-        assert four.seconds[k] == pytest.approx(START[k] + RAY[k] + alone + work / 4, rel=1e-3)
+        graded = 1024 * (4 + 256 / 950 / 0.9) * CHECK[k]
+        work = one.seconds[k] - START[k] - alone - graded
+        assert four.seconds[k] == pytest.approx(START[k] + RAY[k] + alone + graded + work / 4, rel=1e-3)
     assert (four.cards, four.bytes) == (4, one.bytes)
     assert "4 replicas, memory is that of one card" in four.note
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import cluster
 from ssb_unsloth.io.markdown import pipes
-from ssb_unsloth.machine.assumptions import BANDWIDTH, PEAK, START
+from ssb_unsloth.machine.assumptions import BANDWIDTH, CHECK, PEAK, START
 from ssb_unsloth.machine.cards import CARDS
 from ssb_unsloth.recipe.loading import load
 
@@ -43,8 +43,9 @@ def test_one_reply_takes_its_start_its_prompt_and_its_steps():
     assert PEAK[1] <= sampler.peak <= PEAK[0]
     simulation.phase([(100, 50)])
     steps = 50 * max(1.001e-3 / sampler.bandwidth, 1e-5 / sampler.peak)
-    assert simulation.outcome.seconds == pytest.approx(start + 100 * 1e-5 / sampler.peak + steps)
-    assert (simulation.outcome.tokens, simulation.outcome.idle) == (50, 0)
+    graded = simulation.outcome.seconds - (start + 100 * 1e-5 / sampler.peak + steps)
+    assert CHECK[0] <= graded <= CHECK[1]
+    assert (simulation.outcome.tokens, simulation.outcome.idle) == (50, pytest.approx(graded))
 
 
 @pytest.mark.parametrize("seed", range(5))
