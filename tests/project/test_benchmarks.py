@@ -10,8 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from ray_here import ray_here
 
-from benchmarks import common, curate, kd_loss, memory, problems, report, startup, targets, teacher_pass, train_step
+from benchmarks import (
+    common,
+    curate,
+    kd_loss,
+    memory,
+    problems,
+    replicas,
+    report,
+    startup,
+    targets,
+    teacher_pass,
+    train_step,
+)
 
 LOSS = ["--square", "64", "--hidden", "16", "--vocab", "300", "--no-memory", "--repeats", "2"]
 TINY = ["--geometry", "tiny", "--prompt", "6", "--teacher-prompt", "12", "--repeats", "1", "--no-memory"]
@@ -172,6 +185,14 @@ def test_the_memory_of_many_questions(tmp_path):
     assert set(peaks[1024]) == {f"ours:{part}" for part in ("curate", "grade", "score", "report")}
     for part, small in peaks[1024].items():
         assert peaks[4096][part] < 1.5 * small + (8 << 20)  # a bounded cache of comparisons fills meanwhile
+
+
+@pytest.mark.slow
+def test_spreading_over_replicas(tmp_path):
+    with ray_here():
+        rows = rows_of(replicas.main, tmp_path / "rows.json", "--requests", "600", "--batch", "64", "--repeats", "1")
+    assert list(rows) == ["ours:start@2", "ours@600", "raw@600"]
+    assert rows["ours@600"]["replies_per_second"] < rows["raw@600"]["replies_per_second"]
 
 
 def test_the_start(tmp_path):
