@@ -112,6 +112,11 @@ def stable_id(*parts: str) -> str:
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:12]
 
 
+def fields_of(record: Any) -> dict[str, Any]:
+    """A dataclass's fields by name, as they are: `dataclasses.asdict` copies lists, token by token."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+
+
 @contextlib.contextmanager
 def writing_jsonl(path: Path) -> Iterator[Callable[[Iterable[Any]], int]]:
     """A function that writes records one a line behind those before them, and returns their count.
@@ -123,7 +128,7 @@ def writing_jsonl(path: Path) -> Iterator[Callable[[Iterable[Any]], int]]:
         def add(records: Iterable[Any]) -> int:
             count = 0
             for record in records:
-                row = record if isinstance(record, dict) else dataclasses.asdict(record)
+                row = record if isinstance(record, dict) else fields_of(record)
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
             return count

@@ -7,7 +7,6 @@ replies are wanted is known beforehand, so what is missing is counted and never 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import time
@@ -19,7 +18,7 @@ from ..backends.sampler import Adapter, Completion, Request, Sampler
 from ..io import disk
 from ..io.progress import say
 from ..recipe.schema import SamplingConfig
-from ..records import stable_id
+from ..records import fields_of, stable_id
 
 SECONDS = 5.0  # a power loss takes at most what came in so many seconds
 
@@ -103,7 +102,7 @@ class Kept:
 
 
 def _line(name: str, reply: Completion | None) -> str:
-    row = None if reply is None else dataclasses.asdict(reply)
+    row = None if reply is None else fields_of(reply)
     return json.dumps({"of": name, "reply": row, "check": _check(name, row)}, ensure_ascii=False) + "\n"
 
 
